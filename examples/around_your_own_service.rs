@@ -1,0 +1,45 @@
+//! The cache around a Lambda service of your own, here one that greets by name.
+//!
+//! To try it: `cargo lambda watch` knows examples too, with `/lambda-url/around_your_own_service/`.
+
+use std::time::Duration;
+
+use lambda_http::http::{Method, Response};
+use lambda_http::tower::{ServiceBuilder, service_fn};
+use lambda_http::{Body, Error, Request, RequestExt as _, lambda_runtime};
+use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
+use response_boost::event::Gateway;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    // 1. What may be kept, and for how long.
+    let policy = Policy::new(Duration::from_secs(30));
+
+    // 2. Which requests have an answer to keep, and under what: everything the answer depends on.
+    //    `None` means not cached. If it depends on who asks, the caller belongs into the key.
+    let namespace = Namespace::parse("greetings")?;
+    let key_of = move |request: &Request| {
+        let is_read = [Method::GET, Method::HEAD].contains(request.method());
+        is_read.then(|| namespace.key(["to", name(request)]))
+    };
+
+    // 3. Where it is kept. For all environments together: `RedisStore::new(RedisSettings::parse(url)?)`.
+    let store = MemoryStore::default();
+
+    // 4. The layer around the service; `Gateway` takes the events of all kinds of gateway.
+    let service = ServiceBuilder::new()
+        .layer(ResponseCache::new(store, policy, key_of))
+        .service(service_fn(greet));
+    lambda_runtime::run(Gateway::new(service)).await
+}
+
+/// What the cache saves you from doing each time.
+async fn greet(request: Request) -> Result<Response<Body>, Error> {
+    Ok(Response::new(
+        format!("Hello, {}!\n", name(&request)).into(),
+    ))
+}
+
+fn name(request: &Request) -> &str {
+    request.raw_http_path().trim_start_matches('/')
+}

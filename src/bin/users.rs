@@ -1,0 +1,52 @@
+//! The users function: wires configuration, cache and API together and runs them on Lambda.
+
+use std::process::ExitCode;
+
+use lambda_http::tower::Layer as _;
+use lambda_http::{Error, Request, lambda_runtime};
+use response_boost::cache::{MemoryStore, RedisStore, ResponseCache, Store};
+use response_boost::config::Config;
+use response_boost::event::Gateway;
+use response_boost::telemetry;
+use response_boost::users::{EmbeddedUsers, UsersApi, requested_user};
+
+// One environment serves one request at a time: a second thread would only cost its start.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match start().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "there may be no log to write to yet")]
+            {
+                eprintln!("{error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<(), Error> {
+    let config = Config::from_lookup(|name| std::env::var_os(name))?;
+    telemetry::init(config.log.clone());
+    if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return Err(
+            "AWS_LAMBDA_RUNTIME_API is not set: Lambda, or something that plays it, must \
+                    start this program. To try it here: make run"
+                .into(),
+        );
+    }
+    match config.redis.clone() {
+        Some(redis) => serve(RedisStore::new(redis), config).await,
+        None => serve(MemoryStore::default(), config).await,
+    }
+}
+
+async fn serve(store: impl Store, config: Config) -> Result<(), Error> {
+    let Config {
+        namespace, policy, ..
+    } = config;
+    let cache = ResponseCache::new(store, policy, move |request: &Request| {
+        Some(namespace.key(["user", &requested_user(request)?.to_string()]))
+    });
+    lambda_runtime::run(Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)))).await
+}

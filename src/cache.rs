@@ -1,0 +1,31 @@
+//! A read-through response cache as a tower layer.
+//!
+//! [`ResponseCache`] is the layer. It asks a function of yours for the [`CacheKey`] of a request,
+//! looks the key up in a [`Store`], and answers from the [`Entry`] found there; else it asks the
+//! service inside and keeps what that answers, as the [`Policy`] allows.
+//!
+//! Two stores come with it: [`RedisStore`] for all environments of a function together, and
+//! [`MemoryStore`] for one process alone.
+//!
+//! **A fault of the store never fails a request**: it makes it slower, by the policy's deadline at
+//! most, and is told in the `Cache-Status` header and the log.
+
+mod clock;
+mod entry;
+mod key;
+mod layer;
+mod memory;
+mod policy;
+mod read_through;
+mod redis;
+mod status;
+mod store;
+
+pub use self::entry::{DecodeError, Entry};
+pub use self::key::{CacheKey, InvalidNamespace, Namespace};
+pub use self::layer::{Cached, CachedBody, ResponseCache};
+pub use self::memory::MemoryStore;
+pub use self::policy::Policy;
+pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
+pub use self::status::CacheStatus;
+pub use self::store::{Store, StoreError};

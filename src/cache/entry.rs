@@ -1,0 +1,397 @@
+//! An answer as it is kept: one line of JSON metadata, `\n`, the body byte for byte.
+//!
+//! ```text
+//! {"version":1,"id":"6f1c…","status":200,"headers":[["content-type","application/json"]],"etag":"b5ab…","load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"body_bytes":61}
+//! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
+//! ```
+//!
+//! It reads well in `redis-cli`, and a hit slices the body out without parsing it.
+//!
+//! Processes of two releases read each other's entries. So what stands here may only be changed
+//! with a new [`VERSION`], which is written one release after it can be read at the earliest; a
+//! reader that meets a version it does not know treats it as a miss.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use headers::ETag;
+use lambda_http::http::header::{
+    AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use lambda_http::http::{HeaderMap, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::cache::clock::whole_ms;
+
+/// The version that is written.
+const VERSION: u32 = 1;
+
+/// Not kept with an answer: what the layer says itself on each answer (`Age` and so on), and what
+/// belongs to one connection or one message (RFC 9111 §3.1).
+const NOT_KEPT: [HeaderName; 11] = [
+    AGE,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    ETAG,
+    PROXY_AUTHENTICATE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// One answer, with what is needed to give it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Unique to this fill of this key.
+    pub id: String,
+    /// 200, or 404 where the policy keeps those.
+    pub status: StatusCode,
+    /// The headers of the answer that hold for each use of it.
+    pub headers: HeaderMap,
+    /// The first 128 bits of the body's SHA-256, in hex: alike in every process, and the same as
+    /// `redis-cli --raw GET KEY | tail -n +2 | head -c -1 | sha256sum | cut -c 1-32`.
+    pub etag: String,
+    /// When its load began: milliseconds since the Unix epoch.
+    pub load_started_at_ms: u64,
+    /// How long its load took.
+    pub load_cost: Duration,
+    /// How long it is fresh, counted from the start of its load.
+    pub ttl: Duration,
+    /// The answer's body.
+    pub body: Bytes,
+}
+
+/// Why bytes are no [`Entry`]. None of these shows any of the bytes.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// There is no line of metadata.
+    #[error("no metadata line")]
+    NoMetadata,
+    /// The first line is not what this version writes there.
+    #[error("malformed metadata")]
+    Metadata(#[source] serde_json::Error),
+    /// Written by a release that this one cannot read.
+    #[error("unknown version {0}")]
+    Version(u32),
+    /// The status or a header is none that HTTP has.
+    #[error("metadata that is not HTTP")]
+    NotHttp,
+    /// Cut off, or something was added.
+    #[error("a body of {found} bytes where the metadata says {expected}")]
+    BodyLength {
+        /// As the metadata says.
+        expected: usize,
+        /// As it is.
+        found: usize,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Metadata<'a> {
+    version: u32,
+    id: &'a str,
+    status: u16,
+    #[serde(borrow)]
+    headers: Vec<(&'a str, std::borrow::Cow<'a, str>)>,
+    etag: &'a str,
+    load_started_at_ms: u64,
+    load_cost_ms: u64,
+    ttl_ms: u64,
+    body_bytes: usize,
+}
+
+/// What all versions have in common.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
+}
+
+impl Entry {
+    /// An answer that was just loaded. Its headers are text, or else they are not kept.
+    pub(crate) fn of_response(
+        response: Response<Bytes>,
+        load_started_at_ms: u64,
+        load_cost: Duration,
+        ttl: Duration,
+    ) -> Self {
+        let (parts, body) = response.into_parts();
+        let mut headers = parts.headers;
+        for name in &NOT_KEPT {
+            headers.remove(name);
+        }
+        Self {
+            id: Uuid::new_v4().simple().to_string(),
+            status: parts.status,
+            headers,
+            etag: strong_etag(&body),
+            load_started_at_ms,
+            load_cost,
+            ttl,
+            body,
+        }
+    }
+
+    /// The entry as bytes.
+    pub(crate) fn encode(&self) -> Bytes {
+        let metadata = Metadata {
+            version: VERSION,
+            id: &self.id,
+            status: self.status.as_u16(),
+            headers: self
+                .headers
+                .iter()
+                // None that is not text comes here: see `read_through::forbids_keeping`.
+                .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?.into())))
+                .collect(),
+            etag: &self.etag,
+            load_started_at_ms: self.load_started_at_ms,
+            load_cost_ms: whole_ms(self.load_cost),
+            ttl_ms: whole_ms(self.ttl),
+            body_bytes: self.body.len(),
+        };
+        // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
+        let mut bytes = serde_json::to_vec(&metadata).unwrap_or_default();
+        bytes.reserve_exact(1 + self.body.len());
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.body);
+        bytes.into()
+    }
+
+    /// The entry that these bytes are; the body is a slice of them.
+    ///
+    /// Whatever the bytes are, this returns and shows none of them in the error.
+    pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let line_end = bytes
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .ok_or(DecodeError::NoMetadata)?;
+        let line = &bytes[..line_end];
+        let body = bytes.slice(line_end + 1..);
+
+        let AnyVersion { version } = serde_json::from_slice(line).map_err(DecodeError::Metadata)?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let metadata: Metadata<'_> = serde_json::from_slice(line).map_err(DecodeError::Metadata)?;
+        if metadata.body_bytes != body.len() {
+            return Err(DecodeError::BodyLength {
+                expected: metadata.body_bytes,
+                found: body.len(),
+            });
+        }
+        let status = StatusCode::from_u16(metadata.status).map_err(|_| DecodeError::NotHttp)?;
+        let mut headers = HeaderMap::with_capacity(metadata.headers.len());
+        for (name, value) in metadata.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| DecodeError::NotHttp)?;
+            let value = HeaderValue::from_str(&value).map_err(|_| DecodeError::NotHttp)?;
+            headers.append(name, value);
+        }
+        let entry = Self {
+            id: metadata.id.to_owned(),
+            status,
+            headers,
+            etag: metadata.etag.to_owned(),
+            load_started_at_ms: metadata.load_started_at_ms,
+            load_cost: Duration::from_millis(metadata.load_cost_ms),
+            ttl: Duration::from_millis(metadata.ttl_ms),
+            body,
+        };
+        entry
+            .typed_etag()
+            .ok_or(DecodeError::NotHttp)
+            .map(|_| entry)
+    }
+
+    /// The validator as a header; `None` where it is none.
+    pub(crate) fn typed_etag(&self) -> Option<ETag> {
+        format!("\"{}\"", self.etag).parse().ok()
+    }
+
+    /// How long ago its load began, by a clock that shows `now_ms`; never negative.
+    pub(crate) fn age(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.load_started_at_ms))
+    }
+}
+
+fn strong_etag(body: &[u8]) -> String {
+    use std::fmt::Write as _;
+
+    Sha256::digest(body)
+        .iter()
+        .take(16)
+        .fold(String::with_capacity(32), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+
+    /// The bytes of version 1. Entries like this one are in Redis while the next release is
+    /// deployed: if this test fails, do not change the bytes. Give the new form a new version, go
+    /// on reading this one, and write the new one a release later.
+    const GOLDEN: &str = concat!(
+        r#"{"version":1,"id":"00000000000000000000000000000001","status":200,"#,
+        r#""headers":[["content-type","application/json"]],"#,
+        r#""etag":"a43ee3cf8af93a7ebee04608a7d6657f","load_started_at_ms":1780000000000,"#,
+        r#""load_cost_ms":3,"ttl_ms":120000,"body_bytes":60}"#,
+        "\n",
+        r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#,
+    );
+
+    fn entry() -> Entry {
+        let response = Response::builder()
+            .header("content-type", "application/json")
+            .body(Bytes::from_static(BODY.as_bytes()))
+            .unwrap();
+        let ttl = Duration::from_secs(120);
+        let mut entry =
+            Entry::of_response(response, 1_780_000_000_000, Duration::from_millis(3), ttl);
+        entry.id = "00000000000000000000000000000001".to_owned();
+        entry
+    }
+
+    fn decode(text: &str) -> Result<Entry, DecodeError> {
+        Entry::decode(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn the_stored_bytes_are_those_of_version_1() {
+        assert_eq!(std::str::from_utf8(&entry().encode()).unwrap(), GOLDEN);
+        assert_eq!(decode(GOLDEN).unwrap(), entry());
+    }
+
+    #[test]
+    fn each_fill_has_an_id_of_its_own() {
+        let ids: std::collections::HashSet<String> = (0..1_000)
+            .map(|_| {
+                let response = Response::new(Bytes::new());
+                Entry::of_response(response, 0, Duration::ZERO, Duration::ZERO).id
+            })
+            .collect();
+        assert_eq!(ids.len(), 1_000);
+    }
+
+    #[test]
+    fn any_body_comes_back_byte_for_byte() {
+        for body in [&b""[..], b"\n", b"\0\xff\n{}\n", &vec![7; 100_000]] {
+            let entry = Entry {
+                body: Bytes::copy_from_slice(body),
+                ..entry()
+            };
+            assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn repeated_and_quoted_headers_come_back() {
+        let mut entry = entry();
+        entry
+            .headers
+            .append("link", HeaderValue::from_static(r#"<a>; rel="next""#));
+        entry
+            .headers
+            .append("link", HeaderValue::from_static("<b>\ttab"));
+        assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_belongs_to_one_message_is_not_kept() {
+        let mut response = Response::builder();
+        for name in &NOT_KEPT {
+            response = response.header(name, "x");
+        }
+        let response = response
+            .header("content-language", "en")
+            .body(Bytes::new())
+            .unwrap();
+        let entry = Entry::of_response(response, 0, Duration::ZERO, Duration::ZERO);
+        assert_eq!(
+            entry
+                .headers
+                .keys()
+                .map(HeaderName::as_str)
+                .collect::<Vec<_>>(),
+            ["content-language"]
+        );
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        for len in 0..GOLDEN.len() {
+            assert!(
+                decode(&GOLDEN[..len]).is_err(),
+                "the first {len} bytes were taken for an entry"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_entry_is_named() {
+        let changed = |from: &str, to: &str| {
+            assert!(GOLDEN.contains(from), "{from}");
+            decode(&GOLDEN.replacen(from, to, 1))
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(decode("").unwrap_err().to_string(), "no metadata line");
+        assert_eq!(
+            decode("garbage").unwrap_err().to_string(),
+            "no metadata line"
+        );
+        assert_eq!(
+            decode("garbage\n").unwrap_err().to_string(),
+            "malformed metadata"
+        );
+        assert_eq!(
+            decode("{}\n").unwrap_err().to_string(),
+            "malformed metadata"
+        );
+        assert_eq!(decode("\n").unwrap_err().to_string(), "malformed metadata");
+        assert_eq!(
+            changed(r#""version":1"#, r#""version":2"#),
+            "unknown version 2"
+        );
+        assert_eq!(
+            decode("{\"version\":3,\"new\":[]}\n")
+                .unwrap_err()
+                .to_string(),
+            "unknown version 3"
+        );
+        assert_eq!(changed(":200", ":99"), "metadata that is not HTTP");
+        assert_eq!(
+            changed("content-type", "content type"),
+            "metadata that is not HTTP"
+        );
+        assert_eq!(
+            changed("application/json", r"a\nb"),
+            "metadata that is not HTTP"
+        );
+        assert_eq!(changed("a43e", r"\u0022"), "malformed metadata");
+        assert_eq!(
+            decode(&format!("{GOLDEN}!")).unwrap_err().to_string(),
+            "a body of 61 bytes where the metadata says 60"
+        );
+    }
+
+    #[test]
+    fn an_age_is_never_negative() {
+        let entry = entry();
+        assert_eq!(entry.age(1_780_000_002_500), Duration::from_millis(2_500));
+        assert_eq!(entry.age(0), Duration::ZERO);
+    }
+}

@@ -1,0 +1,774 @@
+//! The tower layer: request in, response out, and the headers that caches read.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use headers::{Age, HeaderMapExt as _, IfNoneMatch};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Either, Full};
+use lambda_http::Error;
+use lambda_http::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use lambda_http::http::{HeaderMap, Method, Request, Response, StatusCode};
+use lambda_http::tower::{Layer, Service};
+
+use crate::cache::clock::Clock;
+use crate::cache::read_through::{Answer, ReadThrough};
+use crate::cache::{CacheKey, CacheStatus, Entry, Policy, Store, StoreError};
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Keeps the answers of the service inside in a [`Store`] and gives them again.
+///
+/// It is made of the store, the [`Policy`], and a function from a request to the [`CacheKey`] of
+/// its answer. `None`: this request is not cached and goes straight through. `GET` and `HEAD`
+/// are meant to have keys; they share them, since the service inside is asked with `GET` for both.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use lambda_http::http::{Method, Response};
+/// use lambda_http::tower::{Layer, ServiceExt, service_fn};
+/// use lambda_http::{Body, Error, Request};
+/// use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
+///
+/// # async fn example() -> Result<(), Error> {
+/// let namespace = Namespace::parse("prices")?;
+/// let cache = ResponseCache::new(
+///     MemoryStore::default(),
+///     Policy::new(Duration::from_secs(30)),
+///     move |request: &Request| {
+///         (request.method() == Method::GET).then(|| namespace.key(["path", request.uri().path()]))
+///     },
+/// );
+/// let mut prices = cache.layer(service_fn(async |_request: Request| {
+///     Ok::<_, Error>(Response::new(Body::from("42")))
+/// }));
+///
+/// let miss = prices.ready().await?.call(Request::default()).await?;
+/// assert_eq!(miss.headers()["cache-status"], "response-boost; fwd=uri-miss; stored");
+/// let hit = prices.ready().await?.call(Request::default()).await?;
+/// assert!(hit.headers()["cache-status"].to_str()?.starts_with("response-boost; hit; ttl="));
+/// # Ok(())
+/// # }
+/// # use lambda_http::tower::Service;
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(example())
+/// # .map_err(|error| error.to_string())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # What is kept
+///
+/// A 200, and a 404 where the policy has a time for it; never an answer with `Vary`,
+/// `Set-Cookie`, or `Cache-Control: no-store` or `private`; never one that is too large. An answer
+/// that may be kept carries `ETag`, `Cache-Control: private, max-age=…`, `Cache-Status`, and `Age`
+/// if it comes from the store; `If-None-Match` is answered with 304.
+///
+/// # Who may ask
+///
+/// The key alone decides what is answered. In particular `Authorization` neither bypasses the
+/// cache nor enters the key, other than in a cache between client and origin (RFC 9111 §3.5): this
+/// layer is part of the origin, and who may ask is decided before it. **If the answers differ by
+/// caller, put the caller into the key.**
+pub struct ResponseCache<S, K> {
+    core: Arc<ReadThrough<S>>,
+    key_of: K,
+}
+
+/// The service that [`ResponseCache`] makes of yours.
+#[derive(Clone)]
+pub struct Cached<Svc, S, K> {
+    inner: Svc,
+    cache: ResponseCache<S, K>,
+}
+
+/// The body of an answer: the service's own if the request has no key, else bytes.
+pub type CachedBody<B> = Either<B, Full<Bytes>>;
+
+impl<S: Store, K> ResponseCache<S, K> {
+    /// A layer that keeps in `store`, by the rules of `policy`, what has a key by `key_of`.
+    pub fn new(store: S, policy: Policy, key_of: K) -> Self {
+        let core = ReadThrough {
+            store,
+            policy,
+            clock: Clock::default(),
+        };
+        Self {
+            core: Arc::new(core),
+            key_of,
+        }
+    }
+
+    /// Removes the answer kept under `key`, so that the next request loads it anew.
+    ///
+    /// For those who change the data through their own code. It waits for the store as long as a
+    /// request would, and `Err` means that the old answer may still be there.
+    pub async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
+        tokio::time::timeout(self.core.policy.deadline, self.core.store.delete(key))
+            .await
+            .unwrap_or(Err(StoreError::Timeout))
+    }
+}
+
+impl<S, K: Clone> Clone for ResponseCache<S, K> {
+    fn clone(&self) -> Self {
+        Self {
+            core: Arc::clone(&self.core),
+            key_of: self.key_of.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, K> fmt::Debug for ResponseCache<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseCache")
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Svc: fmt::Debug, S: fmt::Debug, K> fmt::Debug for Cached<Svc, S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cached")
+            .field("inner", &self.inner)
+            .field("cache", &self.cache)
+            .finish()
+    }
+}
+
+impl<Svc, S, K: Clone> Layer<Svc> for ResponseCache<S, K> {
+    type Service = Cached<Svc, S, K>;
+
+    fn layer(&self, inner: Svc) -> Self::Service {
+        Cached {
+            inner,
+            cache: self.clone(),
+        }
+    }
+}
+
+impl<Svc, S, K, ReqBody, ResBody> Service<Request<ReqBody>> for Cached<Svc, S, K>
+where
+    Svc: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    Svc::Future: Send,
+    Svc::Error: Into<Error>,
+    S: Store,
+    K: Fn(&Request<ReqBody>) -> Option<CacheKey> + Clone,
+    ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Into<Error>,
+{
+    type Response = Response<CachedBody<ResBody>>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        // The service that was polled ready is the one to call; its clone waits for the next.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let Some(key) = (self.cache.key_of)(&request) else {
+            let answer = inner.call(request);
+            return Box::pin(
+                async move { Ok(answer.await.map_err(Into::into)?.map(Either::Left)) },
+            );
+        };
+        let core = Arc::clone(&self.cache.core);
+        Box::pin(async move {
+            let is_head = request.method() == Method::HEAD;
+            if is_head {
+                *request.method_mut() = Method::GET;
+            }
+            let if_none_match = request.headers().typed_get::<IfNoneMatch>();
+            let load = async || {
+                let (parts, body) = inner.call(request).await.map_err(Into::into)?.into_parts();
+                let body = body.collect().await.map_err(Into::into)?.to_bytes();
+                Ok::<_, Error>(Response::from_parts(parts, body))
+            };
+            let mut response = match core.answer(&key, load).await? {
+                Answer::Cacheable { entry, age, status } => {
+                    cacheable_response(entry, age, status, if_none_match.as_ref(), &core.policy)
+                }
+                Answer::Uncacheable { response, status } => uncacheable_response(response, status),
+            };
+            if is_head {
+                *response.body_mut() = Bytes::new();
+            }
+            Ok(response.map(|body| Either::Right(Full::new(body))))
+        })
+    }
+}
+
+fn cacheable_response(
+    entry: Entry,
+    age: Option<Duration>,
+    status: CacheStatus,
+    if_none_match: Option<&IfNoneMatch>,
+    policy: &Policy,
+) -> Response<Bytes> {
+    let etag = entry.typed_etag();
+    let not_modified = entry.status == StatusCode::OK
+        && etag.as_ref().is_some_and(|etag| {
+            if_none_match.is_some_and(|condition| !condition.precondition_passes(etag))
+        });
+    let mut response = Response::new(entry.body);
+    *response.status_mut() = entry.status;
+    *response.headers_mut() = entry.headers;
+    if not_modified {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Bytes::new();
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+
+    let headers = response.headers_mut();
+    if let Some(etag) = etag {
+        headers.typed_insert(etag);
+    }
+    let freshness = client_freshness(entry.ttl, age.unwrap_or_default(), policy.client_max_age);
+    insert(headers, CACHE_CONTROL, &freshness);
+    if let Some(age) = age {
+        headers.typed_insert(Age::from_secs(age.as_secs()));
+    }
+    insert(headers, CACHE_STATUS, &status.to_string());
+    response
+}
+
+fn uncacheable_response(mut response: Response<Bytes>, status: CacheStatus) -> Response<Bytes> {
+    // A client may otherwise keep a 404 or the like as long as it thinks fit (RFC 9111 §4.2.2).
+    if response.status() != StatusCode::OK && !response.headers().contains_key(CACHE_CONTROL) {
+        insert(response.headers_mut(), CACHE_CONTROL, "no-store");
+    }
+    insert(response.headers_mut(), CACHE_STATUS, &status.to_string());
+    response
+}
+
+/// `Cache-Control` for an answer of this age.
+///
+/// `max-age` is the entry's whole time to live, of which a client takes off the `Age` itself
+/// (RFC 9111 §4.2). Where clients get less than that, `max-age` is the age and what they get.
+fn client_freshness(ttl: Duration, age: Duration, at_most: Option<Duration>) -> String {
+    let max_age = match at_most {
+        Some(Duration::ZERO) => return "private, no-cache".to_owned(),
+        Some(at_most) => ttl
+            .as_secs()
+            .min(age.as_secs().saturating_add(at_most.as_secs())),
+        None => ttl.as_secs(),
+    };
+    format!("private, max-age={max_age}")
+}
+
+/// Inserts a value of visible ASCII.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use lambda_http::Body as LambdaBody;
+    use lambda_http::tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::cache::{MemoryStore, Namespace};
+
+    const START_MS: u64 = 1_780_000_000_000;
+
+    type TestCache = ResponseCache<MemoryStore, fn(&Request<LambdaBody>) -> Option<CacheKey>>;
+
+    /// A cache in front of a service that answers what the test says, and counts how often.
+    struct Fixture {
+        cache: TestCache,
+        clock: Clock,
+        loads: Arc<AtomicUsize>,
+    }
+
+    fn key_of(request: &Request<LambdaBody>) -> Option<CacheKey> {
+        let path = request.uri().path();
+        (path != "/uncached").then(|| Namespace::parse("test").unwrap().key([path]))
+    }
+
+    impl Fixture {
+        fn new(policy: Policy) -> Self {
+            let clock = Clock::held_at(START_MS);
+            let core = ReadThrough {
+                store: MemoryStore::default(),
+                policy,
+                clock: clock.clone(),
+            };
+            let cache = ResponseCache {
+                core: Arc::new(core),
+                key_of: key_of as fn(&_) -> _,
+            };
+            Self {
+                cache,
+                clock,
+                loads: Arc::default(),
+            }
+        }
+
+        /// Asks for `request` where the service inside would answer `inside`.
+        async fn ask(
+            &self,
+            request: Request<LambdaBody>,
+            inside: Response<&'static str>,
+        ) -> Response<Bytes> {
+            let loads = Arc::clone(&self.loads);
+            let service = service_fn(move |request: Request<LambdaBody>| {
+                assert!(request.method() != Method::HEAD || request.uri() == "/uncached");
+                loads.fetch_add(1, Ordering::SeqCst);
+                let inside = inside.clone().map(LambdaBody::from);
+                async { Ok::<_, Error>(inside) }
+            });
+            let (parts, body) = self
+                .cache
+                .layer(service)
+                .oneshot(request)
+                .await
+                .unwrap()
+                .into_parts();
+            Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+        }
+
+        async fn get(&self, inside: Response<&'static str>) -> Response<Bytes> {
+            self.ask(get(), inside).await
+        }
+
+        fn loads(&self) -> usize {
+            self.loads.load(Ordering::SeqCst)
+        }
+    }
+
+    fn minutes_2() -> Policy {
+        Policy::new(Duration::from_secs(120))
+    }
+
+    fn get() -> Request<LambdaBody> {
+        Request::default()
+    }
+
+    fn get_if_none_match(value: &str) -> Request<LambdaBody> {
+        let mut request = get();
+        request
+            .headers_mut()
+            .insert("if-none-match", HeaderValue::from_str(value).unwrap());
+        request
+    }
+
+    fn head() -> Request<LambdaBody> {
+        let mut request = get();
+        *request.method_mut() = Method::HEAD;
+        request
+    }
+
+    fn ok(body: &'static str) -> Response<&'static str> {
+        Response::builder()
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap()
+    }
+
+    fn not_found() -> Response<&'static str> {
+        Response::builder().status(404).body("gone").unwrap()
+    }
+
+    fn status(response: &Response<Bytes>) -> &str {
+        header(response, "cache-status")
+    }
+
+    fn header<'a>(response: &'a Response<Bytes>, name: &str) -> &'a str {
+        response
+            .headers()
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_first_request_loads_and_the_next_ones_do_not() {
+        let fixture = Fixture::new(minutes_2());
+        let miss = fixture.get(ok("first")).await;
+        assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored");
+        assert_eq!(
+            (miss.body().as_ref(), header(&miss, "age")),
+            (&b"first"[..], "")
+        );
+
+        fixture.clock.advance(Duration::from_millis(33_500));
+        let hit = fixture.get(ok("second")).await;
+        assert_eq!(status(&hit), "response-boost; hit; ttl=86");
+        assert_eq!(hit.body(), "first");
+        assert_eq!(header(&hit, "age"), "33");
+        assert_eq!(header(&hit, "content-type"), "application/json");
+        assert_eq!(header(&hit, "cache-control"), "private, max-age=120");
+        assert_eq!(header(&hit, "etag"), header(&miss, "etag"));
+        assert_eq!(fixture.loads(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_entry_ends_with_its_time_to_live() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(ok("first")).await;
+        fixture.clock.advance(Duration::from_millis(119_999));
+        assert_eq!(
+            status(&fixture.get(ok("second")).await),
+            "response-boost; hit; ttl=0"
+        );
+        fixture.clock.advance(Duration::from_millis(1));
+        let after = fixture.get(ok("second")).await;
+        assert_eq!(status(&after), "response-boost; fwd=uri-miss; stored");
+        assert_eq!(after.body(), "second");
+    }
+
+    #[tokio::test]
+    async fn the_time_to_live_counts_from_the_start_of_the_load() {
+        let fixture = Fixture::new(minutes_2());
+        let (clock, slow) = (fixture.clock.clone(), Duration::from_secs(20));
+        let load = service_fn(move |_: Request<LambdaBody>| {
+            clock.advance(slow);
+            async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
+        });
+        fixture.cache.layer(load).oneshot(get()).await.unwrap();
+        let hit = fixture.get(ok("second")).await;
+        assert_eq!(
+            (status(&hit), header(&hit, "age")),
+            ("response-boost; hit; ttl=100", "20")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_load_that_takes_longer_than_the_time_to_live_is_not_kept() {
+        let fixture = Fixture::new(minutes_2());
+        let clock = fixture.clock.clone();
+        let load = service_fn(move |_: Request<LambdaBody>| {
+            clock.advance(Duration::from_secs(120));
+            async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
+        });
+        let miss = fixture.cache.layer(load).oneshot(get()).await.unwrap();
+        assert_eq!(
+            miss.headers()["cache-status"],
+            "response-boost; fwd=uri-miss"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_runs_behind_makes_no_negative_age() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(ok("first")).await;
+        let behind = Clock::held_at(START_MS - 5_000);
+        let core = ReadThrough {
+            store: Shared(fixture.cache),
+            policy: minutes_2(),
+            clock: behind,
+        };
+        let cache = ResponseCache {
+            core: Arc::new(core),
+            key_of: key_of as fn(&_) -> _,
+        };
+        let load = service_fn(async |_: Request<LambdaBody>| {
+            Ok::<_, Error>(ok("second").map(LambdaBody::from))
+        });
+        let hit = cache.layer(load).oneshot(get()).await.unwrap();
+        assert_eq!(hit.headers()["age"], "0");
+        assert_eq!(
+            hit.headers()["cache-status"],
+            "response-boost; hit; ttl=120"
+        );
+    }
+
+    /// The store of another cache, as another process would share it.
+    struct Shared(TestCache);
+
+    impl Store for Shared {
+        async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+            self.0.core.store.get(key).await
+        }
+
+        async fn put(
+            &self,
+            key: &CacheKey,
+            value: Bytes,
+            life: Duration,
+        ) -> Result<(), StoreError> {
+            self.0.core.store.put(key, value, life).await
+        }
+
+        async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+            self.0.core.store.delete(key).await
+        }
+    }
+
+    #[tokio::test]
+    async fn an_invalidated_answer_is_loaded_anew() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(ok("first")).await;
+        fixture
+            .cache
+            .invalidate(&key_of(&get()).unwrap())
+            .await
+            .unwrap();
+        let after = fixture.get(ok("second")).await;
+        assert_eq!(status(&after), "response-boost; fwd=uri-miss; stored");
+        assert_eq!(after.body(), "second");
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_key_goes_straight_through() {
+        let fixture = Fixture::new(minutes_2());
+        for method in [Method::GET, Method::HEAD] {
+            let mut request = get();
+            *request.uri_mut() = "/uncached".parse().unwrap();
+            *request.method_mut() = method;
+            let response = fixture.ask(request, ok("body")).await;
+            assert_eq!(response.body(), "body");
+            assert_eq!(response.headers().len(), 1, "{:?}", response.headers());
+        }
+        assert_eq!(fixture.loads(), 2);
+    }
+
+    #[tokio::test]
+    async fn head_and_get_share_an_entry() {
+        let fixture = Fixture::new(minutes_2());
+        let miss = fixture.ask(head(), ok("body")).await;
+        assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored");
+        assert!(miss.body().is_empty());
+        let hit = fixture.get(ok("second")).await;
+        assert_eq!(hit.body(), "body");
+        let head = fixture.ask(head(), ok("third")).await;
+        assert_eq!(head.headers(), hit.headers());
+        assert!(head.body().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_the_answer_is_told_so() {
+        let fixture = Fixture::new(minutes_2());
+        let etag = header(&fixture.get(ok("body")).await, "etag").to_owned();
+        assert_eq!(etag, "\"230d8358dc8e8890b4c58deeb62912ee\"");
+        for condition in [
+            etag.clone(),
+            format!("W/{etag}"),
+            format!("\"x\", {etag}"),
+            "*".into(),
+        ] {
+            let response = fixture
+                .ask(get_if_none_match(&condition), ok("second"))
+                .await;
+            assert_eq!(response.status(), 304, "{condition}");
+            assert!(response.body().is_empty());
+            assert_eq!(header(&response, "etag"), etag);
+            assert_eq!(status(&response), "response-boost; hit; ttl=120");
+            assert_eq!(header(&response, "cache-control"), "private, max-age=120");
+            assert_eq!(header(&response, "content-type"), "");
+        }
+        let other = fixture
+            .ask(get_if_none_match("\"other\""), ok("second"))
+            .await;
+        assert_eq!(
+            (other.status().as_u16(), other.body().as_ref()),
+            (200, &b"body"[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_miss_can_be_a_304_too_and_a_404_never_is() {
+        let fixture = Fixture::new(minutes_2().with_not_found_ttl(Duration::from_secs(5)));
+        let etag = "\"230d8358dc8e8890b4c58deeb62912ee\"";
+        let miss = fixture.ask(get_if_none_match(etag), ok("body")).await;
+        assert_eq!(miss.status(), 304);
+        assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored");
+
+        fixture
+            .cache
+            .invalidate(&key_of(&get()).unwrap())
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            let response = fixture.ask(get_if_none_match("*"), not_found()).await;
+            assert_eq!(
+                (response.status().as_u16(), response.body().as_ref()),
+                (404, &b"gone"[..])
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_404_is_kept_only_where_there_is_a_time_for_it() {
+        let fixture = Fixture::new(minutes_2());
+        for _ in 0..2 {
+            let miss = fixture.get(not_found()).await;
+            assert_eq!(status(&miss), "response-boost; fwd=uri-miss");
+            assert_eq!(header(&miss, "cache-control"), "no-store");
+        }
+        assert_eq!(fixture.loads(), 2);
+
+        let fixture = Fixture::new(minutes_2().with_not_found_ttl(Duration::from_secs(5)));
+        fixture.get(not_found()).await;
+        let hit = fixture.get(ok("there")).await;
+        assert_eq!(hit.status(), 404);
+        assert_eq!(status(&hit), "response-boost; hit; ttl=5");
+        assert_eq!(header(&hit, "cache-control"), "private, max-age=5");
+    }
+
+    #[tokio::test]
+    async fn what_forbids_it_is_not_kept() {
+        for (name, value) in [
+            ("x-not-text", &b"\xff"[..]),
+            ("vary", b"accept"),
+            ("set-cookie", b"a=b"),
+            ("cache-control", b"no-store"),
+            ("cache-control", b"max-age=5, No-Store"),
+            ("cache-control", b"private"),
+            ("cache-control", b"private=\"x\""),
+            ("cache-control", b"max-age=never,private"),
+        ] {
+            let fixture = Fixture::new(minutes_2());
+            let mut inside = ok("body");
+            inside
+                .headers_mut()
+                .insert(name, HeaderValue::from_bytes(value).unwrap());
+            for _ in 0..2 {
+                let response = fixture.get(inside.clone()).await;
+                assert_eq!(
+                    status(&response),
+                    "response-boost; fwd=uri-miss",
+                    "{inside:?}"
+                );
+                assert_eq!(
+                    response.headers()[name].as_bytes(),
+                    value,
+                    "passed on as it is"
+                );
+                assert_eq!(response.body(), "body");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn other_statuses_are_not_kept() {
+        for code in [201, 203, 204, 206, 301, 400, 410, 500, 503] {
+            let fixture = Fixture::new(minutes_2().with_not_found_ttl(Duration::from_secs(5)));
+            let inside = Response::builder().status(code).body("x").unwrap();
+            let response = fixture.get(inside).await;
+            assert_eq!(response.status(), code);
+            assert_eq!(status(&response), "response-boost; fwd=uri-miss");
+            assert_eq!(header(&response, "cache-control"), "no-store");
+            assert_eq!(
+                status(&fixture.get(ok("y")).await),
+                "response-boost; fwd=uri-miss; stored"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_kept() {
+        let encoded = {
+            let entry = Entry::of_response(
+                ok("body").map(Bytes::from),
+                START_MS,
+                Duration::ZERO,
+                Duration::from_secs(120),
+            );
+            entry.encode().len()
+        };
+        for (limit, header) in [
+            (encoded - 1, "response-boost; fwd=uri-miss"),
+            (encoded, "response-boost; fwd=uri-miss; stored"),
+        ] {
+            let fixture = Fixture::new(minutes_2().with_max_entry_bytes(limit));
+            assert_eq!(status(&fixture.get(ok("body")).await), header);
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_get_no_more_freshness_than_allowed() {
+        let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::from_secs(30)));
+        assert_eq!(
+            header(&fixture.get(ok("x")).await, "cache-control"),
+            "private, max-age=30"
+        );
+        fixture.clock.advance(Duration::from_secs(60));
+        // 90 less the 60 of `Age` are 30.
+        assert_eq!(
+            header(&fixture.get(ok("x")).await, "cache-control"),
+            "private, max-age=90"
+        );
+        fixture.clock.advance(Duration::from_secs(50));
+        assert_eq!(
+            header(&fixture.get(ok("x")).await, "cache-control"),
+            "private, max-age=120"
+        );
+
+        let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::ZERO));
+        assert_eq!(
+            header(&fixture.get(ok("x")).await, "cache-control"),
+            "private, no-cache"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_service_is_passed_on_and_nothing_kept() {
+        let fixture = Fixture::new(minutes_2());
+        let failing = service_fn(async |_: Request<LambdaBody>| {
+            Err::<Response<LambdaBody>, Error>("down".into())
+        });
+        let error = fixture
+            .cache
+            .layer(failing)
+            .oneshot(get())
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "down");
+        assert_eq!(
+            status(&fixture.get(ok("x")).await),
+            "response-boost; fwd=uri-miss; stored"
+        );
+    }
+
+    /// A store that never answers; a real one does so when packets are swallowed.
+    struct Silent;
+
+    impl Store for Silent {
+        async fn get(&self, _: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn put(&self, _: &CacheKey, _: Bytes, _: Duration) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+
+        async fn delete(&self, _: &CacheKey) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_costs_the_deadline_and_no_more() {
+        let policy = minutes_2().with_deadline(Duration::from_millis(600));
+        let cache = ResponseCache::new(Silent, policy, key_of);
+        let service = service_fn(async |_: Request<LambdaBody>| {
+            Ok::<_, Error>(ok("body").map(LambdaBody::from))
+        });
+        let started = tokio::time::Instant::now();
+        let response = cache.layer(service).oneshot(get()).await.unwrap();
+        assert_eq!(started.elapsed(), Duration::from_millis(600));
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            response.headers()["cache-status"],
+            "response-boost; fwd=bypass; detail=redis-timeout"
+        );
+        let error = cache
+            .invalidate(&key_of(&get()).unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!(error.detail(), "redis-timeout");
+    }
+}

@@ -1,0 +1,176 @@
+//! The store inside the process: the default where no Redis is configured.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use crate::cache::clock::{Clock, whole_ms};
+use crate::cache::{CacheKey, Store, StoreError};
+
+/// Keeps entries in this process alone.
+///
+/// Each Lambda environment then has a cache of its own, cold at its start, and
+/// [`delete`](Store::delete) reaches no other environment. Bounded: when its entries (keys and
+/// values) exceed the capacity, the least recently used go first. It never fails.
+#[derive(Debug)]
+pub struct MemoryStore {
+    kept: Mutex<Kept>,
+    capacity_bytes: usize,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Kept {
+    values: LruCache<CacheKey, Value>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Value {
+    bytes: Bytes,
+    ends_at_ms: u64,
+}
+
+impl MemoryStore {
+    /// A quarter of the smallest memory that a Lambda function can have.
+    pub const DEFAULT_CAPACITY_BYTES: usize = 32 * 1024 * 1024;
+
+    /// An empty store that holds at most `capacity_bytes` of keys and values.
+    #[must_use]
+    pub fn with_capacity_bytes(capacity_bytes: usize) -> Self {
+        Self {
+            kept: Mutex::new(Kept {
+                values: LruCache::unbounded(),
+                bytes: 0,
+            }),
+            capacity_bytes,
+            clock: Clock::default(),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Nothing panics while it holds the lock, and a cache would be safe to go on with.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_capacity_bytes(Self::DEFAULT_CAPACITY_BYTES)
+    }
+}
+
+impl Store for MemoryStore {
+    async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+        let now_ms = self.clock.now_ms();
+        let mut kept = self.kept();
+        match kept.values.get(key) {
+            Some(value) if now_ms < value.ends_at_ms => Ok(Some(value.bytes.clone())),
+            Some(_) => {
+                kept.remove(key);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn put(&self, key: &CacheKey, value: Bytes, life: Duration) -> Result<(), StoreError> {
+        let ends_at_ms = self.clock.now_ms().saturating_add(whole_ms(life));
+        let mut kept = self.kept();
+        kept.remove(key);
+        kept.bytes += size(key, &value);
+        kept.values.put(
+            key.clone(),
+            Value {
+                bytes: value,
+                ends_at_ms,
+            },
+        );
+        while kept.bytes > self.capacity_bytes
+            && let Some((key, value)) = kept.values.pop_lru()
+        {
+            kept.bytes -= size(&key, &value.bytes);
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        self.kept().remove(key);
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn remove(&mut self, key: &CacheKey) {
+        if let Some(value) = self.values.pop(key) {
+            self.bytes -= size(key, &value.bytes);
+        }
+    }
+}
+
+fn size(key: &CacheKey, value: &Bytes) -> usize {
+    key.as_str().len() + value.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Namespace;
+
+    fn key(id: usize) -> CacheKey {
+        Namespace::parse("n").unwrap().key([id.to_string()])
+    }
+
+    #[tokio::test]
+    async fn a_value_lives_for_its_life_and_no_longer() {
+        let clock = Clock::held_at(1_000);
+        let store = MemoryStore {
+            clock: clock.clone(),
+            ..MemoryStore::default()
+        };
+        store
+            .put(&key(1), Bytes::from_static(b"x"), Duration::from_secs(2))
+            .await
+            .unwrap();
+        clock.advance(Duration::from_millis(1_999));
+        assert!(store.get(&key(1)).await.unwrap().is_some());
+        clock.advance(Duration::from_millis(1));
+        assert!(store.get(&key(1)).await.unwrap().is_none());
+        assert_eq!(store.kept().bytes, 0, "what has ended takes no room");
+    }
+
+    #[tokio::test]
+    async fn the_least_recently_used_goes_first_when_it_is_full() {
+        // Room for three values: each is 3 bytes of key and 97 of value.
+        let store = MemoryStore::with_capacity_bytes(300);
+        let value = || Bytes::from(vec![0; 97]);
+        let life = Duration::from_secs(60);
+        for id in 1..=3 {
+            store.put(&key(id), value(), life).await.unwrap();
+        }
+        store.get(&key(1)).await.unwrap();
+        store.put(&key(4), value(), life).await.unwrap();
+
+        let mut left = Vec::new();
+        for id in 1..=4 {
+            if store.get(&key(id)).await.unwrap().is_some() {
+                left.push(id);
+            }
+        }
+        assert_eq!(left, [1, 3, 4]);
+        assert_eq!(store.kept().bytes, 300);
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_larger_than_the_store_is_not_kept() {
+        let store = MemoryStore::with_capacity_bytes(10);
+        store
+            .put(&key(1), Bytes::from(vec![0; 11]), Duration::from_secs(60))
+            .await
+            .unwrap();
+        assert!(store.get(&key(1)).await.unwrap().is_none());
+        assert_eq!(store.kept().bytes, 0);
+    }
+}

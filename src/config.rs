@@ -1,0 +1,467 @@
+//! Every environment variable that the program reads, and what it makes of them.
+//!
+//! They are read once, at the start, through a lookup argument, so that nothing else depends on
+//! the environment and a test can pass a map. An empty value counts as unset. An invalid one stops
+//! the start: a default is never put in its place. All invalid ones are named together.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use thiserror::Error;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::cache::{Namespace, Policy, RedisSettings};
+use crate::telemetry::{LogFormat, LogSettings};
+
+/// The names of the variables.
+pub mod variable {
+    /// Where Redis is; unset: the cache is in the process.
+    pub const REDIS_URL: &str = "REDIS_URL";
+    /// How long a request waits for a connection, in milliseconds. 500.
+    pub const REDIS_CONNECT_TIMEOUT_MS: &str = "REDIS_CONNECT_TIMEOUT_MS";
+    /// How long a request waits for one reply, in milliseconds. 100.
+    pub const REDIS_RESPONSE_TIMEOUT_MS: &str = "REDIS_RESPONSE_TIMEOUT_MS";
+    /// The first part of every key. `users`.
+    pub const CACHE_NAMESPACE: &str = "CACHE_NAMESPACE";
+    /// How long a user is kept, in seconds. 120.
+    pub const CACHE_TTL_SECONDS: &str = "CACHE_TTL_SECONDS";
+    /// How long it is kept that there is no such user, in seconds. 0: it is not.
+    pub const CACHE_NOT_FOUND_TTL_SECONDS: &str = "CACHE_NOT_FOUND_TTL_SECONDS";
+    /// The most freshness that clients get, in seconds; unset: all of it.
+    pub const CACHE_CLIENT_MAX_AGE_SECONDS: &str = "CACHE_CLIENT_MAX_AGE_SECONDS";
+    /// The size of the largest entry that is kept, in bytes. 1 MiB.
+    pub const CACHE_MAX_ENTRY_BYTES: &str = "CACHE_MAX_ENTRY_BYTES";
+    /// `JSON` or `Text`, as Lambda sets it. Text.
+    pub const AWS_LAMBDA_LOG_FORMAT: &str = "AWS_LAMBDA_LOG_FORMAT";
+    /// The lowest level that is logged, as Lambda sets it. INFO.
+    pub const AWS_LAMBDA_LOG_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
+    /// The same in more detail (`info,response_boost=debug`); goes before the other.
+    pub const RUST_LOG: &str = "RUST_LOG";
+}
+
+/// What the program runs by.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where Redis is. `None`: the cache is in the process. `REDIS_URL`, `REDIS_*_TIMEOUT_MS`.
+    pub redis: Option<RedisSettings>,
+    /// The first part of every key. `CACHE_NAMESPACE`.
+    pub namespace: Namespace,
+    /// What is kept, and how long. `CACHE_*`.
+    pub policy: Policy,
+    /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`.
+    pub log: LogSettings,
+}
+
+/// All the variables that have an invalid value.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub struct ConfigError(Vec<InvalidVariable>);
+
+/// A variable whose value is not accepted. Secrets are redacted.
+#[derive(Debug, PartialEq, Eq)]
+struct InvalidVariable {
+    name: &'static str,
+    held: String,
+    accepted: String,
+}
+
+impl Config {
+    /// Reads the variables through `lookup`: `std::env::var_os`, or a map.
+    ///
+    /// ```
+    /// use response_boost::config::Config;
+    ///
+    /// let config = Config::from_lookup(|_| None)?;
+    /// assert_eq!(config.namespace.as_str(), "users");
+    ///
+    /// let error = Config::from_lookup(|name| (name == "CACHE_TTL_SECONDS").then(|| "2m".into()));
+    /// assert_eq!(
+    ///     error.unwrap_err().to_string(),
+    ///     "invalid CACHE_TTL_SECONDS: 2m; accepted: a whole number from 1 to 31536000"
+    /// );
+    /// # Ok::<(), response_boost::config::ConfigError>(())
+    /// ```
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let mut variables = Variables {
+            lookup: &lookup,
+            invalid: Vec::new(),
+        };
+        // All are read before any is missed: each reads what is its own and notes what is invalid.
+        let redis = variables.redis();
+        let namespace = variables.read(variable::CACHE_NAMESPACE, "users", |text| {
+            Namespace::parse(text).map_err(|error| error.to_string())
+        });
+        let policy = variables.policy();
+        let log = variables.log();
+
+        let (Ok(redis), Ok(namespace), Ok(mut policy), Ok(log)) = (redis, namespace, policy, log)
+        else {
+            return Err(ConfigError(variables.invalid));
+        };
+        if let Some(redis) = &redis {
+            policy = policy.with_deadline(redis.deadline());
+        }
+        Ok(Self {
+            redis,
+            namespace,
+            policy,
+            log,
+        })
+    }
+}
+
+impl fmt::Display for ConfigError {
+    /// A line for each variable, each of which can be read without the others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (
+            number,
+            InvalidVariable {
+                name,
+                held,
+                accepted,
+            },
+        ) in self.0.iter().enumerate()
+        {
+            let separator = if number == 0 { "" } else { "\n" };
+            write!(f, "{separator}invalid {name}: {held}; accepted: {accepted}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The variables, and those found invalid so far.
+struct Variables<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<OsString>,
+    invalid: Vec<InvalidVariable>,
+}
+
+/// Something that was read is invalid, and is noted in [`Variables::invalid`].
+struct Noted;
+
+impl Variables<'_> {
+    /// For more than that a forgotten unit is a likelier reason than a wish.
+    const SECONDS: RangeInclusive<u64> = 0..=365 * 24 * 60 * 60;
+    /// No invocation lasts longer.
+    const MILLISECONDS: RangeInclusive<u64> = 1..=15 * 60 * 1000;
+    /// Redis takes no larger value.
+    const BYTES: RangeInclusive<u64> = 1..=512 * 1024 * 1024;
+
+    fn redis(&mut self) -> Result<Option<RedisSettings>, Noted> {
+        let connect = self.number(
+            variable::REDIS_CONNECT_TIMEOUT_MS,
+            "500",
+            Self::MILLISECONDS,
+        );
+        let response = self.number(
+            variable::REDIS_RESPONSE_TIMEOUT_MS,
+            "100",
+            Self::MILLISECONDS,
+        );
+        let url = self.read_optional(variable::REDIS_URL, |url| {
+            RedisSettings::parse(url).map_err(|error| error.to_string())
+        });
+        let (connect, response) = (
+            Duration::from_millis(connect?),
+            Duration::from_millis(response?),
+        );
+        Ok(url?.map(|redis| {
+            redis
+                .with_connect_timeout(connect)
+                .with_response_timeout(response)
+        }))
+    }
+
+    fn policy(&mut self) -> Result<Policy, Noted> {
+        let ttl = self.number(variable::CACHE_TTL_SECONDS, "120", 1..=*Self::SECONDS.end());
+        let not_found = self.number(variable::CACHE_NOT_FOUND_TTL_SECONDS, "0", Self::SECONDS);
+        let client = self.read_optional(variable::CACHE_CLIENT_MAX_AGE_SECONDS, |text| {
+            whole_number(text, Self::SECONDS)
+        });
+        let bytes = self.number(variable::CACHE_MAX_ENTRY_BYTES, "1048576", Self::BYTES);
+
+        let mut policy = Policy::new(Duration::from_secs(ttl?));
+        if let Some(seconds) = client? {
+            policy = policy.with_client_max_age(Duration::from_secs(seconds));
+        }
+        let not_found = Duration::from_secs(not_found?);
+        if !not_found.is_zero() {
+            policy = policy.with_not_found_ttl(not_found);
+        }
+        Ok(policy.with_max_entry_bytes(usize::try_from(bytes?).unwrap_or(usize::MAX)))
+    }
+
+    fn log(&mut self) -> Result<LogSettings, Noted> {
+        let format = self.read(variable::AWS_LAMBDA_LOG_FORMAT, "Text", |text| match text {
+            "JSON" => Ok(LogFormat::Json),
+            "Text" => Ok(LogFormat::Text),
+            _ => Err("JSON or Text".to_owned()),
+        });
+        let level = self.read(variable::AWS_LAMBDA_LOG_LEVEL, "INFO", |text| match text {
+            "TRACE" | "DEBUG" | "INFO" | "WARN" | "ERROR" => {
+                text.parse().map_err(|_| String::new())
+            }
+            // Lambda has a level above ERROR that Rust's loggers lack; nothing here is worse.
+            "FATAL" => Ok(LevelFilter::ERROR),
+            _ => Err("TRACE, DEBUG, INFO, WARN, ERROR or FATAL".to_owned()),
+        });
+        let filter = self.read_optional(variable::RUST_LOG, |text| {
+            text.parse::<Targets>().map_err(|_| {
+                "a level or a list of target=level, such as info,response_boost=debug".to_owned()
+            })
+        });
+        let (format, level) = (format?, level?);
+        let filter = filter?.unwrap_or_else(|| Targets::new().with_default(level));
+        Ok(LogSettings { format, filter })
+    }
+
+    fn number(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        accepted: RangeInclusive<u64>,
+    ) -> Result<u64, Noted> {
+        self.read(name, default, |text| whole_number(text, accepted))
+    }
+
+    fn read<T>(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, Noted> {
+        let text = self.text(name)?;
+        self.note(
+            name,
+            parse(text.as_deref().unwrap_or(default)),
+            text.as_deref(),
+        )
+    }
+
+    fn read_optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Noted> {
+        let text = self.text(name)?;
+        self.note(
+            name,
+            text.as_deref().map(parse).transpose(),
+            text.as_deref(),
+        )
+    }
+
+    /// What the variable holds; `Ok(None)` if that is nothing.
+    fn text(&mut self, name: &'static str) -> Result<Option<String>, Noted> {
+        match (self.lookup)(name).map(OsString::into_string) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+            Some(Err(_)) => self.note(name, Err("UTF-8".to_owned()), None),
+        }
+    }
+
+    /// Notes what was not accepted, `Err` saying what would have been.
+    fn note<T>(
+        &mut self,
+        name: &'static str,
+        parsed: Result<T, String>,
+        text: Option<&str>,
+    ) -> Result<T, Noted> {
+        parsed.map_err(|accepted| {
+            let held = match text {
+                Some(url) if name == variable::REDIS_URL => without_secrets(url),
+                Some(text) => text.to_owned(),
+                None => "<not UTF-8>".to_owned(),
+            };
+            self.invalid.push(InvalidVariable {
+                name,
+                held,
+                accepted,
+            });
+            Noted
+        })
+    }
+}
+
+fn whole_number(text: &str, accepted: RangeInclusive<u64>) -> Result<u64, String> {
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| is_digits && accepted.contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "a whole number from {} to {}",
+            accepted.start(),
+            accepted.end()
+        )
+    })
+}
+
+/// The scheme of a URL that was not understood. Of the rest, where it is not understood, any part
+/// may be the password.
+fn without_secrets(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, _))
+            if scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'+') =>
+        {
+            format!("{scheme}://<redacted>")
+        }
+        _ => "<redacted>".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(set: &[(&str, &str)]) -> Result<Config, String> {
+        let find = |name: &str| {
+            let (_, value) = set.iter().rfind(|(known, _)| *known == name)?;
+            Some(OsString::from(value))
+        };
+        Config::from_lookup(find).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn unset_and_empty_mean_the_default() {
+        let names = [
+            variable::REDIS_URL,
+            variable::REDIS_CONNECT_TIMEOUT_MS,
+            variable::REDIS_RESPONSE_TIMEOUT_MS,
+            variable::CACHE_NAMESPACE,
+            variable::CACHE_TTL_SECONDS,
+            variable::CACHE_NOT_FOUND_TTL_SECONDS,
+            variable::CACHE_CLIENT_MAX_AGE_SECONDS,
+            variable::CACHE_MAX_ENTRY_BYTES,
+            variable::AWS_LAMBDA_LOG_FORMAT,
+            variable::AWS_LAMBDA_LOG_LEVEL,
+            variable::RUST_LOG,
+        ];
+        for config in [
+            read(&[]).unwrap(),
+            read(&names.map(|name| (name, ""))).unwrap(),
+        ] {
+            assert!(config.redis.is_none());
+            assert_eq!(config.namespace.as_str(), "users");
+            assert_eq!(config.policy, Policy::new(Duration::from_secs(120)));
+            assert_eq!(config.log.format, LogFormat::Text);
+            assert_eq!(
+                config.log.filter,
+                Targets::new().with_default(LevelFilter::INFO)
+            );
+        }
+    }
+
+    #[test]
+    fn every_variable_is_heard() {
+        let config = read(&[
+            (
+                variable::REDIS_URL,
+                "redis://user:password@localhost:6380/1",
+            ),
+            (variable::REDIS_CONNECT_TIMEOUT_MS, "700"),
+            (variable::REDIS_RESPONSE_TIMEOUT_MS, "50"),
+            (variable::CACHE_NAMESPACE, "people:v2"),
+            (variable::CACHE_TTL_SECONDS, "60"),
+            (variable::CACHE_NOT_FOUND_TTL_SECONDS, "5"),
+            (variable::CACHE_CLIENT_MAX_AGE_SECONDS, "0"),
+            (variable::CACHE_MAX_ENTRY_BYTES, "1000"),
+            (variable::AWS_LAMBDA_LOG_FORMAT, "JSON"),
+            (variable::AWS_LAMBDA_LOG_LEVEL, "FATAL"),
+        ])
+        .unwrap();
+        assert!(config.redis.is_some());
+        assert_eq!(config.namespace.as_str(), "people:v2");
+        let policy = Policy::new(Duration::from_secs(60))
+            .with_not_found_ttl(Duration::from_secs(5))
+            .with_client_max_age(Duration::ZERO)
+            .with_max_entry_bytes(1_000)
+            .with_deadline(Duration::from_millis(750));
+        assert_eq!(config.policy, policy);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(
+            config.log.filter,
+            Targets::new().with_default(LevelFilter::ERROR)
+        );
+
+        let config = read(&[
+            (variable::AWS_LAMBDA_LOG_LEVEL, "WARN"),
+            (variable::RUST_LOG, "info,response_boost=trace"),
+        ])
+        .unwrap();
+        assert_eq!(
+            config.log.filter,
+            "info,response_boost=trace".parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn all_that_is_invalid_is_named_at_once() {
+        let error = read(&[
+            (variable::REDIS_URL, "http://alice:hunter2@cache.example"),
+            (variable::REDIS_CONNECT_TIMEOUT_MS, "0"),
+            (variable::REDIS_RESPONSE_TIMEOUT_MS, "0.1"),
+            (variable::CACHE_NAMESPACE, "a b"),
+            (variable::CACHE_TTL_SECONDS, "0"),
+            (variable::CACHE_NOT_FOUND_TTL_SECONDS, "-1"),
+            (variable::CACHE_CLIENT_MAX_AGE_SECONDS, "+5"),
+            (variable::CACHE_MAX_ENTRY_BYTES, "99999999999999999999999"),
+            (variable::AWS_LAMBDA_LOG_FORMAT, "XML"),
+            (variable::AWS_LAMBDA_LOG_LEVEL, "LOUD"),
+            (variable::RUST_LOG, "a=b=c"),
+        ])
+        .unwrap_err();
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "invalid REDIS_CONNECT_TIMEOUT_MS: 0; accepted: a whole number from 1 to 900000",
+                "invalid REDIS_RESPONSE_TIMEOUT_MS: 0.1; accepted: a whole number from 1 to 900000",
+                "invalid REDIS_URL: http://<redacted>; accepted: redis:// or valkey://, then [user:password@]host[:port][/database]",
+                "invalid CACHE_NAMESPACE: a b; accepted: 1 to 64 characters out of A-Z a-z 0-9 . _ : -",
+                "invalid CACHE_TTL_SECONDS: 0; accepted: a whole number from 1 to 31536000",
+                "invalid CACHE_NOT_FOUND_TTL_SECONDS: -1; accepted: a whole number from 0 to 31536000",
+                "invalid CACHE_CLIENT_MAX_AGE_SECONDS: +5; accepted: a whole number from 0 to 31536000",
+                "invalid CACHE_MAX_ENTRY_BYTES: 99999999999999999999999; accepted: a whole number from 1 to 536870912",
+                "invalid AWS_LAMBDA_LOG_FORMAT: XML; accepted: JSON or Text",
+                "invalid AWS_LAMBDA_LOG_LEVEL: LOUD; accepted: TRACE, DEBUG, INFO, WARN, ERROR or FATAL",
+                "invalid RUST_LOG: a=b=c; accepted: a level or a list of target=level, such as info,response_boost=debug",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_part_of_a_url_that_may_be_secret_is_shown() {
+        for url in [
+            "hunter2",
+            "http://user:hunter2@host",
+            "redis://user:hunter2@",
+            "redis://user:hunter2",
+            "redis://user:hun/hunter2@host",
+            "redis://host/hunter2",
+            "hunter2://host",
+        ] {
+            let error = read(&[(variable::REDIS_URL, url)]).unwrap_err();
+            assert!(error.starts_with("invalid REDIS_URL: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_value_that_is_not_utf_8_is_named() {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        let error = Config::from_lookup(|name| {
+            (name == variable::CACHE_NAMESPACE).then(|| OsString::from_vec(vec![0xff]))
+        });
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "invalid CACHE_NAMESPACE: <not UTF-8>; accepted: UTF-8"
+        );
+    }
+}

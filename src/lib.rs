@@ -1,0 +1,33 @@
+//! A read-through response cache for AWS Lambda, and the small users API that shows it at work.
+//!
+//! The cache is a tower layer: put [`cache::ResponseCache`] around a Lambda service, tell it which
+//! requests have a key, and their answers are kept in Redis or Valkey (or in the process itself).
+//!
+//! # The path of a request
+//!
+//! ```text
+//! gateway event (REST v1, HTTP v2, function URL, ALB)
+//!   → event         made safe and turned into an http::Request
+//!   → cache::layer  no key: straight through; a key: read through the store
+//!       → hit       the stored response, its body never parsed; 304 if the client has it already
+//!       → miss      users → user store → answer, kept for its time to live
+//!       → fault     as a miss, but nothing is kept: the cache never fails a request
+//! ```
+//!
+//! # The modules
+//!
+//! - [`cache`]: the layer, its key, its entries, the two stores. Knows nothing of users.
+//! - [`config`]: every environment variable, read once at the start; all errors at once.
+//! - [`event`]: raw gateway events, made safe; where a request's path parameters come from.
+//! - [`problem`]: error responses (RFC 9457), the one place that makes them.
+//! - [`telemetry`]: log lines.
+//! - [`users`]: the example API: route, method, id → response. Does not know that it is cached.
+//!
+//! `src/bin/users.rs` wires them together.
+
+pub mod cache;
+pub mod config;
+pub mod event;
+pub mod problem;
+pub mod telemetry;
+pub mod users;

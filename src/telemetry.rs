@@ -1,0 +1,45 @@
+//! Log lines, on standard output, where Lambda picks them up.
+
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LogSettings {
+    /// `AWS_LAMBDA_LOG_FORMAT`.
+    pub format: LogFormat,
+    /// `RUST_LOG`, or else the level of `AWS_LAMBDA_LOG_LEVEL` for all.
+    pub filter: Targets,
+}
+
+/// The form of a log line, named as Lambda names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// One JSON object a line, with `timestamp` and `level` as Lambda's own log filter reads them.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Starts logging. To be called once in a process; later calls change nothing.
+pub fn init(settings: LogSettings) {
+    // Without lambda_runtime's own subscriber: it prints no timestamp, and Lambda takes a JSON line
+    // without one for INFO.
+    let lines = tracing_subscriber::fmt::layer();
+    let lines = match settings.format {
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
+        LogFormat::Text => lines.boxed(),
+    };
+    // Fails only where a subscriber is set already, which is then what the caller wants.
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(settings.filter))
+        .try_init();
+}

@@ -1,0 +1,275 @@
+//! The example API: `GET /users/{id}`. It does not know that it is cached.
+//!
+//! To serve your own data, implement [`UserStore`] (or write a service of your own and put
+//! [`ResponseCache`](crate::cache::ResponseCache) around it; nothing in the cache is about users).
+
+mod embedded;
+mod store;
+mod user;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use lambda_http::http::header::{CONTENT_TYPE, HeaderValue};
+use lambda_http::http::{Method, Response};
+use lambda_http::tower::Service;
+use lambda_http::{Body, Error, Request};
+use tracing::error;
+
+pub use self::embedded::EmbeddedUsers;
+pub use self::store::{UserStore, UserStoreError};
+pub use self::user::{InvalidUserId, User, UserId};
+use crate::{event, problem};
+
+const METHODS: [Method; 2] = [Method::GET, Method::HEAD];
+
+/// Answers `GET` and `HEAD /users/{id}` from a [`UserStore`].
+///
+/// Whatever is asked, there is an answer; the error type is there for the layers around it.
+#[derive(Debug)]
+pub struct UsersApi<S> {
+    store: Arc<S>,
+}
+
+impl<S: UserStore> UsersApi<S> {
+    /// The API over this store.
+    pub fn new(store: S) -> Self {
+        Self {
+            store: Arc::new(store),
+        }
+    }
+}
+
+impl<S> Clone for UsersApi<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+        }
+    }
+}
+
+impl<S: UserStore> Service<Request> for UsersApi<S> {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let store = Arc::clone(&self.store);
+        Box::pin(async move {
+            let mut response = answer(&*store, &request).await;
+            if request.method() == Method::HEAD {
+                *response.body_mut() = Body::Empty;
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// The user that a request asks for, if it is one that this API answers from its store: `None` for
+/// another path, another method, an id that cannot be.
+#[must_use]
+pub fn requested_user(request: &Request) -> Option<UserId> {
+    let id = METHODS
+        .contains(request.method())
+        .then(|| requested_id(request))??;
+    UserId::parse(id).ok()
+}
+
+/// The text in the place of `{id}`; `None` for another path.
+fn requested_id(request: &Request) -> Option<&str> {
+    event::path_parameter(request, "id").or_else(|| {
+        event::path(request)
+            .strip_prefix("/users/")
+            .filter(|id| !id.contains('/'))
+    })
+}
+
+async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
+    let Some(id) = requested_id(request) else {
+        return problem::no_such_path();
+    };
+    if !METHODS.contains(request.method()) {
+        return problem::method_not_allowed(&METHODS);
+    }
+    let Ok(id) = UserId::parse(id) else {
+        return problem::bad_request(&format!("A user id is {InvalidUserId}"));
+    };
+    match store.find(id).await {
+        Ok(Some(user)) => json(&user),
+        Ok(None) => problem::not_found("User not found"),
+        Err(failure) => {
+            let cause = std::error::Error::source(&failure).map(ToString::to_string);
+            error!(%failure, cause, "user store failed");
+            problem::unavailable()
+        }
+    }
+}
+
+fn json(user: &User) -> Response<Body> {
+    match serde_json::to_string(user) {
+        Ok(body) => {
+            let mut response = Response::new(Body::from(body));
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(failure) => {
+            error!(%failure, "user not serialized");
+            problem::unavailable()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_http::RequestExt as _;
+    use lambda_http::tower::ServiceExt as _;
+
+    use super::*;
+
+    fn request(method: Method, path: &str) -> Request {
+        let mut request = Request::default().with_raw_http_path(path);
+        *request.method_mut() = method;
+        request
+    }
+
+    async fn ask(method: Method, path: &str) -> Response<Body> {
+        UsersApi::new(EmbeddedUsers)
+            .oneshot(request(method, path))
+            .await
+            .unwrap()
+    }
+
+    fn text(response: &Response<Body>) -> &str {
+        std::str::from_utf8(response.body()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_three_users_are_there() {
+        for (id, body) in [
+            (
+                1,
+                r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#,
+            ),
+            (
+                2,
+                r#"{"id":2,"name":"omkar","email":"omkar@example.com","age":29}"#,
+            ),
+            (
+                3,
+                r#"{"id":3,"name":"anand","email":"anand@example.com","age":27}"#,
+            ),
+        ] {
+            let response = ask(Method::GET, &format!("/users/{id}")).await;
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+            assert_eq!(text(&response), body);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_user_is_a_404_that_says_so() {
+        let response = ask(Method::GET, "/users/4").await;
+        assert_eq!(response.status(), 404);
+        assert!(
+            text(&response).contains(r#""detail":"User not found""#),
+            "{}",
+            text(&response)
+        );
+    }
+
+    #[tokio::test]
+    async fn an_id_that_cannot_be_is_a_400_that_says_what_can() {
+        for id in [
+            "",
+            "abc",
+            "0",
+            "01",
+            "+1",
+            "-1",
+            "1.0",
+            "１",
+            "9223372036854775808",
+            "%31",
+        ] {
+            let request = request(Method::GET, &format!("/users/{id}"));
+            assert_eq!(requested_user(&request), None, "{id}");
+            let response = UsersApi::new(EmbeddedUsers).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 400, "{id}");
+            assert!(
+                text(&response).contains("whole number from 1"),
+                "{}",
+                text(&response)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn another_path_is_a_404_and_another_method_a_405() {
+        for path in [
+            "",
+            "/",
+            "/users",
+            "/users/1/",
+            "/users/1/2",
+            "/user/1",
+            "/x/users/1",
+            "users/1",
+        ] {
+            assert_eq!(ask(Method::GET, path).await.status(), 404, "{path}");
+            assert_eq!(ask(Method::POST, path).await.status(), 404, "{path}");
+        }
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            assert_eq!(requested_user(&request(method.clone(), "/users/1")), None);
+            let response = ask(method, "/users/1").await;
+            assert_eq!(response.status(), 405);
+            assert_eq!(response.headers()["allow"], "GET, HEAD");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_is_a_get_without_its_body() {
+        for (path, status) in [
+            ("/users/1", 200),
+            ("/users/4", 404),
+            ("/users/x", 400),
+            ("/x", 404),
+        ] {
+            let (get, head) = (ask(Method::GET, path).await, ask(Method::HEAD, path).await);
+            assert_eq!(head.status(), status);
+            assert_eq!(head.headers(), get.headers());
+            assert!(head.body().is_empty() && !get.body().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_parameter_comes_before_the_path() {
+        let request = request(Method::GET, "/base/users/2");
+        let parameters = std::collections::HashMap::from([("id".to_owned(), "2".to_owned())]);
+        let request = request.with_path_parameters(parameters);
+        assert_eq!(requested_user(&request), Some(UserId::parse("2").unwrap()));
+    }
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl UserStore for Broken {
+        async fn find(&self, _: UserId) -> Result<Option<User>, UserStoreError> {
+            Err(UserStoreError::new("table-of-secrets is on fire"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_a_503_without_its_cause() {
+        let request = request(Method::GET, "/users/1");
+        let response = UsersApi::new(Broken).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert!(!text(&response).contains("fire"));
+    }
+}

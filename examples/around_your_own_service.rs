@@ -35,9 +35,7 @@ async fn main() -> Result<(), Error> {
 
 /// What the cache saves you from doing each time.
 async fn greet(request: Request) -> Result<Response<Body>, Error> {
-    Ok(Response::new(
-        format!("Hello, {}!\n", name(&request)).into(),
-    ))
+    Ok(Response::new(format!("Hello, {}!\n", name(&request)).into()))
 }
 
 fn name(request: &Request) -> &str {

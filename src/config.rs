@@ -84,10 +84,7 @@ impl Config {
     /// # Ok::<(), response_boost::config::ConfigError>(())
     /// ```
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let mut variables = Variables {
-            lookup: &lookup,
-            invalid: Vec::new(),
-        };
+        let mut variables = Variables { lookup: &lookup, invalid: Vec::new() };
         // All are read before any is missed: each reads what is its own and notes what is invalid.
         let redis = variables.redis();
         let namespace = variables.read(variable::CACHE_NAMESPACE, "users", |text| {
@@ -103,27 +100,14 @@ impl Config {
         if let Some(redis) = &redis {
             policy = policy.with_deadline(redis.deadline());
         }
-        Ok(Self {
-            redis,
-            namespace,
-            policy,
-            log,
-        })
+        Ok(Self { redis, namespace, policy, log })
     }
 }
 
 impl fmt::Display for ConfigError {
     /// A line for each variable, each of which can be read without the others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (
-            number,
-            InvalidVariable {
-                name,
-                held,
-                accepted,
-            },
-        ) in self.0.iter().enumerate()
-        {
+        for (number, InvalidVariable { name, held, accepted }) in self.0.iter().enumerate() {
             let separator = if number == 0 { "" } else { "\n" };
             write!(f, "{separator}invalid {name}: {held}; accepted: {accepted}")?;
         }
@@ -149,28 +133,14 @@ impl Variables<'_> {
     const BYTES: RangeInclusive<u64> = 1..=512 * 1024 * 1024;
 
     fn redis(&mut self) -> Result<Option<RedisSettings>, Noted> {
-        let connect = self.number(
-            variable::REDIS_CONNECT_TIMEOUT_MS,
-            "500",
-            Self::MILLISECONDS,
-        );
-        let response = self.number(
-            variable::REDIS_RESPONSE_TIMEOUT_MS,
-            "100",
-            Self::MILLISECONDS,
-        );
+        let connect = self.number(variable::REDIS_CONNECT_TIMEOUT_MS, "500", Self::MILLISECONDS);
+        let response = self.number(variable::REDIS_RESPONSE_TIMEOUT_MS, "100", Self::MILLISECONDS);
         let url = self.read_optional(variable::REDIS_URL, |url| {
             RedisSettings::parse(url).map_err(|error| error.to_string())
         });
-        let (connect, response) = (
-            Duration::from_millis(connect?),
-            Duration::from_millis(response?),
-        );
-        Ok(url?.map(|redis| {
-            redis
-                .with_connect_timeout(connect)
-                .with_response_timeout(response)
-        }))
+        let (connect, response) =
+            (Duration::from_millis(connect?), Duration::from_millis(response?));
+        Ok(url?.map(|redis| redis.with_connect_timeout(connect).with_response_timeout(response)))
     }
 
     fn policy(&mut self) -> Result<Policy, Noted> {
@@ -232,11 +202,7 @@ impl Variables<'_> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, Noted> {
         let text = self.text(name)?;
-        self.note(
-            name,
-            parse(text.as_deref().unwrap_or(default)),
-            text.as_deref(),
-        )
+        self.note(name, parse(text.as_deref().unwrap_or(default)), text.as_deref())
     }
 
     fn read_optional<T>(
@@ -245,11 +211,7 @@ impl Variables<'_> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Noted> {
         let text = self.text(name)?;
-        self.note(
-            name,
-            text.as_deref().map(parse).transpose(),
-            text.as_deref(),
-        )
+        self.note(name, text.as_deref().map(parse).transpose(), text.as_deref())
     }
 
     /// What the variable holds; `Ok(None)` if that is nothing.
@@ -274,11 +236,7 @@ impl Variables<'_> {
                 Some(text) => text.to_owned(),
                 None => "<not UTF-8>".to_owned(),
             };
-            self.invalid.push(InvalidVariable {
-                name,
-                held,
-                accepted,
-            });
+            self.invalid.push(InvalidVariable { name, held, accepted });
             Noted
         })
     }
@@ -286,17 +244,8 @@ impl Variables<'_> {
 
 fn whole_number(text: &str, accepted: RangeInclusive<u64>) -> Result<u64, String> {
     let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text
-        .parse()
-        .ok()
-        .filter(|number| is_digits && accepted.contains(number));
-    number.ok_or_else(|| {
-        format!(
-            "a whole number from {} to {}",
-            accepted.start(),
-            accepted.end()
-        )
-    })
+    let number = text.parse().ok().filter(|number| is_digits && accepted.contains(number));
+    number.ok_or_else(|| format!("a whole number from {} to {}", accepted.start(), accepted.end()))
 }
 
 /// The scheme of a URL that was not understood. Of the rest, where it is not understood, any part
@@ -304,9 +253,7 @@ fn whole_number(text: &str, accepted: RangeInclusive<u64>) -> Result<u64, String
 fn without_secrets(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, _))
-            if scheme
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'+') =>
+            if scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'+') =>
         {
             format!("{scheme}://<redacted>")
         }
@@ -341,28 +288,19 @@ mod tests {
             variable::AWS_LAMBDA_LOG_LEVEL,
             variable::RUST_LOG,
         ];
-        for config in [
-            read(&[]).unwrap(),
-            read(&names.map(|name| (name, ""))).unwrap(),
-        ] {
+        for config in [read(&[]).unwrap(), read(&names.map(|name| (name, ""))).unwrap()] {
             assert!(config.redis.is_none());
             assert_eq!(config.namespace.as_str(), "users");
             assert_eq!(config.policy, Policy::new(Duration::from_secs(120)));
             assert_eq!(config.log.format, LogFormat::Text);
-            assert_eq!(
-                config.log.filter,
-                Targets::new().with_default(LevelFilter::INFO)
-            );
+            assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::INFO));
         }
     }
 
     #[test]
     fn every_variable_is_heard() {
         let config = read(&[
-            (
-                variable::REDIS_URL,
-                "redis://user:password@localhost:6380/1",
-            ),
+            (variable::REDIS_URL, "redis://user:password@localhost:6380/1"),
             (variable::REDIS_CONNECT_TIMEOUT_MS, "700"),
             (variable::REDIS_RESPONSE_TIMEOUT_MS, "50"),
             (variable::CACHE_NAMESPACE, "people:v2"),
@@ -383,20 +321,14 @@ mod tests {
             .with_deadline(Duration::from_millis(750));
         assert_eq!(config.policy, policy);
         assert_eq!(config.log.format, LogFormat::Json);
-        assert_eq!(
-            config.log.filter,
-            Targets::new().with_default(LevelFilter::ERROR)
-        );
+        assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::ERROR));
 
         let config = read(&[
             (variable::AWS_LAMBDA_LOG_LEVEL, "WARN"),
             (variable::RUST_LOG, "info,response_boost=trace"),
         ])
         .unwrap();
-        assert_eq!(
-            config.log.filter,
-            "info,response_boost=trace".parse().unwrap()
-        );
+        assert_eq!(config.log.filter, "info,response_boost=trace".parse().unwrap());
     }
 
     #[test]

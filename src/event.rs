@@ -33,10 +33,7 @@ use crate::problem;
 /// lambda_runtime::run(Gateway::new(hello)).await
 /// # }
 /// ```
-#[expect(
-    missing_debug_implementations,
-    reason = "lambda_http's adapter has none"
-)]
+#[expect(missing_debug_implementations, reason = "lambda_http's adapter has none")]
 pub struct Gateway<S, R: 'static> {
     adapter: Adapter<'static, R, S>,
 }
@@ -60,9 +57,7 @@ where
 {
     /// Serves by `service`.
     pub fn new(service: S) -> Self {
-        Self {
-            adapter: Adapter::from(service),
-        }
+        Self { adapter: Adapter::from(service) }
     }
 }
 
@@ -84,9 +79,8 @@ where
 
     fn call(&mut self, event: LambdaEvent<Box<RawValue>>) -> Self::Future {
         let LambdaEvent { payload, context } = event;
-        let answer = serde_json::from_str::<LambdaRequest>(payload.get())
-            .ok()
-            .and_then(|payload| {
+        let answer =
+            serde_json::from_str::<LambdaRequest>(payload.get()).ok().and_then(|payload| {
                 // lambda_http panics on some hosts and query strings. It does so while it makes the
                 // request, before the service is called, so nothing is left half done.
                 let adapter = AssertUnwindSafe(&mut self.adapter);
@@ -108,9 +102,7 @@ pub fn path(request: &Request) -> &str {
     // An HTTP API leaves a named stage in the path. (A REST API takes it off itself.)
     if let Some(RequestContext::ApiGatewayV2(context)) = request.request_context_ref()
         && let Some(stage) = context.stage.as_deref()
-        && let Some(rest) = path
-            .strip_prefix('/')
-            .and_then(|path| path.strip_prefix(stage))
+        && let Some(rest) = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage))
         && rest.starts_with('/')
     {
         return rest;
@@ -121,9 +113,7 @@ pub fn path(request: &Request) -> &str {
 /// What the gateway's own route found in the place of `{name}`; `None` where it has no such route.
 #[must_use]
 pub fn path_parameter<'request>(request: &'request Request, name: &str) -> Option<&'request str> {
-    request
-        .path_parameters_ref()
-        .and_then(|parameters| parameters.first(name))
+    request.path_parameters_ref().and_then(|parameters| parameters.first(name))
 }
 
 fn refusal() -> ApiGatewayV2httpResponse {

@@ -47,26 +47,18 @@ pub fn not_found(detail: &str) -> Response<Body> {
 /// 405: `allowed` are the methods that the path has.
 #[must_use]
 pub fn method_not_allowed(allowed: &[Method]) -> Response<Body> {
-    let mut response = never_kept(problem(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "This path does not have this method",
-    ));
-    response
-        .headers_mut()
-        .typed_insert(allowed.iter().cloned().collect::<Allow>());
+    let mut response =
+        never_kept(problem(StatusCode::METHOD_NOT_ALLOWED, "This path does not have this method"));
+    response.headers_mut().typed_insert(allowed.iter().cloned().collect::<Allow>());
     response
 }
 
 /// 503: the request is fine, but what it needs has failed or was too slow.
 #[must_use]
 pub fn unavailable() -> Response<Body> {
-    let mut response = never_kept(problem(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "Temporarily unavailable; try again",
-    ));
-    response
-        .headers_mut()
-        .typed_insert(RetryAfter::delay(RETRY_AFTER));
+    let mut response =
+        never_kept(problem(StatusCode::SERVICE_UNAVAILABLE, "Temporarily unavailable; try again"));
+    response.headers_mut().typed_insert(RetryAfter::delay(RETRY_AFTER));
     response
 }
 
@@ -82,17 +74,12 @@ fn problem(status: StatusCode, detail: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
 
 fn never_kept(mut response: Response<Body>) -> Response<Body> {
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -124,18 +111,10 @@ mod tests {
 
     #[test]
     fn no_problem_is_kept_but_that_of_a_missing_thing() {
-        for response in [
-            bad_request("x"),
-            no_such_path(),
-            method_not_allowed(&[Method::GET]),
-            unavailable(),
-        ] {
-            assert_eq!(
-                response.headers()[CACHE_CONTROL],
-                "no-store",
-                "{}",
-                response.status()
-            );
+        for response in
+            [bad_request("x"), no_such_path(), method_not_allowed(&[Method::GET]), unavailable()]
+        {
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store", "{}", response.status());
         }
         assert!(!not_found("x").headers().contains_key(CACHE_CONTROL));
     }

@@ -1,5 +1,7 @@
 //! Log lines, on standard output, where Lambda picks them up.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -21,7 +23,7 @@ pub struct LogSettings {
 pub enum LogFormat {
     /// One JSON object a line, with `timestamp` and `level` as Lambda's own log filter reads them.
     Json,
-    /// For people.
+    /// For people; in colour on a terminal.
     Text,
 }
 
@@ -31,15 +33,9 @@ pub fn init(settings: LogSettings) {
     // without one for INFO.
     let lines = tracing_subscriber::fmt::layer();
     let lines = match settings.format {
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
-        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
     // Fails only where a subscriber is set already, which is then what the caller wants.
-    let _ = tracing_subscriber::registry()
-        .with(lines.with_filter(settings.filter))
-        .try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(settings.filter)).try_init();
 }

@@ -35,17 +35,13 @@ pub struct UsersApi<S> {
 impl<S: UserStore> UsersApi<S> {
     /// The API over this store.
     pub fn new(store: S) -> Self {
-        Self {
-            store: Arc::new(store),
-        }
+        Self { store: Arc::new(store) }
     }
 }
 
 impl<S> Clone for UsersApi<S> {
     fn clone(&self) -> Self {
-        Self {
-            store: Arc::clone(&self.store),
-        }
+        Self { store: Arc::clone(&self.store) }
     }
 }
 
@@ -74,19 +70,14 @@ impl<S: UserStore> Service<Request> for UsersApi<S> {
 /// another path, another method, an id that cannot be.
 #[must_use]
 pub fn requested_user(request: &Request) -> Option<UserId> {
-    let id = METHODS
-        .contains(request.method())
-        .then(|| requested_id(request))??;
+    let id = METHODS.contains(request.method()).then(|| requested_id(request))??;
     UserId::parse(id).ok()
 }
 
 /// The text in the place of `{id}`; `None` for another path.
 fn requested_id(request: &Request) -> Option<&str> {
-    event::path_parameter(request, "id").or_else(|| {
-        event::path(request)
-            .strip_prefix("/users/")
-            .filter(|id| !id.contains('/'))
-    })
+    event::path_parameter(request, "id")
+        .or_else(|| event::path(request).strip_prefix("/users/").filter(|id| !id.contains('/')))
 }
 
 async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
@@ -139,10 +130,7 @@ mod tests {
     }
 
     async fn ask(method: Method, path: &str) -> Response<Body> {
-        UsersApi::new(EmbeddedUsers)
-            .oneshot(request(method, path))
-            .await
-            .unwrap()
+        UsersApi::new(EmbeddedUsers).oneshot(request(method, path)).await.unwrap()
     }
 
     fn text(response: &Response<Body>) -> &str {
@@ -152,18 +140,9 @@ mod tests {
     #[tokio::test]
     async fn the_three_users_are_there() {
         for (id, body) in [
-            (
-                1,
-                r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#,
-            ),
-            (
-                2,
-                r#"{"id":2,"name":"omkar","email":"omkar@example.com","age":29}"#,
-            ),
-            (
-                3,
-                r#"{"id":3,"name":"anand","email":"anand@example.com","age":27}"#,
-            ),
+            (1, r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#),
+            (2, r#"{"id":2,"name":"omkar","email":"omkar@example.com","age":29}"#),
+            (3, r#"{"id":3,"name":"anand","email":"anand@example.com","age":27}"#),
         ] {
             let response = ask(Method::GET, &format!("/users/{id}")).await;
             assert_eq!(response.status(), 200);
@@ -176,51 +155,25 @@ mod tests {
     async fn an_unknown_user_is_a_404_that_says_so() {
         let response = ask(Method::GET, "/users/4").await;
         assert_eq!(response.status(), 404);
-        assert!(
-            text(&response).contains(r#""detail":"User not found""#),
-            "{}",
-            text(&response)
-        );
+        assert!(text(&response).contains(r#""detail":"User not found""#), "{}", text(&response));
     }
 
     #[tokio::test]
     async fn an_id_that_cannot_be_is_a_400_that_says_what_can() {
-        for id in [
-            "",
-            "abc",
-            "0",
-            "01",
-            "+1",
-            "-1",
-            "1.0",
-            "１",
-            "9223372036854775808",
-            "%31",
-        ] {
+        for id in ["", "abc", "0", "01", "+1", "-1", "1.0", "１", "9223372036854775808", "%31"] {
             let request = request(Method::GET, &format!("/users/{id}"));
             assert_eq!(requested_user(&request), None, "{id}");
             let response = UsersApi::new(EmbeddedUsers).oneshot(request).await.unwrap();
             assert_eq!(response.status(), 400, "{id}");
-            assert!(
-                text(&response).contains("whole number from 1"),
-                "{}",
-                text(&response)
-            );
+            assert!(text(&response).contains("whole number from 1"), "{}", text(&response));
         }
     }
 
     #[tokio::test]
     async fn another_path_is_a_404_and_another_method_a_405() {
-        for path in [
-            "",
-            "/",
-            "/users",
-            "/users/1/",
-            "/users/1/2",
-            "/user/1",
-            "/x/users/1",
-            "users/1",
-        ] {
+        for path in
+            ["", "/", "/users", "/users/1/", "/users/1/2", "/user/1", "/x/users/1", "users/1"]
+        {
             assert_eq!(ask(Method::GET, path).await.status(), 404, "{path}");
             assert_eq!(ask(Method::POST, path).await.status(), 404, "{path}");
         }
@@ -234,12 +187,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_is_a_get_without_its_body() {
-        for (path, status) in [
-            ("/users/1", 200),
-            ("/users/4", 404),
-            ("/users/x", 400),
-            ("/x", 404),
-        ] {
+        for (path, status) in [("/users/1", 200), ("/users/4", 404), ("/users/x", 400), ("/x", 404)]
+        {
             let (get, head) = (ask(Method::GET, path).await, ask(Method::HEAD, path).await);
             assert_eq!(head.status(), status);
             assert_eq!(head.headers(), get.headers());

@@ -29,11 +29,9 @@ async fn start() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var_os(name))?;
     telemetry::init(config.log.clone());
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
-        return Err(
-            "AWS_LAMBDA_RUNTIME_API is not set: Lambda, or something that plays it, must \
+        return Err("AWS_LAMBDA_RUNTIME_API is not set: Lambda, or something that plays it, must \
                     start this program. To try it here: make run"
-                .into(),
-        );
+            .into());
     }
     match config.redis.clone() {
         Some(redis) => serve(RedisStore::new(redis), config).await,
@@ -42,9 +40,7 @@ async fn start() -> Result<(), Error> {
 }
 
 async fn serve(store: impl Store, config: Config) -> Result<(), Error> {
-    let Config {
-        namespace, policy, ..
-    } = config;
+    let Config { namespace, policy, .. } = config;
     let cache = ResponseCache::new(store, policy, move |request: &Request| {
         Some(namespace.key(["user", &requested_user(request)?.to_string()]))
     });

@@ -14,19 +14,14 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Milliseconds since the Unix epoch.
-    #[cfg_attr(
-        not(test),
-        expect(clippy::unused_self, reason = "a test's clock is held")
-    )]
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "a test's clock is held"))]
     pub(crate) fn now_ms(&self) -> u64 {
         #[cfg(test)]
         if let Some(held) = &self.held {
             return held.load(std::sync::atomic::Ordering::SeqCst);
         }
         // Before 1970 there is no Lambda: 0 keeps a clock that was never set from failing a request.
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, whole_ms)
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms)
     }
 }
 
@@ -39,9 +34,7 @@ pub(crate) fn whole_ms(duration: std::time::Duration) -> u64 {
 impl Clock {
     /// A clock that stands at `now_ms` until it is moved.
     pub(crate) fn held_at(now_ms: u64) -> Self {
-        Self {
-            held: Some(std::sync::Arc::new(now_ms.into())),
-        }
+        Self { held: Some(std::sync::Arc::new(now_ms.into())) }
     }
 
     /// Moves a held clock, and all its clones, on by `by`.

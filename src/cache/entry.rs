@@ -170,10 +170,8 @@ impl Entry {
     ///
     /// Whatever the bytes are, this returns and shows none of them in the error.
     pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
-        let line_end = bytes
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .ok_or(DecodeError::NoMetadata)?;
+        let line_end =
+            bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
         let line = &bytes[..line_end];
         let body = bytes.slice(line_end + 1..);
 
@@ -205,10 +203,7 @@ impl Entry {
             ttl: Duration::from_millis(metadata.ttl_ms),
             body,
         };
-        entry
-            .typed_etag()
-            .ok_or(DecodeError::NotHttp)
-            .map(|_| entry)
+        entry.typed_etag().ok_or(DecodeError::NotHttp).map(|_| entry)
     }
 
     /// The validator as a header; `None` where it is none.
@@ -225,14 +220,11 @@ impl Entry {
 fn strong_etag(body: &[u8]) -> String {
     use std::fmt::Write as _;
 
-    Sha256::digest(body)
-        .iter()
-        .take(16)
-        .fold(String::with_capacity(32), |mut hex, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    Sha256::digest(body).iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]
@@ -289,10 +281,7 @@ mod tests {
     #[test]
     fn any_body_comes_back_byte_for_byte() {
         for body in [&b""[..], b"\n", b"\0\xff\n{}\n", &vec![7; 100_000]] {
-            let entry = Entry {
-                body: Bytes::copy_from_slice(body),
-                ..entry()
-            };
+            let entry = Entry { body: Bytes::copy_from_slice(body), ..entry() };
             assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
         }
     }
@@ -300,12 +289,8 @@ mod tests {
     #[test]
     fn repeated_and_quoted_headers_come_back() {
         let mut entry = entry();
-        entry
-            .headers
-            .append("link", HeaderValue::from_static(r#"<a>; rel="next""#));
-        entry
-            .headers
-            .append("link", HeaderValue::from_static("<b>\ttab"));
+        entry.headers.append("link", HeaderValue::from_static(r#"<a>; rel="next""#));
+        entry.headers.append("link", HeaderValue::from_static("<b>\ttab"));
         assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
     }
 
@@ -315,17 +300,10 @@ mod tests {
         for name in &NOT_KEPT {
             response = response.header(name, "x");
         }
-        let response = response
-            .header("content-language", "en")
-            .body(Bytes::new())
-            .unwrap();
+        let response = response.header("content-language", "en").body(Bytes::new()).unwrap();
         let entry = Entry::of_response(response, 0, Duration::ZERO, Duration::ZERO);
         assert_eq!(
-            entry
-                .headers
-                .keys()
-                .map(HeaderName::as_str)
-                .collect::<Vec<_>>(),
+            entry.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             ["content-language"]
         );
     }
@@ -344,43 +322,21 @@ mod tests {
     fn what_is_no_entry_is_named() {
         let changed = |from: &str, to: &str| {
             assert!(GOLDEN.contains(from), "{from}");
-            decode(&GOLDEN.replacen(from, to, 1))
-                .unwrap_err()
-                .to_string()
+            decode(&GOLDEN.replacen(from, to, 1)).unwrap_err().to_string()
         };
         assert_eq!(decode("").unwrap_err().to_string(), "no metadata line");
-        assert_eq!(
-            decode("garbage").unwrap_err().to_string(),
-            "no metadata line"
-        );
-        assert_eq!(
-            decode("garbage\n").unwrap_err().to_string(),
-            "malformed metadata"
-        );
-        assert_eq!(
-            decode("{}\n").unwrap_err().to_string(),
-            "malformed metadata"
-        );
+        assert_eq!(decode("garbage").unwrap_err().to_string(), "no metadata line");
+        assert_eq!(decode("garbage\n").unwrap_err().to_string(), "malformed metadata");
+        assert_eq!(decode("{}\n").unwrap_err().to_string(), "malformed metadata");
         assert_eq!(decode("\n").unwrap_err().to_string(), "malformed metadata");
+        assert_eq!(changed(r#""version":1"#, r#""version":2"#), "unknown version 2");
         assert_eq!(
-            changed(r#""version":1"#, r#""version":2"#),
-            "unknown version 2"
-        );
-        assert_eq!(
-            decode("{\"version\":3,\"new\":[]}\n")
-                .unwrap_err()
-                .to_string(),
+            decode("{\"version\":3,\"new\":[]}\n").unwrap_err().to_string(),
             "unknown version 3"
         );
         assert_eq!(changed(":200", ":99"), "metadata that is not HTTP");
-        assert_eq!(
-            changed("content-type", "content type"),
-            "metadata that is not HTTP"
-        );
-        assert_eq!(
-            changed("application/json", r"a\nb"),
-            "metadata that is not HTTP"
-        );
+        assert_eq!(changed("content-type", "content type"), "metadata that is not HTTP");
+        assert_eq!(changed("application/json", r"a\nb"), "metadata that is not HTTP");
         assert_eq!(changed("a43e", r"\u0022"), "malformed metadata");
         assert_eq!(
             decode(&format!("{GOLDEN}!")).unwrap_err().to_string(),

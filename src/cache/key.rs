@@ -103,16 +103,7 @@ mod tests {
         for good in ["users", "a", "A-z.0_9:x", &"n".repeat(64)] {
             assert_eq!(Namespace::parse(good).unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            " ",
-            "users ",
-            "üsers",
-            "users{1}",
-            "users%",
-            "a\nb",
-            &"n".repeat(65),
-        ] {
+        for bad in ["", " ", "users ", "üsers", "users{1}", "users%", "a\nb", &"n".repeat(65)] {
             assert_eq!(Namespace::parse(bad), Err(InvalidNamespace), "{bad:?}");
         }
     }
@@ -124,10 +115,7 @@ mod tests {
 
     #[test]
     fn what_could_be_mistaken_is_escaped() {
-        assert_eq!(
-            key(&["user", "a:b%{c} d\u{e9}\0"]),
-            "users:user:a%3Ab%25%7Bc%7D%20d%C3%A9%00"
-        );
+        assert_eq!(key(&["user", "a:b%{c} d\u{e9}\0"]), "users:user:a%3Ab%25%7Bc%7D%20d%C3%A9%00");
     }
 
     #[test]

@@ -93,15 +93,8 @@ pub type CachedBody<B> = Either<B, Full<Bytes>>;
 impl<S: Store, K> ResponseCache<S, K> {
     /// A layer that keeps in `store`, by the rules of `policy`, what has a key by `key_of`.
     pub fn new(store: S, policy: Policy, key_of: K) -> Self {
-        let core = ReadThrough {
-            store,
-            policy,
-            clock: Clock::default(),
-        };
-        Self {
-            core: Arc::new(core),
-            key_of,
-        }
+        let core = ReadThrough { store, policy, clock: Clock::default() };
+        Self { core: Arc::new(core), key_of }
     }
 
     /// Removes the answer kept under `key`, so that the next request loads it anew.
@@ -117,27 +110,19 @@ impl<S: Store, K> ResponseCache<S, K> {
 
 impl<S, K: Clone> Clone for ResponseCache<S, K> {
     fn clone(&self) -> Self {
-        Self {
-            core: Arc::clone(&self.core),
-            key_of: self.key_of.clone(),
-        }
+        Self { core: Arc::clone(&self.core), key_of: self.key_of.clone() }
     }
 }
 
 impl<S: fmt::Debug, K> fmt::Debug for ResponseCache<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseCache")
-            .field("core", &self.core)
-            .finish_non_exhaustive()
+        f.debug_struct("ResponseCache").field("core", &self.core).finish_non_exhaustive()
     }
 }
 
 impl<Svc: fmt::Debug, S: fmt::Debug, K> fmt::Debug for Cached<Svc, S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cached")
-            .field("inner", &self.inner)
-            .field("cache", &self.cache)
-            .finish()
+        f.debug_struct("Cached").field("inner", &self.inner).field("cache", &self.cache).finish()
     }
 }
 
@@ -145,10 +130,7 @@ impl<Svc, S, K: Clone> Layer<Svc> for ResponseCache<S, K> {
     type Service = Cached<Svc, S, K>;
 
     fn layer(&self, inner: Svc) -> Self::Service {
-        Cached {
-            inner,
-            cache: self.clone(),
-        }
+        Cached { inner, cache: self.clone() }
     }
 }
 
@@ -257,9 +239,7 @@ fn uncacheable_response(mut response: Response<Bytes>, status: CacheStatus) -> R
 fn client_freshness(ttl: Duration, age: Duration, at_most: Option<Duration>) -> String {
     let max_age = match at_most {
         Some(Duration::ZERO) => return "private, no-cache".to_owned(),
-        Some(at_most) => ttl
-            .as_secs()
-            .min(age.as_secs().saturating_add(at_most.as_secs())),
+        Some(at_most) => ttl.as_secs().min(age.as_secs().saturating_add(at_most.as_secs())),
         None => ttl.as_secs(),
     };
     format!("private, max-age={max_age}")
@@ -301,20 +281,9 @@ mod tests {
     impl Fixture {
         fn new(policy: Policy) -> Self {
             let clock = Clock::held_at(START_MS);
-            let core = ReadThrough {
-                store: MemoryStore::default(),
-                policy,
-                clock: clock.clone(),
-            };
-            let cache = ResponseCache {
-                core: Arc::new(core),
-                key_of: key_of as fn(&_) -> _,
-            };
-            Self {
-                cache,
-                clock,
-                loads: Arc::default(),
-            }
+            let core = ReadThrough { store: MemoryStore::default(), policy, clock: clock.clone() };
+            let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
+            Self { cache, clock, loads: Arc::default() }
         }
 
         /// Asks for `request` where the service inside would answer `inside`.
@@ -330,13 +299,8 @@ mod tests {
                 let inside = inside.clone().map(LambdaBody::from);
                 async { Ok::<_, Error>(inside) }
             });
-            let (parts, body) = self
-                .cache
-                .layer(service)
-                .oneshot(request)
-                .await
-                .unwrap()
-                .into_parts();
+            let (parts, body) =
+                self.cache.layer(service).oneshot(request).await.unwrap().into_parts();
             Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
         }
 
@@ -359,9 +323,7 @@ mod tests {
 
     fn get_if_none_match(value: &str) -> Request<LambdaBody> {
         let mut request = get();
-        request
-            .headers_mut()
-            .insert("if-none-match", HeaderValue::from_str(value).unwrap());
+        request.headers_mut().insert("if-none-match", HeaderValue::from_str(value).unwrap());
         request
     }
 
@@ -372,10 +334,7 @@ mod tests {
     }
 
     fn ok(body: &'static str) -> Response<&'static str> {
-        Response::builder()
-            .header("content-type", "application/json")
-            .body(body)
-            .unwrap()
+        Response::builder().header("content-type", "application/json").body(body).unwrap()
     }
 
     fn not_found() -> Response<&'static str> {
@@ -387,10 +346,7 @@ mod tests {
     }
 
     fn header<'a>(response: &'a Response<Bytes>, name: &str) -> &'a str {
-        response
-            .headers()
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     #[tokio::test]
@@ -398,10 +354,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         let miss = fixture.get(ok("first")).await;
         assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored");
-        assert_eq!(
-            (miss.body().as_ref(), header(&miss, "age")),
-            (&b"first"[..], "")
-        );
+        assert_eq!((miss.body().as_ref(), header(&miss, "age")), (&b"first"[..], ""));
 
         fixture.clock.advance(Duration::from_millis(33_500));
         let hit = fixture.get(ok("second")).await;
@@ -419,10 +372,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         fixture.get(ok("first")).await;
         fixture.clock.advance(Duration::from_millis(119_999));
-        assert_eq!(
-            status(&fixture.get(ok("second")).await),
-            "response-boost; hit; ttl=0"
-        );
+        assert_eq!(status(&fixture.get(ok("second")).await), "response-boost; hit; ttl=0");
         fixture.clock.advance(Duration::from_millis(1));
         let after = fixture.get(ok("second")).await;
         assert_eq!(status(&after), "response-boost; fwd=uri-miss; stored");
@@ -439,10 +389,7 @@ mod tests {
         });
         fixture.cache.layer(load).oneshot(get()).await.unwrap();
         let hit = fixture.get(ok("second")).await;
-        assert_eq!(
-            (status(&hit), header(&hit, "age")),
-            ("response-boost; hit; ttl=100", "20")
-        );
+        assert_eq!((status(&hit), header(&hit, "age")), ("response-boost; hit; ttl=100", "20"));
     }
 
     #[tokio::test]
@@ -454,10 +401,7 @@ mod tests {
             async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
         });
         let miss = fixture.cache.layer(load).oneshot(get()).await.unwrap();
-        assert_eq!(
-            miss.headers()["cache-status"],
-            "response-boost; fwd=uri-miss"
-        );
+        assert_eq!(miss.headers()["cache-status"], "response-boost; fwd=uri-miss");
     }
 
     #[tokio::test]
@@ -465,24 +409,14 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         fixture.get(ok("first")).await;
         let behind = Clock::held_at(START_MS - 5_000);
-        let core = ReadThrough {
-            store: Shared(fixture.cache),
-            policy: minutes_2(),
-            clock: behind,
-        };
-        let cache = ResponseCache {
-            core: Arc::new(core),
-            key_of: key_of as fn(&_) -> _,
-        };
+        let core = ReadThrough { store: Shared(fixture.cache), policy: minutes_2(), clock: behind };
+        let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
         let load = service_fn(async |_: Request<LambdaBody>| {
             Ok::<_, Error>(ok("second").map(LambdaBody::from))
         });
         let hit = cache.layer(load).oneshot(get()).await.unwrap();
         assert_eq!(hit.headers()["age"], "0");
-        assert_eq!(
-            hit.headers()["cache-status"],
-            "response-boost; hit; ttl=120"
-        );
+        assert_eq!(hit.headers()["cache-status"], "response-boost; hit; ttl=120");
     }
 
     /// The store of another cache, as another process would share it.
@@ -511,11 +445,7 @@ mod tests {
     async fn an_invalidated_answer_is_loaded_anew() {
         let fixture = Fixture::new(minutes_2());
         fixture.get(ok("first")).await;
-        fixture
-            .cache
-            .invalidate(&key_of(&get()).unwrap())
-            .await
-            .unwrap();
+        fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
         let after = fixture.get(ok("second")).await;
         assert_eq!(status(&after), "response-boost; fwd=uri-miss; stored");
         assert_eq!(after.body(), "second");
@@ -553,15 +483,8 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         let etag = header(&fixture.get(ok("body")).await, "etag").to_owned();
         assert_eq!(etag, "\"230d8358dc8e8890b4c58deeb62912ee\"");
-        for condition in [
-            etag.clone(),
-            format!("W/{etag}"),
-            format!("\"x\", {etag}"),
-            "*".into(),
-        ] {
-            let response = fixture
-                .ask(get_if_none_match(&condition), ok("second"))
-                .await;
+        for condition in [etag.clone(), format!("W/{etag}"), format!("\"x\", {etag}"), "*".into()] {
+            let response = fixture.ask(get_if_none_match(&condition), ok("second")).await;
             assert_eq!(response.status(), 304, "{condition}");
             assert!(response.body().is_empty());
             assert_eq!(header(&response, "etag"), etag);
@@ -569,13 +492,8 @@ mod tests {
             assert_eq!(header(&response, "cache-control"), "private, max-age=120");
             assert_eq!(header(&response, "content-type"), "");
         }
-        let other = fixture
-            .ask(get_if_none_match("\"other\""), ok("second"))
-            .await;
-        assert_eq!(
-            (other.status().as_u16(), other.body().as_ref()),
-            (200, &b"body"[..])
-        );
+        let other = fixture.ask(get_if_none_match("\"other\""), ok("second")).await;
+        assert_eq!((other.status().as_u16(), other.body().as_ref()), (200, &b"body"[..]));
     }
 
     #[tokio::test]
@@ -586,17 +504,10 @@ mod tests {
         assert_eq!(miss.status(), 304);
         assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored");
 
-        fixture
-            .cache
-            .invalidate(&key_of(&get()).unwrap())
-            .await
-            .unwrap();
+        fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
         for _ in 0..2 {
             let response = fixture.ask(get_if_none_match("*"), not_found()).await;
-            assert_eq!(
-                (response.status().as_u16(), response.body().as_ref()),
-                (404, &b"gone"[..])
-            );
+            assert_eq!((response.status().as_u16(), response.body().as_ref()), (404, &b"gone"[..]));
         }
     }
 
@@ -632,21 +543,11 @@ mod tests {
         ] {
             let fixture = Fixture::new(minutes_2());
             let mut inside = ok("body");
-            inside
-                .headers_mut()
-                .insert(name, HeaderValue::from_bytes(value).unwrap());
+            inside.headers_mut().insert(name, HeaderValue::from_bytes(value).unwrap());
             for _ in 0..2 {
                 let response = fixture.get(inside.clone()).await;
-                assert_eq!(
-                    status(&response),
-                    "response-boost; fwd=uri-miss",
-                    "{inside:?}"
-                );
-                assert_eq!(
-                    response.headers()[name].as_bytes(),
-                    value,
-                    "passed on as it is"
-                );
+                assert_eq!(status(&response), "response-boost; fwd=uri-miss", "{inside:?}");
+                assert_eq!(response.headers()[name].as_bytes(), value, "passed on as it is");
                 assert_eq!(response.body(), "body");
             }
         }
@@ -661,10 +562,7 @@ mod tests {
             assert_eq!(response.status(), code);
             assert_eq!(status(&response), "response-boost; fwd=uri-miss");
             assert_eq!(header(&response, "cache-control"), "no-store");
-            assert_eq!(
-                status(&fixture.get(ok("y")).await),
-                "response-boost; fwd=uri-miss; stored"
-            );
+            assert_eq!(status(&fixture.get(ok("y")).await), "response-boost; fwd=uri-miss; stored");
         }
     }
 
@@ -691,27 +589,15 @@ mod tests {
     #[tokio::test]
     async fn clients_get_no_more_freshness_than_allowed() {
         let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::from_secs(30)));
-        assert_eq!(
-            header(&fixture.get(ok("x")).await, "cache-control"),
-            "private, max-age=30"
-        );
+        assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=30");
         fixture.clock.advance(Duration::from_secs(60));
         // 90 less the 60 of `Age` are 30.
-        assert_eq!(
-            header(&fixture.get(ok("x")).await, "cache-control"),
-            "private, max-age=90"
-        );
+        assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=90");
         fixture.clock.advance(Duration::from_secs(50));
-        assert_eq!(
-            header(&fixture.get(ok("x")).await, "cache-control"),
-            "private, max-age=120"
-        );
+        assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=120");
 
         let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::ZERO));
-        assert_eq!(
-            header(&fixture.get(ok("x")).await, "cache-control"),
-            "private, no-cache"
-        );
+        assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, no-cache");
     }
 
     #[tokio::test]
@@ -720,17 +606,9 @@ mod tests {
         let failing = service_fn(async |_: Request<LambdaBody>| {
             Err::<Response<LambdaBody>, Error>("down".into())
         });
-        let error = fixture
-            .cache
-            .layer(failing)
-            .oneshot(get())
-            .await
-            .unwrap_err();
+        let error = fixture.cache.layer(failing).oneshot(get()).await.unwrap_err();
         assert_eq!(error.to_string(), "down");
-        assert_eq!(
-            status(&fixture.get(ok("x")).await),
-            "response-boost; fwd=uri-miss; stored"
-        );
+        assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss; stored");
     }
 
     /// A store that never answers; a real one does so when packets are swallowed.
@@ -765,10 +643,7 @@ mod tests {
             response.headers()["cache-status"],
             "response-boost; fwd=bypass; detail=redis-timeout"
         );
-        let error = cache
-            .invalidate(&key_of(&get()).unwrap())
-            .await
-            .unwrap_err();
+        let error = cache.invalidate(&key_of(&get()).unwrap()).await.unwrap_err();
         assert_eq!(error.detail(), "redis-timeout");
     }
 }

@@ -41,10 +41,7 @@ impl MemoryStore {
     #[must_use]
     pub fn with_capacity_bytes(capacity_bytes: usize) -> Self {
         Self {
-            kept: Mutex::new(Kept {
-                values: LruCache::unbounded(),
-                bytes: 0,
-            }),
+            kept: Mutex::new(Kept { values: LruCache::unbounded(), bytes: 0 }),
             capacity_bytes,
             clock: Clock::default(),
         }
@@ -81,13 +78,7 @@ impl Store for MemoryStore {
         let mut kept = self.kept();
         kept.remove(key);
         kept.bytes += size(key, &value);
-        kept.values.put(
-            key.clone(),
-            Value {
-                bytes: value,
-                ends_at_ms,
-            },
-        );
+        kept.values.put(key.clone(), Value { bytes: value, ends_at_ms });
         while kept.bytes > self.capacity_bytes
             && let Some((key, value)) = kept.values.pop_lru()
         {
@@ -126,14 +117,8 @@ mod tests {
     #[tokio::test]
     async fn a_value_lives_for_its_life_and_no_longer() {
         let clock = Clock::held_at(1_000);
-        let store = MemoryStore {
-            clock: clock.clone(),
-            ..MemoryStore::default()
-        };
-        store
-            .put(&key(1), Bytes::from_static(b"x"), Duration::from_secs(2))
-            .await
-            .unwrap();
+        let store = MemoryStore { clock: clock.clone(), ..MemoryStore::default() };
+        store.put(&key(1), Bytes::from_static(b"x"), Duration::from_secs(2)).await.unwrap();
         clock.advance(Duration::from_millis(1_999));
         assert!(store.get(&key(1)).await.unwrap().is_some());
         clock.advance(Duration::from_millis(1));
@@ -166,10 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_value_that_is_larger_than_the_store_is_not_kept() {
         let store = MemoryStore::with_capacity_bytes(10);
-        store
-            .put(&key(1), Bytes::from(vec![0; 11]), Duration::from_secs(60))
-            .await
-            .unwrap();
+        store.put(&key(1), Bytes::from(vec![0; 11]), Duration::from_secs(60)).await.unwrap();
         assert!(store.get(&key(1)).await.unwrap().is_none());
         assert_eq!(store.kept().bytes, 0);
     }

@@ -22,16 +22,9 @@ pub(crate) struct ReadThrough<S> {
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// An answer that may be kept, whether it came from the store or was just loaded.
-    Cacheable {
-        entry: Entry,
-        age: Option<Duration>,
-        status: CacheStatus,
-    },
+    Cacheable { entry: Entry, age: Option<Duration>, status: CacheStatus },
     /// An answer that is not kept, as it was loaded.
-    Uncacheable {
-        response: Response<Bytes>,
-        status: CacheStatus,
-    },
+    Uncacheable { response: Response<Bytes>, status: CacheStatus },
 }
 
 impl<S: Store> ReadThrough<S> {
@@ -44,22 +37,14 @@ impl<S: Store> ReadThrough<S> {
         key: &CacheKey,
         load: impl AsyncFnOnce() -> Result<Response<Bytes>, E>,
     ) -> Result<Answer, E> {
-        let mut budget = Budget {
-            left: self.policy.deadline,
-        };
+        let mut budget = Budget { left: self.policy.deadline };
         let fault = match budget.spend(self.store.get(key)).await {
             Ok(found) => {
                 if let Some(entry) = found.and_then(|bytes| decode(&bytes)) {
                     let age = entry.age(self.clock.now_ms());
                     if let Some(left) = entry.ttl.checked_sub(age).filter(|left| !left.is_zero()) {
-                        let status = CacheStatus::Hit {
-                            ttl: left.as_secs(),
-                        };
-                        return Ok(Answer::Cacheable {
-                            entry,
-                            age: Some(age),
-                            status,
-                        });
+                        let status = CacheStatus::Hit { ttl: left.as_secs() };
+                        return Ok(Answer::Cacheable { entry, age: Some(age), status });
                     }
                 }
                 None
@@ -81,24 +66,13 @@ impl<S: Store> ReadThrough<S> {
         let ttl = match self.policy.ttl_of(response.status()) {
             Some(ttl) if !forbids_keeping(response.headers()) => ttl,
             _ => {
-                return Ok(Answer::Uncacheable {
-                    response,
-                    status: not_kept,
-                });
+                return Ok(Answer::Uncacheable { response, status: not_kept });
             }
         };
         let entry = Entry::of_response(response, load_started_at_ms, load_cost, ttl);
         let stored = fault.is_none() && self.keep(key, &entry, &mut budget).await;
-        let status = if stored {
-            CacheStatus::Miss { stored }
-        } else {
-            not_kept
-        };
-        Ok(Answer::Cacheable {
-            entry,
-            age: None,
-            status,
-        })
+        let status = if stored { CacheStatus::Miss { stored } } else { not_kept };
+        Ok(Answer::Cacheable { entry, age: None, status })
     }
 
     /// Whether the entry is now kept, as far as is known.
@@ -161,20 +135,14 @@ fn forbids_keeping(headers: &HeaderMap) -> bool {
     // Looked through as bytes, not by the `headers` crate: that ignores `private="x"` and drops a
     // whole header that it cannot parse. What is unclear must forbid rather than allow.
     let directive_forbids = |directive: &[u8]| {
-        let name = directive
-            .split(|&byte| byte == b'=')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
+        let name = directive.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
         name.eq_ignore_ascii_case(b"no-store") || name.eq_ignore_ascii_case(b"private")
     };
     headers.values().any(|value| value.to_str().is_err())
         || headers.contains_key(VARY)
         || headers.contains_key(SET_COOKIE)
-        || headers.get_all(CACHE_CONTROL).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|&byte| byte == b',')
-                .any(directive_forbids)
-        })
+        || headers
+            .get_all(CACHE_CONTROL)
+            .iter()
+            .any(|value| value.as_bytes().split(|&byte| byte == b',').any(directive_forbids))
 }

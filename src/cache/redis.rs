@@ -99,19 +99,13 @@ impl RedisStore {
     /// A store in the Redis of these settings. Opens nothing yet.
     #[must_use]
     pub fn new(settings: RedisSettings) -> Self {
-        Self {
-            connection: Connection::new(settings),
-        }
+        Self { connection: Connection::new(settings) }
     }
 }
 
 impl Store for RedisStore {
     async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
-        match self
-            .connection
-            .query(Cmd::new().arg("GET").arg(key.as_str()))
-            .await
-        {
+        match self.connection.query(Cmd::new().arg("GET").arg(key.as_str())).await {
             Ok(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
             Ok(Value::Nil) => Ok(None),
             Ok(_) => Err(StoreError::Failed("an unexpected reply".into())),
@@ -123,11 +117,7 @@ impl Store for RedisStore {
 
     async fn put(&self, key: &CacheKey, value: Bytes, life: Duration) -> Result<(), StoreError> {
         let mut set = Cmd::new();
-        set.arg("SET")
-            .arg(key.as_str())
-            .arg(&value[..])
-            .arg("PX")
-            .arg(whole_ms(life));
+        set.arg("SET").arg(key.as_str()).arg(&value[..]).arg("PX").arg(whole_ms(life));
         match self.connection.query(&set).await? {
             Value::Okay => Ok(()),
             _ => Err(StoreError::Failed("an unexpected reply".into())),
@@ -135,9 +125,7 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
-        self.connection
-            .query(Cmd::new().arg("DEL").arg(key.as_str()))
-            .await?;
+        self.connection.query(Cmd::new().arg("DEL").arg(key.as_str())).await?;
         Ok(())
     }
 }
@@ -159,18 +147,13 @@ impl From<RedisError> for StoreError {
 /// Whether the server asks for other credentials.
 fn is_sign_in(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
-        || error
-            .code()
-            .is_some_and(|code| ["NOAUTH", "WRONGPASS"].contains(&code))
+        || error.code().is_some_and(|code| ["NOAUTH", "WRONGPASS"].contains(&code))
 }
 
 /// What an error of the redis crate says, without what an error reply says after its code: that can
 /// name the user and the key.
 fn cause(error: &RedisError) -> Box<dyn std::error::Error + Send + Sync> {
-    error
-        .code()
-        .map_or_else(|| error.to_string(), |code| format!("error reply {code}"))
-        .into()
+    error.code().map_or_else(|| error.to_string(), |code| format!("error reply {code}")).into()
 }
 
 #[cfg(test)]
@@ -201,11 +184,7 @@ mod tests {
             "redis://0.0.0.0",
             "redis://user:pa/ss@localhost",
         ] {
-            assert_eq!(
-                RedisSettings::parse(bad).err(),
-                Some(InvalidRedisUrl),
-                "{bad}"
-            );
+            assert_eq!(RedisSettings::parse(bad).err(), Some(InvalidRedisUrl), "{bad}");
         }
     }
 

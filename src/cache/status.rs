@@ -58,18 +58,10 @@ mod tests {
     fn each_outcome_reads_as_rfc_9211_has_it() {
         for (status, header) in [
             (CacheStatus::Hit { ttl: 87 }, "response-boost; hit; ttl=87"),
+            (CacheStatus::Miss { stored: true }, "response-boost; fwd=uri-miss; stored"),
+            (CacheStatus::Miss { stored: false }, "response-boost; fwd=uri-miss"),
             (
-                CacheStatus::Miss { stored: true },
-                "response-boost; fwd=uri-miss; stored",
-            ),
-            (
-                CacheStatus::Miss { stored: false },
-                "response-boost; fwd=uri-miss",
-            ),
-            (
-                CacheStatus::Bypass {
-                    detail: "redis-timeout",
-                },
+                CacheStatus::Bypass { detail: "redis-timeout" },
                 "response-boost; fwd=bypass; detail=redis-timeout",
             ),
         ] {

@@ -65,22 +65,14 @@ impl Connection {
     async fn handle(&self) -> Result<Handle, RedisError> {
         let mut open = self.open.lock().await;
         if let Some(connection) = open.connection.clone() {
-            return Ok(Handle {
-                connection,
-                generation: open.generation,
-                is_reused: true,
-            });
+            return Ok(Handle { connection, generation: open.generation, is_reused: true });
         }
         let connection = Client::open(self.endpoint.clone())?
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
         open.generation += 1;
         open.connection = Some(connection.clone());
-        Ok(Handle {
-            connection,
-            generation: open.generation,
-            is_reused: false,
-        })
+        Ok(Handle { connection, generation: open.generation, is_reused: false })
     }
 
     async fn send(&self, handle: &mut Handle, command: &Cmd) -> Result<Value, RedisError> {

@@ -1,0 +1,388 @@
+//! The users function as its callers meet it: the real binary, real gateway events, a real Redis.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::lambda::{Function, Reply, command};
+use support::redis::{RedisServer, info, send};
+use support::{event, request};
+
+const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+const STORED: &str = "response-boost; fwd=uri-miss; stored";
+
+/// A function in front of a Redis, and that Redis.
+async fn function_and_redis() -> (Function, RedisServer) {
+    let redis = RedisServer::start().await;
+    let function = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    (function, redis)
+}
+
+fn assert_hit(reply: &Reply) {
+    assert_eq!(reply.status, 200);
+    let ttl = reply.cache_status().strip_prefix("response-boost; hit; ttl=");
+    let ttl = ttl.unwrap_or_else(|| panic!("no hit: {}", reply.cache_status()));
+    assert!(ttl.parse::<u64>().unwrap() <= 120);
+}
+
+#[tokio::test]
+async fn a_user_is_loaded_once_and_then_comes_from_redis() {
+    let (function, redis) = function_and_redis().await;
+
+    let miss = function.get("/users/1").await;
+    assert_eq!((miss.status, miss.body.as_str()), (200, MANAS));
+    assert_eq!(miss.header("content-type"), "application/json");
+    assert_eq!(miss.cache_status(), STORED);
+    assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:1"]);
+    let left_ms: i64 = redis.command(&["PTTL", "users:user:1"]);
+    assert!((100_000..=120_000).contains(&left_ms), "{left_ms}");
+
+    let hit = function.get("/users/1").await;
+    assert_eq!(hit.body, MANAS);
+    assert_hit(&hit);
+    assert_eq!(hit.header("etag"), miss.header("etag"));
+    assert_eq!(hit.header("cache-control"), "private, max-age=120");
+}
+
+#[tokio::test]
+async fn what_redis_holds_is_what_is_answered() {
+    let (function, redis) = function_and_redis().await;
+    function.get("/users/1").await;
+
+    let entry: String = redis.command(&["GET", "users:user:1"]);
+    let (metadata, body) = entry.split_once('\n').unwrap();
+    assert_eq!(body, MANAS);
+    let metadata: Value = serde_json::from_str(metadata).unwrap();
+    assert_eq!(metadata["version"], 1);
+    assert_eq!(metadata["status"], 200);
+    assert_eq!(metadata["headers"], json!([["content-type", "application/json"]]));
+
+    // A hit is answered from the entry, not from the store that would say otherwise.
+    redis.command::<()>(&["SET", "users:user:1", &entry.replace("Manas", "Sanam")]);
+    assert_eq!(function.get("/users/1").await.body, MANAS.replace("Manas", "Sanam"));
+}
+
+#[tokio::test]
+async fn another_process_is_answered_from_the_same_entry() {
+    let (first, redis) = function_and_redis().await;
+    let second = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    let etag = first.get("/users/2").await.header("etag").to_owned();
+
+    let hit = second.get("/users/2").await;
+    assert_hit(&hit);
+    assert_eq!(hit.header("etag"), etag);
+
+    let mut conditional = request("GET", "/users/2");
+    conditional["headers"]["if-none-match"] = etag.as_str().into();
+    let not_modified = second.invoke(&conditional).await;
+    assert_eq!((not_modified.status, not_modified.body.as_str()), (304, ""));
+}
+
+#[tokio::test]
+async fn unknown_and_impossible_ids_leave_nothing_in_redis() {
+    let (function, redis) = function_and_redis().await;
+    let mut connection = redis.connect();
+    let before = info(&mut connection, "total_commands_processed");
+
+    for (path, status) in
+        [("/users/abc", 400), ("/users/01", 400), ("/users/", 400), ("/", 404), ("/users", 404)]
+    {
+        let reply = function.get(path).await;
+        assert_eq!(reply.status, status, "{path}");
+        assert_eq!(reply.header("content-type"), "application/problem+json");
+        assert_eq!(reply.header("cache-control"), "no-store");
+        assert_eq!(reply.cache_status(), "", "{path}");
+    }
+    let reply = function.invoke(&request("DELETE", "/users/1")).await;
+    assert_eq!((reply.status, reply.header("allow")), (405, "GET, HEAD"));
+    // The one command is the INFO that asked before.
+    assert_eq!(info(&mut connection, "total_commands_processed"), before + 1);
+
+    let reply = function.get("/users/4").await;
+    assert_eq!(reply.status, 404);
+    let problem: Value = serde_json::from_str(&reply.body).unwrap();
+    assert_eq!(problem["detail"], "User not found");
+    assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss");
+    assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0);
+}
+
+#[tokio::test]
+async fn a_missing_user_is_kept_where_that_is_asked_for() {
+    let redis = RedisServer::start().await;
+    let function =
+        Function::start(&[("REDIS_URL", &redis.url()), ("CACHE_NOT_FOUND_TTL_SECONDS", "10")])
+            .await;
+    assert_eq!(function.get("/users/4").await.cache_status(), STORED);
+    let left_ms: i64 = redis.command(&["PTTL", "users:user:4"]);
+    assert!((1..=10_000).contains(&left_ms), "{left_ms}");
+    let hit = function.get("/users/4").await;
+    assert_eq!(hit.status, 404);
+    assert!(hit.cache_status().starts_with("response-boost; hit; ttl="));
+}
+
+#[tokio::test]
+async fn a_hundred_requests_share_one_connection_that_the_first_opens() {
+    let (function, redis) = function_and_redis().await;
+    let mut connection = redis.connect();
+    let before = info(&mut connection, "total_connections_received");
+    let opened = |connection: &mut _| info(connection, "total_connections_received") - before;
+
+    function.get("/users/abc").await;
+    assert_eq!(opened(&mut connection), 0, "nothing to be asked of Redis yet");
+    for request in 0..100 {
+        function.get(&format!("/users/{}", request % 3 + 1)).await;
+        assert_eq!(opened(&mut connection), 1, "at request {request}");
+    }
+    let clients: String = send(&mut connection, &["CLIENT", "LIST"]);
+    assert_eq!(clients.lines().count(), 2, "this test's own and the function's:\n{clients}");
+}
+
+#[tokio::test]
+async fn without_redis_the_answer_is_the_same_and_redis_is_found_again() {
+    let (function, mut redis) = function_and_redis().await;
+    function.get("/users/1").await;
+    assert_hit(&function.get("/users/1").await);
+
+    for round in 0..3 {
+        redis.kill();
+        for _ in 0..3 {
+            let reply = function.get("/users/1").await;
+            assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+            assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-refused");
+        }
+        redis.restart().await;
+        assert_eq!(function.get("/users/1").await.cache_status(), STORED, "round {round}");
+        assert_hit(&function.get("/users/1").await);
+    }
+    let fault = "fault=\"redis-refused\"";
+    let output = function.output_with(fault, 9).await;
+    assert_eq!(
+        output.matches(fault).count(),
+        9,
+        "one line each:
+{output}"
+    );
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_at_the_start_is_used_once_it_is_there() {
+    let mut redis = RedisServer::start().await;
+    redis.kill();
+    let function = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    let reply = function.get("/users/1").await;
+    assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-refused");
+    redis.restart().await;
+    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    assert_hit(&function.get("/users/1").await);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_it_lay_idle_costs_no_miss() {
+    let (function, redis) = function_and_redis().await;
+    function.get("/users/1").await;
+    for _ in 0..20 {
+        let killed: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert_eq!(killed, 1);
+        assert_hit(&function.get("/users/1").await);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline() {
+    // It accepts connections (the kernel does) and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", silent.local_addr().unwrap());
+    let function = Function::start(&[
+        ("REDIS_URL", &url),
+        ("REDIS_CONNECT_TIMEOUT_MS", "60"),
+        ("REDIS_RESPONSE_TIMEOUT_MS", "40"),
+    ])
+    .await;
+    let started = std::time::Instant::now();
+    let reply = function.get("/users/1").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+    assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
+    // Ten times the deadline: a machine that is busy is no failure, the crate's own default of a
+    // second for the connection and half of one for the reply is.
+    assert!(started.elapsed().as_millis() < 1_000, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_from_other_faults_and_shown_nowhere() {
+    let redis = RedisServer::start().await;
+    redis.command::<()>(&["ACL", "SETUSER", "alice", "on", ">hunter2", "~*", "+@all"]);
+    let url = redis.url().replace("://", "://alice:hunter3@");
+    let function = Function::start(&[("REDIS_URL", &url)]).await;
+
+    let reply = function.get("/users/1").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+    assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-auth");
+
+    redis.command::<()>(&["ACL", "SETUSER", "alice", ">hunter3"]);
+    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+
+    redis.command::<()>(&["ACL", "SETUSER", "alice", "-get"]);
+    let reply = function.get("/users/1").await;
+    assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-error");
+    let output = function.output_with("error reply NOPERM", 1).await;
+    for secret in ["alice", "hunter"] {
+        assert!(!output.contains(secret), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_entry_is_replaced_by_one() {
+    let (function, redis) = function_and_redis().await;
+    function.get("/users/1").await;
+    let entry: String = redis.command(&["GET", "users:user:1"]);
+    let next_version = entry.replace("\"version\":1", "\"version\":2");
+    let truncated = &entry[..entry.len() - 1];
+
+    for seed in [
+        &["SET", "users:user:1", "garbage"][..],
+        &["SET", "users:user:1", ""],
+        &["SET", "users:user:1", truncated],
+        &["SET", "users:user:1", &next_version],
+        &["HSET", "users:user:1", "field", "value"],
+        &["RPUSH", "users:user:1", "item"],
+    ] {
+        redis.command::<()>(&["DEL", "users:user:1"]);
+        redis.command::<redis::Value>(seed);
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS), "{seed:?}");
+        assert_eq!(reply.cache_status(), STORED, "{seed:?}");
+        assert_hit(&function.get("/users/1").await);
+        let left_ms: i64 = redis.command(&["PTTL", "users:user:1"]);
+        assert!((1..=120_000).contains(&left_ms), "{seed:?} left with {left_ms} ms");
+    }
+}
+
+#[tokio::test]
+async fn different_namespaces_and_ids_do_not_mix() {
+    let redis = RedisServer::start().await;
+    let users = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    let others =
+        Function::start(&[("REDIS_URL", &redis.url()), ("CACHE_NAMESPACE", "users:v2")]).await;
+
+    for id in 1..=3 {
+        let path = format!("/users/{id}");
+        for function in [&users, &others] {
+            let miss = function.get(&path).await;
+            assert_eq!(miss.cache_status(), STORED, "{path}");
+            assert!(miss.body.starts_with(&format!("{{\"id\":{id},")), "{}", miss.body);
+            let hit = function.get(&path).await;
+            assert_hit(&hit);
+            assert_eq!(hit.body, miss.body);
+        }
+    }
+    let mut keys: Vec<String> = redis.command(&["KEYS", "*"]);
+    keys.sort();
+    assert_eq!(
+        keys,
+        [
+            "users:user:1",
+            "users:user:2",
+            "users:user:3",
+            "users:v2:user:1",
+            "users:v2:user:2",
+            "users:v2:user:3",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn without_a_redis_url_the_process_keeps_the_answers_itself() {
+    let function = Function::start(&[("REDIS_URL", "")]).await;
+    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    assert_hit(&function.get("/users/1").await);
+}
+
+#[tokio::test]
+async fn every_kind_of_gateway_is_answered_in_its_own_form() {
+    let (function, redis) = function_and_redis().await;
+    for kind in ["rest", "http", "function-url", "alb"] {
+        redis.command::<()>(&["FLUSHALL"]);
+        for (case, status) in [("existing", 200), ("unknown", 404), ("invalid", 400)] {
+            let name = format!("{kind}-{case}");
+            let reply = function.invoke(&event(&name)).await;
+            assert_eq!(reply.status, status, "{name}");
+            let has_own_form = match kind {
+                "rest" => reply.json["multiValueHeaders"].is_object(),
+                "alb" => reply.json["statusDescription"].is_string(),
+                _ => reply.json["cookies"].is_array(),
+            };
+            assert!(has_own_form, "{name}: {}", reply.json);
+        }
+        assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:1"], "{kind}");
+        let hit = function.invoke(&event(&format!("{kind}-existing"))).await;
+        assert_eq!(hit.body, MANAS);
+        assert_hit(&hit);
+    }
+}
+
+#[tokio::test]
+async fn a_stage_in_front_of_the_path_is_no_part_of_it() {
+    let function = Function::start(&[]).await;
+    let mut event = request("GET", "/prod/users/1");
+    assert_eq!(function.invoke(&event).await.status, 404);
+    event["requestContext"]["stage"] = "prod".into();
+    assert_eq!(function.invoke(&event).await.body, MANAS);
+    event["rawPath"] = "/production/users/1".into();
+    assert_eq!(function.invoke(&event).await.status, 404);
+}
+
+#[tokio::test]
+async fn an_event_of_no_known_kind_is_a_400() {
+    let function = Function::start(&[]).await;
+    let s3 = json!({"Records": [{"eventSource": "aws:s3", "s3": {"object": {"key": "x"}}}]});
+    let mut bad_host = event("http-existing");
+    bad_host["headers"]["host"] = "not a host".into();
+    for event in [json!({}), json!([]), json!(null), json!("x"), json!(1), s3, bad_host] {
+        let reply = function.invoke(&event).await;
+        assert_eq!(reply.status, 400, "{event}");
+        assert_eq!(reply.header("content-type"), "application/problem+json");
+        let problem: Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(problem["status"], 400);
+    }
+    assert_eq!(function.get("/users/1").await.body, MANAS, "the process goes on");
+}
+
+#[tokio::test]
+async fn invalid_variables_stop_the_start_and_are_all_named() {
+    let variables = [
+        ("REDIS_URL", "redis://alice:hunter2@"),
+        ("CACHE_TTL_SECONDS", "2 minutes"),
+        ("CACHE_NAMESPACE", "a b"),
+    ];
+    let output = command(&variables).output().await.unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    for line in [
+        "invalid REDIS_URL: redis://<redacted>; accepted: redis:// or valkey://, ",
+        "invalid CACHE_TTL_SECONDS: 2 minutes; accepted: a whole number from 1 to 31536000",
+        "invalid CACHE_NAMESPACE: a b; accepted: 1 to 64 characters out of ",
+    ] {
+        assert!(error.lines().any(|printed| printed.starts_with(line)), "{error}");
+    }
+    assert!(!error.contains("hunter2") && !error.contains("alice"), "{error}");
+}
+
+#[tokio::test]
+async fn started_by_hand_it_says_how_it_is_meant_to_be_started() {
+    let output = command(&[]).output().await.unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("AWS_LAMBDA_RUNTIME_API is not set") && error.contains("make run"));
+}
+
+#[tokio::test]
+async fn a_json_log_line_has_what_lambda_filters_by() {
+    let function =
+        Function::start(&[("REDIS_URL", "redis://127.0.0.1:1"), ("AWS_LAMBDA_LOG_FORMAT", "JSON")])
+            .await;
+    function.get("/users/1").await;
+    let output = function.output_with("\n", 1).await;
+    let line: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fault"], "redis-refused");
+    assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+}

@@ -1,0 +1,249 @@
+//! The Lambda Runtime API, played to the real binary.
+//! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::PATIENCE;
+
+/// The users function in a process of its own: one environment.
+pub struct Function {
+    process: Child,
+    invocations: mpsc::UnboundedSender<Invocation>,
+    idle: Arc<Notify>,
+    output: Arc<Mutex<String>>,
+}
+
+/// What an invocation ended with.
+pub struct Reply {
+    pub status: u64,
+    pub body: String,
+    headers: HashMap<String, String>,
+    pub json: Value,
+}
+
+struct Invocation {
+    event: String,
+    reply: oneshot::Sender<Result<Value, String>>,
+}
+
+#[derive(Default)]
+struct RuntimeApi {
+    waiting: tokio::sync::Mutex<Option<mpsc::UnboundedReceiver<Invocation>>>,
+    running: Mutex<HashMap<String, oneshot::Sender<Result<Value, String>>>>,
+    idle: Arc<Notify>,
+}
+
+impl Function {
+    /// Starts the function with these environment variables and no others, and waits until its
+    /// initialisation is over.
+    pub async fn start(variables: &[(&str, &str)]) -> Self {
+        let (invocations, waiting) = mpsc::unbounded_channel();
+        let api = Arc::new(RuntimeApi {
+            waiting: tokio::sync::Mutex::new(Some(waiting)),
+            ..RuntimeApi::default()
+        });
+        let idle = Arc::clone(&api.idle);
+        let address = serve(api).await;
+
+        let mut process = command(variables)
+            .env("AWS_LAMBDA_RUNTIME_API", address)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        collect(process.stdout.take().unwrap(), &output);
+        collect(process.stderr.take().unwrap(), &output);
+
+        let function = Self { process, invocations, idle, output };
+        function.wait_until_idle().await;
+        function
+    }
+
+    /// Waits until the function asks for its next event.
+    pub async fn wait_until_idle(&self) {
+        let idle = tokio::time::timeout(PATIENCE, self.idle.notified()).await;
+        assert!(idle.is_ok(), "the function asks for no event; it printed:\n{}", self.output());
+    }
+
+    /// Invokes the function and expects an answer; a function error fails the test.
+    pub async fn invoke(&self, event: &Value) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        self.invocations.send(Invocation { event: event.to_string(), reply }).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer).await;
+        let answer = answer
+            .unwrap_or_else(|_| panic!("no answer; the function printed:\n{}", self.output()));
+        match answer.expect("the Runtime API drops no invocation") {
+            Ok(json) => Reply::new(json),
+            Err(error) => panic!("function error: {error}\nfor the event {event}"),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.invoke(&super::request("GET", path)).await
+    }
+
+    /// What the function has printed, once that contains `text` this many times.
+    pub async fn output_with(&self, text: &str, times: usize) -> String {
+        let printed = || Some(self.output()).filter(|out| out.matches(text).count() >= times);
+        super::wait_for(&format!("{times} times {text:?} in the output"), printed).await
+    }
+
+    /// What was read so far of what the function has printed; there may be more on its way.
+    fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id().expect("it is running")
+    }
+}
+
+impl Reply {
+    fn new(json: Value) -> Self {
+        let mut headers = HashMap::new();
+        for member in ["headers", "multiValueHeaders"] {
+            for (name, value) in json[member].as_object().into_iter().flatten() {
+                let value = if value.is_array() { &value[0] } else { value };
+                headers.insert(name.clone(), value.as_str().unwrap().to_owned());
+            }
+        }
+        assert_eq!(json["isBase64Encoded"], false, "{json}");
+        Self {
+            status: json["statusCode"].as_u64().unwrap_or_else(|| panic!("no status in {json}")),
+            body: json["body"].as_str().unwrap_or_default().to_owned(),
+            headers,
+            json,
+        }
+    }
+
+    /// The value of a header, empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    pub fn cache_status(&self) -> &str {
+        self.header("cache-status")
+    }
+}
+
+/// The function's binary with these variables and no others, not yet started.
+pub fn command(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_users"));
+    command
+        .env_clear()
+        .envs([
+            ("AWS_LAMBDA_FUNCTION_NAME", "users"),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("RUST_BACKTRACE", "0"),
+        ])
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null());
+    command
+}
+
+fn collect(mut from: impl tokio::io::AsyncRead + Unpin + Send + 'static, to: &Arc<Mutex<String>>) {
+    let to = Arc::clone(to);
+    tokio::spawn(async move {
+        let mut chunk = [0; 4096];
+        while let Ok(1..) = from.read(&mut chunk).await.inspect(|&read| {
+            to.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..read]));
+        }) {}
+    });
+}
+
+/// Serves the API on a port of its own until the test's runtime ends.
+async fn serve(api: Arc<RuntimeApi>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let api = Arc::clone(&api);
+            let service = service_fn(move |request| Arc::clone(&api).answer(request));
+            tokio::spawn(async move {
+                let mut http = http1::Builder::new();
+                // An error means that the function has gone, which the test sees otherwise.
+                let _ = http
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    address
+}
+
+impl RuntimeApi {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let path = request.uri().path().to_owned();
+        let segments: Vec<&str> =
+            path.trim_start_matches("/2018-06-01/runtime/").split('/').collect();
+        let answer = match (request.method(), &segments[..]) {
+            (&Method::GET, ["invocation", "next"]) => self.next().await,
+            (&Method::POST, ["invocation", id, outcome @ ("response" | "error")]) => {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let text = String::from_utf8_lossy(&body).into_owned();
+                let outcome = match *outcome {
+                    "response" => serde_json::from_str(&text).map_err(|error| error.to_string()),
+                    _ => Err(text),
+                };
+                let reply = self.running.lock().unwrap().remove(*id);
+                // The test may have stopped waiting.
+                let _ = reply.expect("an id that was given out").send(outcome);
+                accepted()
+            }
+            _ => Response::builder().status(StatusCode::NOT_FOUND).body(Full::default()).unwrap(),
+        };
+        Ok(answer)
+    }
+
+    async fn next(&self) -> Response<Full<Bytes>> {
+        self.idle.notify_one();
+        let mut waiting = self.waiting.lock().await;
+        let Some(Invocation { event, reply }) = waiting.as_mut().unwrap().recv().await else {
+            // The test is over.
+            return std::future::pending().await;
+        };
+        let id = uuid::Uuid::new_v4().to_string();
+        self.running.lock().unwrap().insert(id.clone(), reply);
+        let deadline = SystemTime::now() + Duration::from_secs(10);
+        let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap().as_millis();
+        Response::builder()
+            .header("lambda-runtime-aws-request-id", id)
+            .header("lambda-runtime-deadline-ms", deadline_ms.to_string())
+            .header(
+                "lambda-runtime-invoked-function-arn",
+                "arn:aws:lambda:eu-west-1:1:function:users",
+            )
+            .header("lambda-runtime-trace-id", "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1")
+            .body(event.into())
+            .unwrap()
+    }
+}
+
+fn accepted() -> Response<Full<Bytes>> {
+    Response::builder().status(StatusCode::ACCEPTED).body(Full::default()).unwrap()
+}

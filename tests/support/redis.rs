@@ -1,0 +1,122 @@
+//! A redis-server on a port of its own: loopback only, nothing on disk.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::{Client, Connection, FromRedisValue};
+
+use super::wait_for;
+
+pub struct RedisServer {
+    port: u16,
+    process: Option<Process>,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        // A port that is free now may be taken the next moment; then the server ends at once.
+        for _ in 0..10 {
+            let port = free_port();
+            if let Some(process) = Process::start(port).await {
+                return Self { port, process: Some(process) };
+            }
+        }
+        panic!("redis-server did not start; `make setup` installs it");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The server is gone, as if its machine had been switched off: its port is closed.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// The server is back on its port, and empty.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.process = Process::start(self.port).await;
+        assert!(self.process.is_some(), "redis-server did not come back on its port");
+    }
+
+    /// Sends one command, over a connection of its own.
+    pub fn command<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        send(&mut connect(self.port).unwrap(), command)
+    }
+
+    /// A connection for a test that counts connections.
+    pub fn connect(&self) -> Connection {
+        connect(self.port).unwrap()
+    }
+}
+
+pub fn send<T: FromRedisValue>(connection: &mut Connection, command: &[&str]) -> T {
+    let (name, arguments) = command.split_first().unwrap();
+    redis::cmd(name).arg(arguments).query(connection).unwrap()
+}
+
+/// A field of `INFO`.
+pub fn info(connection: &mut Connection, field: &str) -> u64 {
+    let text: String = send(connection, &["INFO"]);
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("INFO has no {field}")).trim().parse().unwrap()
+}
+
+struct Process {
+    server: Child,
+    /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
+    watchdog: Child,
+}
+
+impl Process {
+    /// `None`: it ended at once.
+    async fn start(port: u16) -> Option<Self> {
+        let program = ["redis-server", "valkey-server"].into_iter().find(|program| {
+            let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
+            version.is_ok_and(|status| status.success())
+        });
+        let server = Command::new(program.expect("redis-server on the PATH: `make setup`"))
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir", "/"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let watchdog = Command::new("sh")
+            .args(["-c", "read -r _; kill -9 \"$0\" 2>/dev/null", &server.id().to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut process = Self { server, watchdog };
+        let is_up = wait_for("redis-server to answer or to end", || {
+            if process.server.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            // Another server may have won the port.
+            let pid = u64::from(process.server.id());
+            let is_this = info(&mut connect(port).ok()?, "process_id") == pid;
+            is_this.then_some(true)
+        });
+        is_up.await.then_some(process)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+fn connect(port: u16) -> redis::RedisResult<Connection> {
+    let client = Client::open(("127.0.0.1", port))?;
+    client.get_connection_with_timeout(Duration::from_secs(5))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -25,6 +25,8 @@
 //!
 //! `src/bin/users.rs` wires them together.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod cache;
 pub mod config;
 pub mod event;

@@ -1,5 +1,7 @@
 //! The users function: wires configuration, cache and API together and runs them on Lambda.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 use std::process::ExitCode;
 
 use lambda_http::tower::Layer as _;

@@ -3,7 +3,6 @@
 
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod lambda;
 pub mod redis;

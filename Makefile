@@ -1,0 +1,31 @@
+# Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
+
+.PHONY: help setup run test lint build invoke sam-local clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what `run` and `test` need (they do it themselves, too)
+	@scripts/setup.sh
+
+run: ## the function on http://localhost:9000 (PORT), with a Redis, rebuilt on change
+	@scripts/run.sh
+
+test: ## all tests; names what cannot be tested here
+	@scripts/test.sh
+
+lint: ## formatting, clippy, docs, licences, unused dependencies, template, scripts
+	@scripts/lint.sh
+
+build: ## the function as Lambda takes it, for ARCHITECTURE (x86_64 or arm64)
+	@scripts/build.sh
+
+invoke: ## one event to what `make run` started (EVENT, a file of events/)
+	@scripts/invoke.sh
+
+sam-local: ## the template on http://localhost:3000 (PORT), with Valkey, in containers
+	@scripts/sam-local.sh
+
+clean: ## remove all that was built or installed in this checkout
+	rm -rf target .aws-sam .tools

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# `make lint`: all that can be told without running anything. Warnings are errors.
+. "$(dirname "$0")/lib.sh"
+
+check_prerequisites
+
+# A tool for cargo from the PATH, else built into this checkout.
+ensure_cargo_tool() {
+  PATH=$tools/cargo/bin:$PATH
+  has "$1" || cargo install --quiet --locked --root "$tools/cargo" "$1@$2"
+}
+
+cargo fmt --check
+cargo clippy --locked --all-targets -- -D warnings
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+
+ensure_cargo_tool cargo-machete 0.9.1
+cargo machete
+ensure_cargo_tool cargo-deny 0.19.0
+cargo deny --locked check bans licenses sources
+if cargo deny fetch db >/dev/null 2>&1; then
+  cargo deny --locked check advisories
+else
+  say 'SKIPPED: known vulnerabilities (the advisory database cannot be reached from here)'
+fi
+
+ensure_sam
+sam validate --lint --region us-east-1
+if has shellcheck; then
+  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
+else
+  say 'SKIPPED: shellcheck (not installed)'
+fi

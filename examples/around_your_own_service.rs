@@ -1,6 +1,4 @@
 //! The cache around a Lambda service of your own, here one that greets by name.
-//!
-//! To try it: `cargo lambda watch` knows examples too, with `/lambda-url/around_your_own_service/`.
 
 use std::time::Duration;
 

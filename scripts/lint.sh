@@ -14,9 +14,9 @@ cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 
-ensure_cargo_tool cargo-machete 0.9.1
+ensure_cargo_tool cargo-machete 0.9.2
 cargo machete
-ensure_cargo_tool cargo-deny 0.19.0
+ensure_cargo_tool cargo-deny 0.20.2
 cargo deny --locked check bans licenses sources
 if cargo deny fetch db >/dev/null 2>&1; then
   cargo deny --locked check advisories

@@ -104,6 +104,7 @@ pub fn path(request: &Request) -> &str {
         && let Some(stage) = context.stage.as_deref()
         && let Some(rest) = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage))
         && rest.starts_with('/')
+        && stage != "$default"
     {
         return rest;
     }
@@ -127,4 +128,44 @@ fn refusal() -> ApiGatewayV2httpResponse {
     response.headers = parts.headers;
     response.body = Some(body).filter(|body| *body != Body::Empty);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(event: serde_json::Value) -> Request {
+        lambda_http::request::from_str(&event.to_string()).unwrap()
+    }
+
+    #[test]
+    fn the_path_of_an_http_api_is_without_its_stage() {
+        for (stage, raw_path, path_without_stage) in [
+            ("$default", "/users/1", "/users/1"),
+            ("$default", "/$default/users", "/$default/users"),
+            ("prod", "/prod/users/1", "/users/1"),
+            ("prod", "/production/users/1", "/production/users/1"),
+            ("prod", "/users/1", "/users/1"),
+            ("prod", "/prod", "/prod"),
+            ("prod", "/prod/", "/"),
+        ] {
+            let http = serde_json::json!({ "method": "GET", "path": raw_path });
+            let request = request(serde_json::json!({
+                "version": "2.0",
+                "rawPath": raw_path,
+                "requestContext": { "stage": stage, "http": http },
+            }));
+            assert_eq!(path(&request), path_without_stage, "stage {stage}, path {raw_path}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_rest_api_has_no_stage_to_take_off() {
+        let request = request(serde_json::json!({
+            "path": "/Prod/users/1",
+            "httpMethod": "GET",
+            "requestContext": { "stage": "Prod", "httpMethod": "GET" },
+        }));
+        assert_eq!(path(&request), "/Prod/users/1");
+    }
 }

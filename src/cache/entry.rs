@@ -56,8 +56,8 @@ pub struct Entry {
     pub status: StatusCode,
     /// The headers of the answer that hold for each use of it.
     pub headers: HeaderMap,
-    /// The first 128 bits of the body's SHA-256, in hex: alike in every process, and the same as
-    /// `redis-cli --raw GET KEY | tail -n +2 | head -c -1 | sha256sum | cut -c 1-32`.
+    /// The first 128 bits of the body's SHA-256, in hex: alike in every process, and what
+    /// `sha256sum` begins with for what follows the first line of the key's value.
     pub etag: String,
     /// When its load began: milliseconds since the Unix epoch.
     pub load_started_at_ms: u64,

@@ -134,7 +134,7 @@ fn refusal() -> ApiGatewayV2httpResponse {
 mod tests {
     use super::*;
 
-    fn request(event: serde_json::Value) -> Request {
+    fn request(event: &serde_json::Value) -> Request {
         lambda_http::request::from_str(&event.to_string()).unwrap()
     }
 
@@ -150,7 +150,7 @@ mod tests {
             ("prod", "/prod/", "/"),
         ] {
             let http = serde_json::json!({ "method": "GET", "path": raw_path });
-            let request = request(serde_json::json!({
+            let request = request(&serde_json::json!({
                 "version": "2.0",
                 "rawPath": raw_path,
                 "requestContext": { "stage": stage, "http": http },
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_path_of_a_rest_api_has_no_stage_to_take_off() {
-        let request = request(serde_json::json!({
+        let request = request(&serde_json::json!({
             "path": "/Prod/users/1",
             "httpMethod": "GET",
             "requestContext": { "stage": "Prod", "httpMethod": "GET" },

@@ -31,8 +31,11 @@ pull=()
 gateway_pid=
 clean_up() {
   trap - EXIT INT TERM HUP
-  # SAM removes its containers when it is told to end, so it must be waited for.
+  # SAM removes its containers when it is told to end, so it must be waited for; and it must be told
+  # once: a second interrupt cuts that short.
   [ -z "$gateway_pid" ] || { kill -INT "$gateway_pid" 2>/dev/null; wait "$gateway_pid" || true; }
+  docker ps --all --quiet --filter network=response-boost --filter volume=/var/task |
+    while read -r left; do docker rm --force "$left" >/dev/null; done
   compose down --remove-orphans >/dev/null 2>&1 || true
 }
 trap clean_up EXIT
@@ -41,8 +44,10 @@ trap 'exit 143' TERM HUP
 
 sam build --parameter-overrides "${parameters[@]}"
 compose up --detach valkey
-# Python leaves an ignored SIGINT ignored, and bash ignores it in what it starts in the background.
+# In a session of its own, which Ctrl-C does not reach, and with the interrupt that bash ignores in
+# what it starts in the background.
 python3 -c 'import os, signal, sys
+os.setsid()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.execvp(sys.argv[1], sys.argv[1:])' \
   sam local start-api --host 127.0.0.1 --port "$port" --docker-network response-boost \

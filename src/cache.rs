@@ -26,6 +26,8 @@ pub use self::key::{CacheKey, InvalidNamespace, Namespace};
 pub use self::layer::{Cached, CachedBody, ResponseCache};
 pub use self::memory::MemoryStore;
 pub use self::policy::Policy;
-pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
+pub use self::redis::{
+    IamName, IamSettings, InvalidCa, InvalidIamName, InvalidRedisUrl, RedisSettings, RedisStore,
+};
 pub use self::status::CacheStatus;
 pub use self::store::{Store, StoreError};

@@ -12,13 +12,25 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::cache::{Namespace, Policy, RedisSettings};
+use crate::cache::{IamName, IamSettings, Namespace, Policy, RedisSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
 /// The names of the variables.
 pub mod variable {
     /// Where Redis is; unset: the cache is in the process.
     pub const REDIS_URL: &str = "REDIS_URL";
+    /// `true`: speak the cluster protocol. `false`.
+    pub const REDIS_CLUSTER: &str = "REDIS_CLUSTER";
+    /// The PEM file of an own CA; unset: the public roots.
+    pub const REDIS_TLS_CA_FILE: &str = "REDIS_TLS_CA_FILE";
+    /// Sign in with IAM as this user; unset: as the URL says.
+    pub const REDIS_IAM_USER: &str = "REDIS_IAM_USER";
+    /// The name of the cache to sign in to with IAM.
+    pub const REDIS_IAM_CACHE: &str = "REDIS_IAM_CACHE";
+    /// `true`: that cache is serverless. `true`.
+    pub const REDIS_IAM_SERVERLESS: &str = "REDIS_IAM_SERVERLESS";
+    /// `true`: connect while Lambda initialises the environment. `false`.
+    pub const WARM_UP: &str = "WARM_UP";
     /// How long a request waits for a connection, in milliseconds. 500.
     pub const REDIS_CONNECT_TIMEOUT_MS: &str = "REDIS_CONNECT_TIMEOUT_MS";
     /// How long a request waits for one reply, in milliseconds. 100.
@@ -45,8 +57,10 @@ pub mod variable {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where Redis is. `None`: the cache is in the process. `REDIS_URL`, `REDIS_*_TIMEOUT_MS`.
+    /// Where Redis is. `None`: the cache is in the process. `REDIS_*`.
     pub redis: Option<RedisSettings>,
+    /// Whether to connect while Lambda initialises the environment. `WARM_UP`.
+    pub warm_up: bool,
     /// The first part of every key. `CACHE_NAMESPACE`.
     pub namespace: Namespace,
     /// What is kept, and how long. `CACHE_*`.
@@ -87,20 +101,22 @@ impl Config {
         let mut variables = Variables { lookup: &lookup, invalid: Vec::new() };
         // All are read before any is missed: each reads what is its own and notes what is invalid.
         let redis = variables.redis();
+        let warm_up = variables.flag(variable::WARM_UP, "false");
         let namespace = variables.read(variable::CACHE_NAMESPACE, "users", |text| {
             Namespace::parse(text).map_err(|error| error.to_string())
         });
         let policy = variables.policy();
         let log = variables.log();
 
-        let (Ok(redis), Ok(namespace), Ok(mut policy), Ok(log)) = (redis, namespace, policy, log)
+        let (Ok(redis), Ok(warm_up), Ok(namespace), Ok(mut policy), Ok(log)) =
+            (redis, warm_up, namespace, policy, log)
         else {
             return Err(ConfigError(variables.invalid));
         };
         if let Some(redis) = &redis {
             policy = policy.with_deadline(redis.deadline());
         }
-        Ok(Self { redis, namespace, policy, log })
+        Ok(Self { redis, warm_up, namespace, policy, log })
     }
 }
 
@@ -138,9 +154,57 @@ impl Variables<'_> {
         let url = self.read_optional(variable::REDIS_URL, |url| {
             RedisSettings::parse(url).map_err(|error| error.to_string())
         });
-        let (connect, response) =
-            (Duration::from_millis(connect?), Duration::from_millis(response?));
-        Ok(url?.map(|redis| redis.with_connect_timeout(connect).with_response_timeout(response)))
+        let is_cluster = self.flag(variable::REDIS_CLUSTER, "false");
+        let own_ca = self.read_optional(variable::REDIS_TLS_CA_FILE, |path| {
+            std::fs::read(path).map_err(|error| format!("a file that can be read ({error})"))
+        });
+        let iam = self.iam();
+        let (connect, response, is_cluster, own_ca, iam) =
+            (connect?, response?, is_cluster?, own_ca?, iam?);
+        let Some(mut redis) = url? else {
+            return Ok(None);
+        };
+
+        redis = redis
+            .with_connect_timeout(Duration::from_millis(connect))
+            .with_response_timeout(Duration::from_millis(response));
+        if is_cluster {
+            redis = redis.with_cluster();
+        }
+        let needs_tls = || "only with rediss:// or valkeys:// in REDIS_URL".to_owned();
+        if let Some(pem) = own_ca {
+            let trusting = if redis.is_tls() {
+                redis.with_own_ca(pem).map_err(|error| error.to_string())
+            } else {
+                Err(needs_tls())
+            };
+            redis = self.judge(variable::REDIS_TLS_CA_FILE, trusting)?;
+        }
+        if let Some(iam) = iam {
+            // A token that anybody can read on its way is anybody's for 15 minutes.
+            let signing = if redis.is_tls() { Ok(redis.with_iam(iam)) } else { Err(needs_tls()) };
+            redis = self.judge(variable::REDIS_IAM_USER, signing)?;
+        }
+        Ok(Some(redis))
+    }
+
+    fn iam(&mut self) -> Result<Option<IamSettings>, Noted> {
+        let parse = |text: &str| IamName::parse(text).map_err(|error| error.to_string());
+        let user = self.read_optional(variable::REDIS_IAM_USER, parse);
+        let cache = self.read_optional(variable::REDIS_IAM_CACHE, parse);
+        let is_serverless = self.flag(variable::REDIS_IAM_SERVERLESS, "true");
+        let (user, cache, is_serverless) = (user?, cache?, is_serverless?);
+        let one_alone = |other| Err(format!("only together with {other}"));
+        match (user, cache) {
+            (None, None) => Ok(None),
+            (Some(user), Some(cache)) => Ok(Some(IamSettings::new(user, cache, is_serverless))),
+            (Some(_), None) => {
+                self.judge(variable::REDIS_IAM_USER, one_alone(variable::REDIS_IAM_CACHE))
+            }
+            (None, Some(_)) => {
+                self.judge(variable::REDIS_IAM_CACHE, one_alone(variable::REDIS_IAM_USER))
+            }
+        }
     }
 
     fn policy(&mut self) -> Result<Policy, Noted> {
@@ -186,6 +250,10 @@ impl Variables<'_> {
         Ok(LogSettings { format, filter })
     }
 
+    fn flag(&mut self, name: &'static str, default: &str) -> Result<bool, Noted> {
+        self.read(name, default, |text| text.parse().map_err(|_| "true or false".to_owned()))
+    }
+
     fn number(
         &mut self,
         name: &'static str,
@@ -212,6 +280,12 @@ impl Variables<'_> {
     ) -> Result<Option<T>, Noted> {
         let text = self.text(name)?;
         self.note(name, text.as_deref().map(parse).transpose(), text.as_deref())
+    }
+
+    /// Notes what is not accepted for a reason that another variable has a part in.
+    fn judge<T>(&mut self, name: &'static str, judged: Result<T, String>) -> Result<T, Noted> {
+        let text = self.text(name)?;
+        self.note(name, judged, text.as_deref())
     }
 
     /// What the variable holds; `Ok(None)` if that is nothing.
@@ -277,6 +351,12 @@ mod tests {
     fn unset_and_empty_mean_the_default() {
         let names = [
             variable::REDIS_URL,
+            variable::REDIS_CLUSTER,
+            variable::REDIS_TLS_CA_FILE,
+            variable::REDIS_IAM_USER,
+            variable::REDIS_IAM_CACHE,
+            variable::REDIS_IAM_SERVERLESS,
+            variable::WARM_UP,
             variable::REDIS_CONNECT_TIMEOUT_MS,
             variable::REDIS_RESPONSE_TIMEOUT_MS,
             variable::CACHE_NAMESPACE,
@@ -290,6 +370,7 @@ mod tests {
         ];
         for config in [read(&[]).unwrap(), read(&names.map(|name| (name, ""))).unwrap()] {
             assert!(config.redis.is_none());
+            assert!(!config.warm_up);
             assert_eq!(config.namespace.as_str(), "users");
             assert_eq!(config.policy, Policy::new(Duration::from_secs(120)));
             assert_eq!(config.log.format, LogFormat::Text);
@@ -353,7 +434,7 @@ mod tests {
             [
                 "invalid REDIS_CONNECT_TIMEOUT_MS: 0; accepted: a whole number from 1 to 900000",
                 "invalid REDIS_RESPONSE_TIMEOUT_MS: 0.1; accepted: a whole number from 1 to 900000",
-                "invalid REDIS_URL: http://<redacted>; accepted: redis:// or valkey://, then [user:password@]host[:port][/database]",
+                "invalid REDIS_URL: http://<redacted>; accepted: redis://, valkey://, rediss:// or valkeys://, then [user:password@]host[:port][/database]",
                 "invalid CACHE_NAMESPACE: a b; accepted: 1 to 64 characters out of A-Z a-z 0-9 . _ : -",
                 "invalid CACHE_TTL_SECONDS: 0; accepted: a whole number from 1 to 31536000",
                 "invalid CACHE_NOT_FOUND_TTL_SECONDS: -1; accepted: a whole number from 0 to 31536000",

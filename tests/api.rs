@@ -142,25 +142,22 @@ async fn without_redis_the_answer_is_the_same_and_redis_is_found_again() {
     function.get("/users/1").await;
     assert_hit(&function.get("/users/1").await);
 
-    for round in 0..3 {
+    for _ in 0..3 {
         redis.kill();
-        for _ in 0..3 {
-            let reply = function.get("/users/1").await;
-            assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
-            assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-refused");
-        }
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-refused");
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=breaker-open");
+
         redis.restart().await;
-        assert_eq!(function.get("/users/1").await.cache_status(), STORED, "round {round}");
-        assert_hit(&function.get("/users/1").await);
+        let before = function.get_until_hit("/users/1").await;
+        assert_eq!(before.last().unwrap().cache_status(), STORED);
     }
     let fault = "fault=\"redis-refused\"";
-    let output = function.output_with(fault, 9).await;
-    assert_eq!(
-        output.matches(fault).count(),
-        9,
-        "one line each:
-{output}"
-    );
+    let output = function.output_with(fault, 3).await;
+    assert_eq!(output.matches(fault).count(), 3, "one line for each fault:\n{output}");
 }
 
 #[tokio::test]
@@ -171,8 +168,8 @@ async fn a_redis_that_is_away_at_the_start_is_used_once_it_is_there() {
     let reply = function.get("/users/1").await;
     assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-refused");
     redis.restart().await;
-    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
-    assert_hit(&function.get("/users/1").await);
+    let before = function.get_until_hit("/users/1").await;
+    assert_eq!(before.last().unwrap().cache_status(), STORED);
 }
 
 #[tokio::test]
@@ -218,7 +215,8 @@ async fn a_wrong_password_is_told_from_other_faults_and_shown_nowhere() {
     assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-auth");
 
     redis.command::<()>(&["ACL", "SETUSER", "alice", ">hunter3"]);
-    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    let before = function.get_until_hit("/users/1").await;
+    assert_eq!(before.last().unwrap().cache_status(), STORED);
 
     redis.command::<()>(&["ACL", "SETUSER", "alice", "-get"]);
     let reply = function.get("/users/1").await;
@@ -357,7 +355,7 @@ async fn invalid_variables_stop_the_start_and_are_all_named() {
     assert!(!output.status.success());
     let error = String::from_utf8(output.stderr).unwrap();
     for line in [
-        "invalid REDIS_URL: redis://<redacted>; accepted: redis:// or valkey://, ",
+        "invalid REDIS_URL: redis://<redacted>; accepted: redis://, valkey://, rediss:// ",
         "invalid CACHE_TTL_SECONDS: 2 minutes; accepted: a whole number from 1 to 31536000",
         "invalid CACHE_NAMESPACE: a b; accepted: 1 to 64 characters out of ",
     ] {

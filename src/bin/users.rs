@@ -11,6 +11,7 @@ use response_boost::config::Config;
 use response_boost::event::Gateway;
 use response_boost::telemetry;
 use response_boost::users::{EmbeddedUsers, UsersApi, requested_user};
+use tracing::warn;
 
 // One environment serves one request at a time: a second thread would only cost its start.
 #[tokio::main(flavor = "current_thread")]
@@ -36,7 +37,15 @@ async fn start() -> Result<(), Error> {
             .into());
     }
     match config.redis.clone() {
-        Some(redis) => serve(RedisStore::new(redis), config).await,
+        Some(redis) => {
+            let store = RedisStore::new(redis);
+            if config.warm_up
+                && let Err(fault) = store.warm_up().await
+            {
+                warn!(fault = fault.detail(), error = %fault, "not warmed up; the first request will connect");
+            }
+            serve(store, config).await
+        }
         None => serve(MemoryStore::default(), config).await,
     }
 }

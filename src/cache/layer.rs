@@ -11,10 +11,10 @@ use bytes::Bytes;
 use headers::{Age, HeaderMapExt as _, IfNoneMatch};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Either, Full};
-use lambda_http::Error;
 use lambda_http::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, Request, Response, StatusCode};
 use lambda_http::tower::{Layer, Service};
+use lambda_http::{Error, RequestExt as _};
 
 use crate::cache::clock::Clock;
 use crate::cache::read_through::{Answer, ReadThrough};
@@ -169,13 +169,16 @@ where
             if is_head {
                 *request.method_mut() = Method::GET;
             }
+            let time_left = request.extensions().lambda_context_ref().map(|invocation| {
+                Duration::from_millis(invocation.deadline.saturating_sub(core.clock.now_ms()))
+            });
             let if_none_match = request.headers().typed_get::<IfNoneMatch>();
             let load = async || {
                 let (parts, body) = inner.call(request).await.map_err(Into::into)?.into_parts();
                 let body = body.collect().await.map_err(Into::into)?.to_bytes();
                 Ok::<_, Error>(Response::from_parts(parts, body))
             };
-            let mut response = match core.answer(&key, load).await? {
+            let mut response = match core.answer(&key, time_left, load).await? {
                 Answer::Cacheable { entry, age, status } => {
                     cacheable_response(entry, age, status, if_none_match.as_ref(), &core.policy)
                 }

@@ -30,14 +30,17 @@ pub(crate) enum Answer {
 impl<S: Store> ReadThrough<S> {
     /// The answer for `key`: the one that is kept, else the one that `load` gives, then kept.
     ///
-    /// The store's faults cost time, the policy's deadline at most, and are never an error here.
+    /// The store's faults cost time, the policy's deadline at most, and are never an error here. Of
+    /// the time that is left for the whole request it gets half at most: the rest is for the load.
     /// `Err` is `load`'s own; nothing is kept then.
     pub(crate) async fn answer<E>(
         &self,
         key: &CacheKey,
+        time_left: Option<Duration>,
         load: impl AsyncFnOnce() -> Result<Response<Bytes>, E>,
     ) -> Result<Answer, E> {
-        let mut budget = Budget { left: self.policy.deadline };
+        let deadline = self.policy.deadline;
+        let mut budget = Budget { left: time_left.map_or(deadline, |left| deadline.min(left / 2)) };
         let fault = match budget.spend(self.store.get(key)).await {
             Ok(found) => {
                 if let Some(entry) = found.and_then(|bytes| decode(&bytes)) {
@@ -121,8 +124,11 @@ fn decode(bytes: &Bytes) -> Option<Entry> {
 
 /// Logs a fault of the store once, here where it is handled, and says its word.
 fn log(fault: &StoreError, consequence: &str) -> &'static str {
-    let cause = std::error::Error::source(fault).map(ToString::to_string);
-    warn!(fault = fault.detail(), cause, "{consequence}");
+    // That it is not asked after a fault is no news.
+    if !matches!(fault, StoreError::BreakerOpen) {
+        let cause = std::error::Error::source(fault).map(ToString::to_string);
+        warn!(fault = fault.detail(), error = %fault, cause, "{consequence}");
+    }
     fault.detail()
 }
 

@@ -1,44 +1,65 @@
 //! The store in Redis or Valkey: the commands, and the settings they are sent by.
 
+mod breaker;
 mod connection;
+mod iam;
+mod resolver;
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::io::tcp::TcpSettings;
-use redis::{Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, Value};
+use redis::io::tcp::{TcpSettings, socket2};
+use redis::{
+    Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
+    TlsCertificates, Value,
+};
 use thiserror::Error;
 use url::Url;
 
 use self::connection::Connection;
+pub use self::iam::{IamName, IamSettings, InvalidIamName};
 use crate::cache::clock::whole_ms;
 use crate::cache::{CacheKey, Store, StoreError};
 
 /// Keeps entries in Redis or Valkey, one key each.
 ///
-/// Nothing is opened before the first call; from then on one connection is used by all calls, and
-/// opened anew when it was lost. Every command touches one key alone, so whoever removes the key
-/// (`DEL`) has removed all there is about an answer.
+/// Nothing is opened before the first call; from then on one connection is used by all calls (in a
+/// cluster one to each node), and opened anew when it was lost. Every command touches one key alone,
+/// so whoever removes the key (`DEL`) has removed all there is about an answer.
+///
+/// A call waits for the connect timeout and the response timeout at most. After a fault, calls fail
+/// at once for a while ([`StoreError::BreakerOpen`]): 100 ms at first, up to 5 s, until a probe that
+/// nobody waits for gets through.
 #[derive(Debug)]
 pub struct RedisStore {
     connection: Connection,
 }
 
-/// Where Redis is and how long to wait for it.
+/// Where Redis is, how to sign in, and how long to wait.
 ///
 /// Its `Debug` shows no part of the URL, which may hold a password.
 #[derive(Clone)]
 pub struct RedisSettings {
     endpoint: ConnectionInfo,
+    is_cluster: bool,
+    own_ca: Option<Vec<u8>>,
+    iam: Option<IamSettings>,
     connect_timeout: Duration,
     response_timeout: Duration,
 }
 
 /// A URL that is none of a Redis. It does not show the URL, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("redis:// or valkey://, then [user:password@]host[:port][/database]")]
+#[error(
+    "redis://, valkey://, rediss:// or valkeys://, then [user:password@]host[:port][/database]"
+)]
 pub struct InvalidRedisUrl;
+
+/// Something that is no PEM file of certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("certificates in PEM form")]
+pub struct InvalidCa;
 
 impl RedisSettings {
     /// The default of [`with_connect_timeout`](Self::with_connect_timeout).
@@ -46,25 +67,55 @@ impl RedisSettings {
     /// The default of [`with_response_timeout`](Self::with_response_timeout).
     pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-    /// The Redis at `url`, such as `redis://localhost:6379`, with the default timeouts.
+    /// The Redis at `url`, such as `redis://localhost:6379`, with the default timeouts. `rediss://`
+    /// and `valkeys://` mean TLS.
     ///
     /// In the user and the password what a URL cannot hold as it is must be percent-escaped.
     pub fn parse(url: &str) -> Result<Self, InvalidRedisUrl> {
         let url = Url::parse(url).map_err(|_| InvalidRedisUrl)?;
         let names_a_host = url.host_str().is_some_and(|host| !host.is_empty());
-        if !names_a_host || !["redis", "valkey"].contains(&url.scheme()) {
+        let is_known = ["redis", "valkey", "rediss", "valkeys"].contains(&url.scheme());
+        // The redis crate would take `#insecure` for a wish to accept any certificate.
+        if !names_a_host || !is_known || url.fragment().is_some() {
             return Err(InvalidRedisUrl);
         }
         let endpoint = url.into_connection_info().map_err(|_| InvalidRedisUrl)?;
+        // Who we are is told by the user's name; a fresh connection can be asked at once then.
+        let redis = endpoint.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {
-            // A request is one small packet that waits for one small packet: nothing to gather.
-            endpoint: endpoint.set_tcp_settings(TcpSettings::default().set_nodelay(true)),
+            endpoint: endpoint.set_redis_settings(redis).set_tcp_settings(tcp_settings()),
+            is_cluster: false,
+            own_ca: None,
+            iam: None,
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             response_timeout: Self::DEFAULT_RESPONSE_TIMEOUT,
         })
     }
 
-    /// How long a call waits for a connection: name look-up, connect and sign-in together.
+    /// Speaks the cluster protocol. (ElastiCache Serverless speaks nothing else.)
+    #[must_use]
+    pub fn with_cluster(mut self) -> Self {
+        self.is_cluster = true;
+        self
+    }
+
+    /// Trusts the certificates of this PEM file alone, and not the public roots.
+    pub fn with_own_ca(mut self, pem: Vec<u8>) -> Result<Self, InvalidCa> {
+        let has_one = pem.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE);
+        self.own_ca = Some(pem).filter(|_| has_one);
+        let certificates = self.own_ca().ok_or(InvalidCa)?;
+        let readable = Client::build_with_tls(self.endpoint.clone(), certificates);
+        readable.map(|_| self).map_err(|_| InvalidCa)
+    }
+
+    /// Signs in with IAM, instead of with what the URL says.
+    #[must_use]
+    pub fn with_iam(mut self, iam: IamSettings) -> Self {
+        self.iam = Some(iam);
+        self
+    }
+
+    /// How long a call waits for a connection: name look-up, connect, TLS and sign-in together.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -78,17 +129,41 @@ impl RedisSettings {
         self
     }
 
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.endpoint.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
     /// What one request may wait for in sum: one connection and one reply. Meant for
     /// [`Policy::with_deadline`](crate::cache::Policy::with_deadline).
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.connect_timeout.saturating_add(self.response_timeout)
     }
+
+    /// The endpoint with the credentials for one connection.
+    async fn endpoint(&self) -> Result<ConnectionInfo, RedisError> {
+        let endpoint = self.endpoint.clone();
+        let Some(iam) = &self.iam else { return Ok(endpoint) };
+        let redis = endpoint.redis_settings().clone();
+        let redis = redis.set_username(iam.user()).set_password(iam.token().await?);
+        Ok(endpoint.set_redis_settings(redis))
+    }
+
+    fn own_ca(&self) -> Option<TlsCertificates> {
+        let root_cert = Some(self.own_ca.clone()?);
+        Some(TlsCertificates { client_tls: None, root_cert })
+    }
 }
 
 impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSettings")
+            .field("is_cluster", &self.is_cluster)
+            .field("is_tls", &self.is_tls())
+            .field("has_own_ca", &self.own_ca.is_some())
+            .field("iam", &self.iam)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .finish_non_exhaustive()
@@ -99,47 +174,87 @@ impl RedisStore {
     /// A store in the Redis of these settings. Opens nothing yet.
     #[must_use]
     pub fn new(settings: RedisSettings) -> Self {
+        if settings.is_tls() {
+            // Fails where the program has named its provider already, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         Self { connection: Connection::new(settings) }
+    }
+
+    /// Opens the connection now rather than for the first request: for the time in which Lambda
+    /// initialises an environment and lends it a full processor.
+    ///
+    /// It waits no longer than a request would. `Err`: a request will try again.
+    pub async fn warm_up(&self) -> Result<(), StoreError> {
+        self.connection.open().await
     }
 }
 
 impl Store for RedisStore {
     async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
-        match self.connection.query(Cmd::new().arg("GET").arg(key.as_str())).await {
+        let mut get = Cmd::new();
+        get.arg("GET").arg(key.as_str());
+        match self.connection.read(get).await {
             Ok(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
             Ok(Value::Nil) => Ok(None),
-            Ok(_) => Err(StoreError::Failed("an unexpected reply".into())),
+            Ok(_) => Err(unexpected_reply()),
             // A list or a hash under our key was not put by us: nothing of ours is there.
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(StoreError::Reply { code }) if code == "WRONGTYPE" => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     async fn put(&self, key: &CacheKey, value: Bytes, life: Duration) -> Result<(), StoreError> {
         let mut set = Cmd::new();
         set.arg("SET").arg(key.as_str()).arg(&value[..]).arg("PX").arg(whole_ms(life));
-        match self.connection.query(&set).await? {
+        match self.connection.write(&set).await? {
             Value::Okay => Ok(()),
-            _ => Err(StoreError::Failed("an unexpected reply".into())),
+            _ => Err(unexpected_reply()),
         }
     }
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
-        self.connection.query(Cmd::new().arg("DEL").arg(key.as_str())).await?;
-        Ok(())
+        let mut delete = Cmd::new();
+        delete.arg("DEL").arg(key.as_str());
+        match self.connection.insist(&delete).await? {
+            Value::Int(_) => Ok(()),
+            _ => Err(unexpected_reply()),
+        }
     }
 }
 
-impl From<RedisError> for StoreError {
-    fn from(error: RedisError) -> Self {
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+fn tcp_settings() -> TcpSettings {
+    // A request is one small packet that waits for one small packet: nothing to gather. What has
+    // died silently is noticed by the response timeout long before these; they keep the kernel from
+    // holding on to it, and middle boxes from forgetting an idle connection.
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10));
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(10));
+    settings
+}
+
+fn unexpected_reply() -> StoreError {
+    StoreError::Failed("an unexpected reply".into())
+}
+
+impl From<&RedisError> for StoreError {
+    fn from(error: &RedisError) -> Self {
         if error.is_timeout() {
             Self::Timeout
         } else if error.is_connection_refusal() {
-            Self::Refused(cause(&error))
-        } else if is_sign_in(&error) {
-            Self::Auth(cause(&error))
+            Self::Refused(error.to_string().into())
+        } else if is_sign_in(error) {
+            Self::Auth(error.code().map_or_else(|| error.to_string(), ToOwned::to_owned).into())
+        } else if let Some(code) = error.code() {
+            // Without what the reply says after its code: that can name the user and the key.
+            Self::Reply { code: code.to_owned() }
         } else {
-            Self::Failed(cause(&error))
+            Self::Failed(error.to_string().into())
         }
     }
 }
@@ -148,12 +263,6 @@ impl From<RedisError> for StoreError {
 fn is_sign_in(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.code().is_some_and(|code| ["NOAUTH", "WRONGPASS"].contains(&code))
-}
-
-/// What an error of the redis crate says, without what an error reply says after its code: that can
-/// name the user and the key.
-fn cause(error: &RedisError) -> Box<dyn std::error::Error + Send + Sync> {
-    error.code().map_or_else(|| error.to_string(), |code| format!("error reply {code}")).into()
 }
 
 #[cfg(test)]
@@ -167,6 +276,8 @@ mod tests {
             "valkey://10.0.0.1:6380/2",
             "redis://user:p%40ss@[::1]:6379",
             "redis://:secret@cache.example",
+            "rediss://cache.example",
+            "valkeys://cache.example:6380",
         ] {
             assert!(RedisSettings::parse(good).is_ok(), "{good}");
         }
@@ -183,6 +294,7 @@ mod tests {
             "redis://localhost/zero",
             "redis://0.0.0.0",
             "redis://user:pa/ss@localhost",
+            "rediss://localhost#insecure",
         ] {
             assert_eq!(RedisSettings::parse(bad).err(), Some(InvalidRedisUrl), "{bad}");
         }

@@ -50,7 +50,16 @@ pub enum StoreError {
     /// The endpoint did not accept the credentials, or wants some.
     #[error("sign-in refused")]
     Auth(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Everything else: a broken connection, an error reply.
+    /// It has failed a moment ago, and was not asked.
+    #[error("not asked, after a fault")]
+    BreakerOpen,
+    /// It answered with an error, of which this is the code: `OOM`, `READONLY`, `NOPERM`, …
+    #[error("error reply {code}")]
+    Reply {
+        /// The first word of the reply.
+        code: String,
+    },
+    /// Everything else: a name that does not resolve, a certificate, a broken connection.
     #[error("request failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -63,7 +72,8 @@ impl StoreError {
             Self::Timeout => "redis-timeout",
             Self::Refused(_) => "redis-refused",
             Self::Auth(_) => "redis-auth",
-            Self::Failed(_) => "redis-error",
+            Self::BreakerOpen => "breaker-open",
+            Self::Reply { .. } | Self::Failed(_) => "redis-error",
         }
     }
 }

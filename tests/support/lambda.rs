@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -40,6 +40,7 @@ pub struct Reply {
 
 struct Invocation {
     event: String,
+    time_left: Duration,
     reply: oneshot::Sender<Result<Value, String>>,
 }
 
@@ -54,6 +55,21 @@ impl Function {
     /// Starts the function with these environment variables and no others, and waits until its
     /// initialisation is over.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
+        Self::spawn(command(variables)).await
+    }
+
+    /// The same within a script that `runner` runs, which ends with `exec "$0"`.
+    pub async fn start_in(runner: &[&str], script: &str, variables: &[(&str, &str)]) -> Self {
+        let function = command(variables);
+        let mut command = Command::new(runner[0]);
+        command.args(&runner[1..]).arg(script).arg(function.as_std().get_program()).env_clear();
+        for (name, value) in function.as_std().get_envs() {
+            command.env(name, value.unwrap());
+        }
+        Self::spawn(command).await
+    }
+
+    async fn spawn(mut command: Command) -> Self {
         let (invocations, waiting) = mpsc::unbounded_channel();
         let api = Arc::new(RuntimeApi {
             waiting: tokio::sync::Mutex::new(Some(waiting)),
@@ -62,7 +78,7 @@ impl Function {
         let idle = Arc::clone(&api.idle);
         let address = serve(api).await;
 
-        let mut process = command(variables)
+        let mut process = command
             .env("AWS_LAMBDA_RUNTIME_API", address)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -86,8 +102,14 @@ impl Function {
 
     /// Invokes the function and expects an answer; a function error fails the test.
     pub async fn invoke(&self, event: &Value) -> Reply {
+        self.invoke_within(event, Duration::from_secs(10)).await
+    }
+
+    /// The same with this much time until Lambda would end the invocation.
+    async fn invoke_within(&self, event: &Value, time_left: Duration) -> Reply {
         let (reply, answer) = oneshot::channel();
-        self.invocations.send(Invocation { event: event.to_string(), reply }).unwrap();
+        let event_text = event.to_string();
+        self.invocations.send(Invocation { event: event_text, time_left, reply }).unwrap();
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let answer = answer
             .unwrap_or_else(|_| panic!("no answer; the function printed:\n{}", self.output()));
@@ -97,8 +119,30 @@ impl Function {
         }
     }
 
+    pub async fn get_within(&self, path: &str, time_left: Duration) -> Reply {
+        self.invoke_within(&super::request("GET", path), time_left).await
+    }
+
     pub async fn get(&self, path: &str) -> Reply {
         self.invoke(&super::request("GET", path)).await
+    }
+
+    /// Asks for `path` until that is a hit, and gives the other replies on the way. Each must be what
+    /// the first hit is.
+    pub async fn get_until_hit(&self, path: &str) -> Vec<Reply> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = Vec::new();
+        loop {
+            let reply = self.get(path).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            if reply.cache_status().starts_with("response-boost; hit; ttl=") {
+                assert!(before.iter().all(|other: &Reply| other.body == reply.body));
+                return before;
+            }
+            let late = Instant::now() >= deadline;
+            assert!(!late, "no hit: {}\n{}", reply.cache_status(), self.output());
+            before.push(reply);
+        }
     }
 
     /// What the function has printed, once that contains `text` this many times.
@@ -112,8 +156,15 @@ impl Function {
         self.output.lock().unwrap().clone()
     }
 
-    pub fn pid(&self) -> u32 {
-        self.process.id().expect("it is running")
+    /// Stops the process (a freeze) and lets it go on again (a thaw).
+    pub fn signal(&self, signal: &str) {
+        super::signal(self.process.id().expect("it is running"), signal);
+    }
+
+    /// A figure of the process: `/proc/<pid>/<what>`. Linux only.
+    pub fn proc(&self, what: &str) -> std::path::PathBuf {
+        let pid = self.process.id().expect("it is running");
+        std::path::PathBuf::from(format!("/proc/{pid}/{what}"))
     }
 }
 
@@ -223,13 +274,14 @@ impl RuntimeApi {
     async fn next(&self) -> Response<Full<Bytes>> {
         self.idle.notify_one();
         let mut waiting = self.waiting.lock().await;
-        let Some(Invocation { event, reply }) = waiting.as_mut().unwrap().recv().await else {
+        let Some(Invocation { event, time_left, reply }) = waiting.as_mut().unwrap().recv().await
+        else {
             // The test is over.
             return std::future::pending().await;
         };
         let id = uuid::Uuid::new_v4().to_string();
         self.running.lock().unwrap().insert(id.clone(), reply);
-        let deadline = SystemTime::now() + Duration::from_secs(10);
+        let deadline = SystemTime::now() + time_left;
         let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap().as_millis();
         Response::builder()
             .header("lambda-runtime-aws-request-id", id)

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod lambda;
+pub mod proxy;
 pub mod redis;
 
 use std::path::PathBuf;
@@ -49,4 +50,10 @@ pub fn request(method: &str, path: &str) -> serde_json::Value {
     }
     event.as_object_mut().unwrap().remove("pathParameters");
     event
+}
+
+/// Sends a signal (`STOP`, `CONT`, …) to a process.
+pub fn signal(pid: u32, signal: &str) {
+    let mut kill = std::process::Command::new("kill");
+    assert!(kill.arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap().success());
 }

@@ -29,6 +29,15 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Stops the server (it keeps its sockets and says nothing) and lets it go on.
+    pub fn signal(&self, signal: &str) {
+        super::signal(self.process.as_ref().unwrap().server.id(), signal);
+    }
+
     /// The server is gone, as if its machine had been switched off: its port is closed.
     pub fn kill(&mut self) {
         self.process = None;

@@ -1,111 +1,378 @@
-//! The one connection of a process: opened when it is first needed, used by all, opened anew when
-//! it is lost.
+//! The one connection of a process to Redis (in a cluster: one to each node).
 //!
-//! Every wait in here has an end: the connect timeout for a connection, the response timeout for a
-//! reply.
+//! It is opened when it is first needed, used by all requests, thrown away when it is of no more
+//! use, and opened again. What goes wrong meanwhile costs a request no more than the connect and
+//! the response timeout, once; then the [`Breaker`] lets requests pass until a probe has got through.
+//!
+//! Lambda freezes a process between two requests, for seconds or hours, and whatever it was doing
+//! goes on where it stopped. So nothing in here counts on a task or a timer that runs between
+//! requests, and what is limited in the background is limited by [`in_running_time`].
 
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, Value};
-use tokio::sync::Mutex;
+use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, Value};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info};
 
+use crate::cache::StoreError;
+use crate::cache::clock::{Clock, whole_ms};
+use crate::cache::redis::breaker::{Admission, Breaker};
+use crate::cache::redis::resolver::Resolver;
 use crate::cache::redis::{RedisSettings, is_sign_in};
 
+/// How long an attempt to connect may take, and a probe: longer than any request waits. TLS on the
+/// smallest function takes longer than a request should, and an attempt that was given up with its
+/// request each time would never get there.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection is replaced when it is older: a primary that was demoted still answers GET, so who
+/// only reads would never notice.
+const OLDEST: Duration = Duration::from_secs(5 * 60);
+
+/// In a cluster: how often a command follows a slot that has moved, and waits between. A request
+/// waits no longer than its own timeouts all the same.
+const CLUSTER_RETRIES: u32 = 3;
+const CLUSTER_RETRY_WAIT_MS: (u64, u64) = (2, 20);
+
 pub(super) struct Connection {
-    endpoint: ConnectionInfo,
-    config: AsyncConnectionConfig,
-    /// Held while a connection is being opened, so that requests that meet here open one together.
-    open: Mutex<Opened>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: RedisSettings,
+    resolver: Resolver,
+    clock: Clock,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Opened {
-    connection: Option<MultiplexedConnection>,
-    /// How many were opened before: tells a connection from the one that came after it.
-    generation: u64,
+struct State {
+    breaker: Breaker,
+    link: Option<Link>,
+    /// The attempt that is under way: there is one at a time.
+    opening: Option<Opening>,
+    /// How many links there have been: tells one from the one that came after it.
+    opened: u64,
 }
 
-/// A handle on the open connection.
-struct Handle {
-    connection: MultiplexedConnection,
-    generation: u64,
-    /// It was open before this request, so it may have been closed since it was last used.
-    is_reused: bool,
+/// An open connection; clones share it.
+#[derive(Clone)]
+struct Link {
+    commands: Commands,
+    number: u64,
+    opened_at_ms: u64,
+}
+
+#[derive(Clone)]
+enum Commands {
+    Node(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// Where the outcome of an attempt will be seen.
+type Opening = watch::Receiver<Option<RedisResult<Link>>>;
+
+/// How long to wait for a connection, and then for a reply.
+#[derive(Clone, Copy)]
+struct Patience {
+    connect: Duration,
+    response: Duration,
 }
 
 impl Connection {
     pub(super) fn new(settings: RedisSettings) -> Self {
-        Self {
-            endpoint: settings.endpoint,
-            config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(settings.connect_timeout))
-                .set_response_timeout(Some(settings.response_timeout)),
-            open: Mutex::default(),
-        }
+        let (resolver, clock, state) = Default::default();
+        Self { inner: Arc::new(Inner { settings, resolver, clock, state }) }
     }
 
-    /// The reply to `command`.
+    /// The reply to a command that reads.
     ///
-    /// Where a connection that was open already turns out to be closed, it is sent once more over
-    /// a fresh one: a server may close what lay idle or frozen, and that is no fault of this
-    /// request. So a command may be done twice, and only such may be sent here as do no harm then.
-    pub(super) async fn query(&self, command: &Cmd) -> Result<Value, RedisError> {
-        let mut handle = self.handle().await?;
-        match self.send(&mut handle, command).await {
-            Err(error) if handle.is_reused && error.is_connection_dropped() => {
-                let mut handle = self.handle().await?;
-                self.send(&mut handle, command).await
+    /// While Redis fails it is refused at once, and now and then sent as a probe that nobody waits
+    /// for.
+    pub(super) async fn read(&self, command: Cmd) -> Result<Value, StoreError> {
+        let admission = self.inner.state().breaker.admit(self.inner.clock.now_ms());
+        match admission {
+            Admission::Ask => self.inner.ask(&command).await,
+            Admission::Refused => Err(StoreError::BreakerOpen),
+            Admission::RefusedButProbe => {
+                tokio::spawn(Arc::clone(&self.inner).probe(command));
+                Err(StoreError::BreakerOpen)
             }
-            reply => reply,
         }
     }
 
-    /// The open connection, or a fresh one.
-    async fn handle(&self) -> Result<Handle, RedisError> {
-        let mut open = self.open.lock().await;
-        if let Some(connection) = open.connection.clone() {
-            return Ok(Handle { connection, generation: open.generation, is_reused: true });
+    /// The reply to a command that writes. While Redis fails it is refused at once: a write must
+    /// not be done late.
+    pub(super) async fn write(&self, command: &Cmd) -> Result<Value, StoreError> {
+        if self.inner.state().breaker.is_closed() {
+            self.inner.ask(command).await
+        } else {
+            Err(StoreError::BreakerOpen)
         }
-        let connection = Client::open(self.endpoint.clone())?
-            .get_multiplexed_async_connection_with_config(&self.config)
-            .await?;
-        open.generation += 1;
-        open.connection = Some(connection.clone());
-        Ok(Handle { connection, generation: open.generation, is_reused: false })
     }
 
-    async fn send(&self, handle: &mut Handle, command: &Cmd) -> Result<Value, RedisError> {
-        let reply = handle.connection.send_packed_command(command).await;
-        let reply = reply.and_then(Value::extract_error);
-        if let Err(error) = &reply
-            && is_lost(error)
-        {
-            let mut open = self.open.lock().await;
-            if open.generation == handle.generation {
-                open.connection = None;
-            }
-        }
-        reply
+    /// The reply to a command that is to be sent even while Redis fails.
+    pub(super) async fn insist(&self, command: &Cmd) -> Result<Value, StoreError> {
+        self.inner.ask(command).await
+    }
+
+    /// Opens the connection if it is not open. It waits no longer than a request would.
+    pub(super) async fn open(&self) -> Result<(), StoreError> {
+        let opened = self.inner.link(self.inner.patience().connect).await;
+        opened.map(drop).map_err(|error| self.inner.judge(None, &error))
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the endpoint: it may hold a password.
-        f.debug_struct("Connection").finish_non_exhaustive()
+        f.debug_struct("Connection").field("settings", &self.inner.settings).finish_non_exhaustive()
     }
 }
 
-/// Whether the connection is of no more use after this error.
-///
-/// After a timeout it is not known whether the peer still lives; after READONLY the name of the
-/// primary may lead elsewhere by now; other error replies come from a server that is well.
-fn is_lost(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(_) | ErrorKind::Extension => {
-            is_sign_in(error) || error.code() == Some("READONLY")
-        }
-        _ => true,
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock, and none of the state can be half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn patience(&self) -> Patience {
+        let RedisSettings { connect_timeout, response_timeout, .. } = self.settings;
+        Patience { connect: connect_timeout, response: response_timeout }
+    }
+
+    async fn ask(self: &Arc<Self>, command: &Cmd) -> Result<Value, StoreError> {
+        let mut exchange = Exchange::new(self);
+        let reply = self.exchange(command, self.patience(), &mut exchange.link_number).await;
+        exchange.is_over = true;
+        reply.map_err(|error| self.judge(exchange.link_number, &error))
+    }
+
+    /// Sends a command that nobody waits for, to learn whether Redis is back.
+    async fn probe(self: Arc<Self>, command: Cmd) {
+        let patience = Patience { connect: ATTEMPT_LIMIT, ..self.patience() };
+        let mut link_number = None;
+        let reply = self.exchange(&command, patience, &mut link_number).await;
+        let failure = reply.err().filter(|error| verdict(error, self.settings.is_cluster).opens);
+        if let Some(error) = failure {
+            let fault = self.judge(link_number, &error);
+            debug!(fault = fault.detail(), "Redis is not back yet");
+            self.state().breaker.probe_failed(self.clock.now_ms());
+        } else {
+            self.state().breaker.success();
+            info!("Redis is back");
+        }
+    }
+
+    /// Sends a command and waits for its reply.
+    ///
+    /// Where a connection that was open already turns out to be closed, it is sent once more over
+    /// a fresh one: a server may close what lay idle or frozen, and that is no fault. So a command
+    /// may be done twice, and only such may be sent here as do no harm then.
+    async fn exchange(
+        self: &Arc<Self>,
+        command: &Cmd,
+        patience: Patience,
+        link_number: &mut Option<u64>,
+    ) -> RedisResult<Value> {
+        let (mut link, was_open) = self.link(patience.connect).await?;
+        *link_number = Some(link.number);
+        match link.send(command, patience.response).await {
+            Err(error) if was_open && is_closed(&error) => {
+                self.throw_away(link.number);
+                let (mut link, _) = self.link(patience.connect).await?;
+                *link_number = Some(link.number);
+                link.send(command, patience.response).await
+            }
+            reply => reply,
+        }
+    }
+
+    /// The open connection, or a fresh one; and whether it was open.
+    async fn link(self: &Arc<Self>, patience: Duration) -> RedisResult<(Link, bool)> {
+        let mut opening = {
+            let mut state = self.state();
+            if let Some(link) = state.link.clone() {
+                let age_ms = self.clock.now_ms().saturating_sub(link.opened_at_ms);
+                if age_ms > whole_ms(OLDEST) && state.opening.is_none() {
+                    // Beside this request, which need not wait for it.
+                    state.opening = Some(self.start_opening());
+                }
+                return Ok((link, true));
+            }
+            state.opening.get_or_insert_with(|| self.start_opening()).clone()
+        };
+        let outcome = in_running_time(patience, opening.wait_for(Option::is_some)).await;
+        // Without an outcome its task has ended, and so does the process.
+        let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
+        outcome.unwrap_or_else(|| Err(timed_out())).map(|link| (link, false))
+    }
+
+    /// Starts an attempt to connect, which may outlive the request that began it.
+    fn start_opening(self: &Arc<Self>) -> Opening {
+        let (outcome, opening) = watch::channel(None);
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            // On the heap: opening a cluster takes a large future.
+            let connecting = Box::pin(inner.connect());
+            let opened = in_running_time(ATTEMPT_LIMIT, connecting).await;
+            let opened = opened.unwrap_or_else(|| Err(timed_out()));
+            let opened = {
+                let mut state = inner.state();
+                state.opening = None;
+                opened.map(|commands| {
+                    state.opened += 1;
+                    let (number, opened_at_ms) = (state.opened, inner.clock.now_ms());
+                    let link = Link { commands, number, opened_at_ms };
+                    state.link = Some(link.clone());
+                    link
+                })
+            };
+            // Nobody may be waiting any more.
+            let _ = outcome.send(Some(opened));
+        });
+        opening
+    }
+
+    async fn connect(&self) -> RedisResult<Commands> {
+        let settings = &self.settings;
+        let endpoint = settings.endpoint().await?;
+        if settings.is_cluster {
+            let (shortest_wait, longest_wait) = CLUSTER_RETRY_WAIT_MS;
+            let mut client = ClusterClient::builder([endpoint.clone()])
+                .tcp_settings(endpoint.tcp_settings().clone())
+                .connection_timeout(settings.connect_timeout)
+                .response_timeout(settings.response_timeout)
+                .retries(CLUSTER_RETRIES)
+                .min_retry_wait(shortest_wait)
+                .max_retry_wait(longest_wait)
+                .async_dns_resolver(self.resolver.clone());
+            if let Some(certificates) = settings.own_ca() {
+                client = client.certs(certificates);
+            }
+            return client.build()?.get_async_connection().await.map(Commands::Cluster);
+        }
+        let client = match settings.own_ca() {
+            Some(certificates) => Client::build_with_tls(endpoint, certificates)?,
+            None => Client::open(endpoint)?,
+        };
+        // The waits are limited by those who wait.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_dns_resolver(self.resolver.clone());
+        client.get_multiplexed_async_connection_with_config(&config).await.map(Commands::Node)
+    }
+
+    /// Draws the consequences of an error for those who come after, and says what it was.
+    fn judge(&self, link_number: Option<u64>, error: &RedisError) -> StoreError {
+        let Verdict { throws_away, opens } = verdict(error, self.settings.is_cluster);
+        if throws_away && let Some(number) = link_number {
+            self.throw_away(number);
+        }
+        if opens {
+            self.state().breaker.fault(self.clock.now_ms());
+        }
+        StoreError::from(error)
+    }
+
+    fn throw_away(&self, number: u64) {
+        let mut state = self.state();
+        if state.link.as_ref().is_some_and(|link| link.number == number) {
+            state.link = None;
+        }
+    }
+}
+
+impl Link {
+    async fn send(&mut self, command: &Cmd, patience: Duration) -> RedisResult<Value> {
+        let reply = async {
+            match &mut self.commands {
+                Commands::Node(node) => node.send_packed_command(command).await,
+                Commands::Cluster(cluster) => cluster.req_packed_command(command).await,
+            }
+        };
+        let reply = in_running_time(patience, reply).await.unwrap_or_else(|| Err(timed_out()));
+        reply.and_then(Value::extract_error)
+    }
+}
+
+/// An exchange that may be cancelled: a request waits for all that it asks of Redis together no
+/// longer than its deadline. If that was not because it had only a little left, it is a fault as if
+/// the exchange had timed out itself.
+struct Exchange<'a> {
+    inner: &'a Inner,
+    started: Instant,
+    link_number: Option<u64>,
+    is_over: bool,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        Self { inner, started: Instant::now(), link_number: None, is_over: false }
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        let was_given_time = self.started.elapsed() * 2 >= self.inner.settings.response_timeout;
+        if !self.is_over && was_given_time {
+            self.inner.judge(self.link_number, &timed_out());
+        }
+    }
+}
+
+/// What an error means for those who come after.
+struct Verdict {
+    /// The connection is of no more use.
+    throws_away: bool,
+    /// Asking again at once would be in vain.
+    opens: bool,
+}
+
+fn verdict(error: &RedisError, is_cluster: bool) -> Verdict {
+    let (throws_away, opens) = match error.kind() {
+        _ if is_sign_in(error) => (true, true),
+        ErrorKind::Server(_) | ErrorKind::Extension => match error.code().unwrap_or_default() {
+            // The name of the primary may lead elsewhere by now. A cluster tells who it is.
+            "READONLY" => (!is_cluster, false),
+            // The server is there, and knows that it cannot answer yet.
+            "LOADING" | "CLUSTERDOWN" | "BUSY" | "MASTERDOWN" => (false, true),
+            // The server is well; it is this command that it does not do.
+            _ => (false, false),
+        },
+        // Not known to be alive, or known not to be.
+        _ => (true, true),
+    };
+    Verdict { throws_away, opens }
+}
+
+fn is_closed(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_timeout()
+}
+
+fn timed_out() -> RedisError {
+    io::Error::from(io::ErrorKind::TimedOut).into()
+}
+
+/// What `future` comes to, unless it takes longer than `limit` of the time that this process runs.
+///
+/// A plain timeout would be over at once when a frozen process goes on, before the reply that has
+/// long been there could be read. Here a freeze counts for one tick, whatever its length.
+async fn in_running_time<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    const TICKS: u32 = 4;
+    let mut future = std::pin::pin!(future);
+    for _ in 0..TICKS {
+        if let Ok(output) = timeout(limit / TICKS, &mut future).await {
+            return Some(output);
+        }
+    }
+    None
 }

@@ -1,0 +1,184 @@
+//! Sign-in to ElastiCache with IAM: a token in the place of the password.
+//!
+//! A token is a request to connect, signed in its URL (Signature Version 4), without the scheme.
+//! ElastiCache takes it for 15 minutes, so one is made for each connection and none is kept.
+//! <https://docs.aws.amazon.com/AmazonElastiCache/latest/dg/auth-iam.html>
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials as _;
+use aws_sigv4::http_request::{
+    SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
+};
+use aws_sigv4::sign::v4;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use redis::{ErrorKind, RedisError};
+use tokio::sync::OnceCell;
+use url::Url;
+
+/// The longest that ElastiCache takes a token for.
+const EXPIRES_IN: Duration = Duration::from_secs(900);
+
+/// Who signs in to which cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IamSettings {
+    user: IamName,
+    cache: IamName,
+    is_serverless: bool,
+}
+
+/// The name (not the address) of a cache or of a user of ElastiCache, which has them in lower case.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IamName(String);
+
+/// What an [`IamName`] was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name as ElastiCache gives them: a letter, then letters, digits and hyphens")]
+pub struct InvalidIamName;
+
+impl IamName {
+    /// Checks a name, and puts it into lower case.
+    pub fn parse(text: &str) -> Result<Self, InvalidIamName> {
+        let is_name = text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if is_name { Ok(Self(text.to_ascii_lowercase())) } else { Err(InvalidIamName) }
+    }
+}
+
+impl fmt::Debug for IamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may be a user's, which is not to be shown anywhere.
+        f.debug_struct("IamName").finish_non_exhaustive()
+    }
+}
+
+impl IamSettings {
+    /// Signs in as `user` to `cache`; whether that is serverless is part of what is signed.
+    #[must_use]
+    pub fn new(user: IamName, cache: IamName, is_serverless: bool) -> Self {
+        Self { user, cache, is_serverless }
+    }
+
+    /// The name to sign in with.
+    pub(super) fn user(&self) -> &str {
+        &self.user.0
+    }
+
+    /// A fresh token.
+    pub(super) async fn token(&self) -> Result<String, RedisError> {
+        // Kept: what finds the credentials, which knows itself when to look again. Loaded when it
+        // is first needed, since most functions never do.
+        static AWS: OnceCell<SdkConfig> = OnceCell::const_new();
+        let aws = AWS.get_or_init(load).await;
+        let failed = |what, error: &dyn fmt::Display| {
+            RedisError::from((ErrorKind::AuthenticationFailed, what, error.to_string()))
+        };
+        let region = aws.region().ok_or_else(|| failed("no AWS region is set", &"AWS_REGION"))?;
+        let provider = aws
+            .credentials_provider()
+            .ok_or_else(|| failed("no AWS credentials", &"nothing provides any"))?;
+        let credentials = provider
+            .provide_credentials()
+            .await
+            .map_err(|error| failed("no AWS credentials", &error))?;
+        self.sign(credentials, region.as_ref(), SystemTime::now())
+            .map_err(|error| failed("the token could not be signed", &error))
+    }
+
+    fn sign(
+        &self,
+        credentials: Credentials,
+        region: &str,
+        time: SystemTime,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        let mut url = Url::parse(&format!("http://{}/", self.cache.0))?;
+        url.query_pairs_mut().append_pair("Action", "connect").append_pair("User", self.user());
+        if self.is_serverless {
+            url.query_pairs_mut().append_pair("ResourceType", "ServerlessCache");
+        }
+
+        let mut settings = SigningSettings::default();
+        settings.signature_location = SignatureLocation::QueryParams;
+        settings.expires_in = Some(EXPIRES_IN);
+        let identity = credentials.into();
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(region)
+            .name("elasticache")
+            .time(time)
+            .settings(settings)
+            .build()?
+            .into();
+        let request = SignableRequest::new(
+            "GET",
+            url.as_str(),
+            std::iter::empty(),
+            SignableBody::Bytes(&[]),
+        )?;
+        let (instructions, _) = sign(request, &parameters)?.into_parts();
+        for (name, value) in instructions.params() {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        let token = url.as_str().strip_prefix("http://").unwrap_or(url.as_str());
+        Ok(token.to_owned())
+    }
+}
+
+async fn load() -> SdkConfig {
+    let https = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    aws_config::defaults(BehaviorVersion::latest()).http_client(https).load().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known_answer_time() -> SystemTime {
+        // 2024-08-02T12:11:50Z
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_722_600_710)
+    }
+
+    fn credentials(session_token: Option<&str>) -> Credentials {
+        let session_token = session_token.map(ToOwned::to_owned);
+        Credentials::new("accessKey", "secretKey", session_token, None, "test")
+    }
+
+    fn iam(user: &str, cache: &str, is_serverless: bool) -> IamSettings {
+        let name = |text| IamName::parse(text).unwrap();
+        IamSettings::new(name(user), name(cache), is_serverless)
+    }
+
+    #[test]
+    fn the_token_is_the_known_answer() {
+        let iam = iam("user123", "my-cache", true);
+        let token = iam.sign(credentials(None), "eu-west-1", known_answer_time()).unwrap();
+        let (request, signature) = token.split_once("&X-Amz-Signature=").unwrap();
+        assert_eq!(
+            request,
+            "my-cache/?Action=connect&User=user123&ResourceType=ServerlessCache\
+             &X-Amz-Algorithm=AWS4-HMAC-SHA256\
+             &X-Amz-Credential=accessKey%2F20240802%2Feu-west-1%2Felasticache%2Faws4_request\
+             &X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host"
+        );
+        assert_eq!(signature, "5dda5db919b1337db6596b2a608924bc10197fb39289b933b60bdb114d5a70dc");
+    }
+
+    #[test]
+    fn names_are_names_and_in_lower_case() {
+        assert_eq!(iam("User-1", "My-Cache", true).user(), "user-1");
+        for bad in ["", "1user", "a.b", "user name", "a/b", "ä"] {
+            assert_eq!(IamName::parse(bad), Err(InvalidIamName), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_shown() {
+        let shown = format!("{:?}", iam("alice", "alice", true));
+        assert!(!shown.contains("alice"), "{shown}");
+    }
+}

@@ -1,0 +1,402 @@
+//! What a client sees while Redis, or the way to it, fails. The faults are real: processes that are
+//! killed or stopped, sockets that are cut, queues that are full.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::lambda::{Function, Reply};
+use support::proxy::{BlackHole, Mode, Proxy};
+use support::redis::{RedisServer, info};
+use support::wait_for;
+
+const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+const STORED: &str = "response-boost; fwd=uri-miss; stored";
+
+/// The connect and the response timeout by default, in sum.
+const DEADLINE: Duration = Duration::from_millis(600);
+/// A machine that has something else to do must not fail a test.
+const SLACK: Duration = Duration::from_millis(150);
+
+async fn function(url: &str) -> Function {
+    Function::start(&[("REDIS_URL", url)]).await
+}
+
+fn assert_correct(reply: &Reply) {
+    assert_eq!((reply.status, reply.body.as_str()), (200, MANAS), "{}", reply.cache_status());
+}
+
+fn bypass(detail: &str) -> String {
+    format!("response-boost; fwd=bypass; detail={detail}")
+}
+
+async fn timed(function: &Function) -> (Reply, Duration) {
+    let started = Instant::now();
+    let reply = function.get("/users/1").await;
+    assert_correct(&reply);
+    (reply, started.elapsed())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Asks for two seconds while Redis fails, which takes in five probes: no request may wait for one.
+async fn assert_nobody_pays(function: &Function) {
+    let uncached = Function::start(&[("REDIS_URL", "")]).await;
+    let mut uncached_times = Vec::new();
+    for _ in 0..50 {
+        let started = Instant::now();
+        // Not found, and so not kept: each of these goes to the store.
+        assert_eq!(uncached.get("/users/4").await.status, 404);
+        uncached_times.push(started.elapsed());
+    }
+    let mut times = Vec::new();
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        let (reply, time) = timed(function).await;
+        assert_eq!(reply.cache_status(), bypass("breaker-open"));
+        times.push(time);
+    }
+    let (slowest, requests) = (*times.iter().max().unwrap(), times.len());
+    assert!(slowest < Duration::from_millis(50), "{slowest:?}: one of {requests} waited");
+    let (time, uncached) = (median(times), median(uncached_times));
+    assert!(time < uncached + Duration::from_millis(5), "{time:?}, uncached {uncached:?}");
+}
+
+/// The first request within the deadline, those after it without any wait.
+async fn assert_outage(url: &str, detail: &str) {
+    let function = function(url).await;
+    let (first, time) = timed(&function).await;
+    assert_eq!(first.cache_status(), bypass(detail));
+    assert!(time < DEADLINE + SLACK, "{time:?}");
+    assert_nobody_pays(&function).await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_costs_nothing() {
+    let mut redis = RedisServer::start().await;
+    redis.kill();
+    assert_outage(&redis.url(), "redis-refused").await;
+}
+
+#[tokio::test]
+async fn a_host_that_swallows_packets_costs_one_deadline() {
+    assert_outage(&BlackHole::new().url(), "redis-timeout").await;
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_costs_one_deadline() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_outage(&format!("redis://{}", listener.local_addr().unwrap()), "redis-timeout").await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_costs_one_deadline() {
+    let function = function("redis://cache.invalid").await;
+    let (first, time) = timed(&function).await;
+    assert!(
+        [bypass("redis-error"), bypass("redis-timeout")].contains(&first.cache_status().to_owned())
+    );
+    assert!(time < DEADLINE + SLACK, "{time:?}");
+    assert_nobody_pays(&function).await;
+}
+
+/// A proxy whose replies go wrong, and a function that has had a hit through it before.
+async fn behind_a_proxy() -> (Function, Proxy, RedisServer) {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::before(redis.port()).await;
+    let function = function(&proxy.url()).await;
+    function.get_until_hit("/users/1").await;
+    (function, proxy, redis)
+}
+
+#[tokio::test]
+async fn a_connection_that_falls_silent_costs_one_response_timeout() {
+    let (function, proxy, _redis) = behind_a_proxy().await;
+    for _ in 0..3 {
+        proxy.set(Mode::Silent);
+        let (reply, time) = timed(&function).await;
+        assert_eq!(reply.cache_status(), bypass("redis-timeout"));
+        assert!(time < Duration::from_millis(100) + SLACK, "{time:?}");
+        assert_nobody_pays(&function).await;
+        proxy.set(Mode::Pass);
+        function.get_until_hit("/users/1").await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_reply_and_a_reset_in_the_middle_of_one_are_faults_like_others() {
+    let (function, proxy, _redis) = behind_a_proxy().await;
+    for bytes in [0, 1, 5, 100] {
+        for mode in [Mode::Part(bytes), Mode::Reset(bytes)] {
+            proxy.set(mode);
+            let (reply, time) = timed(&function).await;
+            assert!(reply.cache_status().contains("fwd=bypass"), "{mode:?}");
+            assert!(time < DEADLINE + SLACK, "{mode:?}: {time:?}");
+            let (reply, time) = timed(&function).await;
+            assert_eq!(reply.cache_status(), bypass("breaker-open"), "{mode:?}");
+            assert!(time < Duration::from_millis(50), "{mode:?}: {time:?}");
+            proxy.set(Mode::Pass);
+            function.get_until_hit("/users/1").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_slow_reply_opens_the_breaker_for_its_first_step_alone() {
+    let (function, proxy, _redis) = behind_a_proxy().await;
+    for _ in 0..5 {
+        proxy.set(Mode::LateOnce(Duration::from_millis(400)));
+        let (reply, _) = timed(&function).await;
+        assert_eq!(reply.cache_status(), bypass("redis-timeout"));
+        let opened = Instant::now();
+        let bypasses = function.get_until_hit("/users/1").await;
+        assert!(bypasses.iter().all(|reply| reply.cache_status() == bypass("breaker-open")));
+        // The first step is 100 ms; a second one would end at 300.
+        let time = opened.elapsed();
+        assert!(time < Duration::from_millis(280), "{time:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_and_restarted_is_used_again() {
+    let mut redis = RedisServer::start().await;
+    let function = function(&redis.url()).await;
+    for _ in 0..5 {
+        function.get_until_hit("/users/1").await;
+        redis.restart().await;
+        // Its old connection is closed and a fresh one is there: the same request goes on.
+        let (reply, _) = timed(&function).await;
+        assert_eq!(reply.cache_status(), STORED);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hung_up_during_a_freeze_costs_no_hit() {
+    let redis = RedisServer::start().await;
+    redis.command::<()>(&["CONFIG", "SET", "timeout", "1"]);
+    let function = function(&redis.url()).await;
+    for _ in 0..3 {
+        function.get_until_hit("/users/1").await;
+        function.signal("STOP");
+        wait_for("the server to hang up", || {
+            let clients: String = redis.command(&["CLIENT", "LIST", "TYPE", "NORMAL"]);
+            (clients.lines().count() == 1).then_some(())
+        })
+        .await;
+        function.signal("CONT");
+        let (reply, _) = timed(&function).await;
+        assert!(reply.cache_status().contains("; hit; "), "{}", reply.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_used_again_when_it_goes_on() {
+    let redis = RedisServer::start().await;
+    let function = function(&redis.url()).await;
+    for _ in 0..3 {
+        function.get_until_hit("/users/1").await;
+        redis.signal("STOP");
+        let (reply, time) = timed(&function).await;
+        assert_eq!(reply.cache_status(), bypass("redis-timeout"));
+        assert!(time < Duration::from_millis(100) + SLACK, "{time:?}");
+        assert_nobody_pays(&function).await;
+        redis.signal("CONT");
+        let continued = Instant::now();
+        function.get_until_hit("/users/1").await;
+        assert!(continued.elapsed() < Duration::from_secs(6), "{:?}", continued.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_is_frozen_with_its_request_gets_through_all_the_same() {
+    let mut redis = RedisServer::start().await;
+    let function = function(&redis.url()).await;
+    function.get_until_hit("/users/1").await;
+    redis.kill();
+    function.get("/users/1").await;
+    redis.restart().await;
+    // Now as Lambda does it: nothing runs but while there is a request.
+    let mut requests = 0;
+    loop {
+        function.signal("STOP");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        function.signal("CONT");
+        let (reply, time) = timed(&function).await;
+        assert!(time < Duration::from_millis(50), "{time:?}");
+        requests += 1;
+        if reply.cache_status().contains("; hit; ") {
+            break;
+        }
+        assert!(requests < 20, "{}", reply.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn a_user_without_rights_is_no_outage() {
+    let redis = RedisServer::start().await;
+    redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+get"]);
+    let function = function(&redis.url().replace("://", "://cache:pw@")).await;
+    for _ in 0..3 {
+        // May read but not write: nothing is stored, nothing is claimed, and nobody waits.
+        let (reply, _) = timed(&function).await;
+        assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss");
+    }
+    redis.command::<()>(&["ACL", "SETUSER", "cache", "-get"]);
+    for _ in 0..3 {
+        assert_eq!(timed(&function).await.0.cache_status(), bypass("redis-error"));
+    }
+    redis.command::<()>(&["ACL", "SETUSER", "cache", "+get", "+set"]);
+    assert_eq!(timed(&function).await.0.cache_status(), STORED, "at once, without a restart");
+}
+
+#[tokio::test]
+async fn a_full_server_stores_nothing_and_is_no_outage() {
+    let redis = RedisServer::start().await;
+    let function = function(&redis.url()).await;
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    for _ in 0..3 {
+        assert_eq!(timed(&function).await.0.cache_status(), "response-boost; fwd=uri-miss");
+    }
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(timed(&function).await.0.cache_status(), STORED);
+}
+
+#[tokio::test]
+async fn a_replica_stores_nothing_until_it_is_promoted() {
+    let (primary, replica) = (RedisServer::start().await, RedisServer::start().await);
+    let function = function(&replica.url()).await;
+    function.get_until_hit("/users/1").await;
+    let port = primary.port().to_string();
+    redis_is_replica(&replica, &["REPLICAOF", "127.0.0.1", &port]).await;
+    for _ in 0..3 {
+        assert_eq!(timed(&function).await.0.cache_status(), "response-boost; fwd=uri-miss");
+    }
+    let mut connection = replica.connect();
+    let before = info(&mut connection, "total_connections_received");
+    timed(&function).await;
+    timed(&function).await;
+    let opened = info(&mut connection, "total_connections_received") - before;
+    assert_eq!(opened, 2, "each time the name is looked up again: it may lead elsewhere by now");
+    replica.command::<()>(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(timed(&function).await.0.cache_status(), STORED);
+}
+
+async fn redis_is_replica(replica: &RedisServer, command: &[&str]) {
+    replica.command::<()>(command);
+    wait_for("the replica to follow", || {
+        let text: String = replica.command(&["INFO", "replication"]);
+        text.contains("master_link_status:up").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_busy_server_is_let_alone_until_it_is_done() {
+    let redis = RedisServer::start().await;
+    redis.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "1"]);
+    let function = function(&redis.url()).await;
+    function.get_until_hit("/users/1").await;
+    let port = redis.port();
+    let script = std::thread::spawn(move || {
+        let client = redis::Client::open(("127.0.0.1", port)).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let forever =
+            redis::cmd("EVAL").arg("while true do end").arg(0).query::<()>(&mut connection);
+        assert!(forever.is_err(), "it was killed");
+    });
+    let reply = loop {
+        let (reply, time) = timed(&function).await;
+        assert!(time < DEADLINE + SLACK);
+        if reply.cache_status().contains("bypass") {
+            break reply;
+        }
+    };
+    assert!(!reply.cache_status().contains("stored"));
+    let (reply, time) = timed(&function).await;
+    assert_eq!(reply.cache_status(), bypass("breaker-open"));
+    assert!(time < Duration::from_millis(50), "{time:?}");
+    wait_for("the script to be killed", || {
+        let client = redis::Client::open(("127.0.0.1", port)).ok()?;
+        let mut connection = client.get_connection().ok()?;
+        redis::cmd("SCRIPT").arg("KILL").query::<()>(&mut connection).ok()
+    })
+    .await;
+    script.join().unwrap();
+    function.get_until_hit("/users/1").await;
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_another_client_is_used_when_there_is() {
+    let redis = RedisServer::start().await;
+    let function = function(&redis.url()).await;
+    let mut only = redis.connect();
+    support::redis::send::<()>(&mut only, &["CONFIG", "SET", "maxclients", "1"]);
+    for _ in 0..3 {
+        let (reply, time) = timed(&function).await;
+        assert!(reply.cache_status().contains("fwd=bypass"), "{}", reply.cache_status());
+        assert!(time < DEADLINE + SLACK, "{time:?}");
+    }
+    support::redis::send::<()>(&mut only, &["CONFIG", "SET", "maxclients", "100"]);
+    function.get_until_hit("/users/1").await;
+}
+
+#[tokio::test]
+async fn a_request_with_little_time_left_keeps_half_of_it_for_its_load() {
+    let hole = BlackHole::new();
+    let function = function(&hole.url()).await;
+    let started = Instant::now();
+    let reply = function.get_within("/users/1", Duration::from_millis(200)).await;
+    assert_correct(&reply);
+    let time = started.elapsed();
+    assert!((Duration::from_millis(80)..Duration::from_millis(180)).contains(&time), "{time:?}");
+}
+
+#[tokio::test]
+async fn warming_up_connects_before_the_first_request_and_may_fail() {
+    let redis = RedisServer::start().await;
+    let mut connection = redis.connect();
+    let before = info(&mut connection, "total_connections_received");
+    let warm = Function::start(&[("REDIS_URL", &redis.url()), ("WARM_UP", "true")]).await;
+    assert_eq!(info(&mut connection, "total_connections_received"), before + 1);
+    assert_eq!(warm.get("/users/1").await.cache_status(), STORED);
+    assert_eq!(info(&mut connection, "total_connections_received"), before + 1);
+
+    let started = Instant::now();
+    let hole = BlackHole::new();
+    let cold = Function::start(&[("REDIS_URL", &hole.url()), ("WARM_UP", "true")]).await;
+    assert!(started.elapsed() < DEADLINE + SLACK, "{:?}", started.elapsed());
+    cold.output_with("not warmed up", 1).await;
+    assert_correct(&cold.get("/users/1").await);
+}
+
+#[tokio::test]
+async fn a_silent_resolver_holds_up_one_request_and_one_thread() {
+    // A resolver of the test's own wants a mount of its own, and that root.
+    let is_root = std::process::Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    let socket = std::net::UdpSocket::bind("127.0.0.53:53");
+    let (true, Ok(_silent)) = (is_root && cfg!(target_os = "linux"), socket) else {
+        assert!(std::env::var_os("CI").is_none(), "CI must not skip anything");
+        eprintln!("SKIPPED: a silent resolver (needs root on Linux)");
+        return;
+    };
+    let folder = std::env::temp_dir().join(format!("response-boost-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&folder).unwrap();
+    let resolv_conf = folder.join("resolv.conf");
+    std::fs::write(&resolv_conf, "nameserver 127.0.0.53\noptions timeout:30\n").unwrap();
+    let function = Function::start_in(
+        &["unshare", "--mount", "sh", "-c"],
+        &format!("mount --bind {} /etc/resolv.conf && exec \"$0\"", resolv_conf.display()),
+        &[("REDIS_URL", "redis://cache.example"), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")],
+    )
+    .await;
+    let (first, time) = timed(&function).await;
+    assert_eq!(first.cache_status(), bypass("redis-timeout"));
+    assert!(time < DEADLINE + SLACK, "{time:?}");
+    assert_nobody_pays(&function).await;
+    let threads = std::fs::read_dir(function.proc("task")).unwrap().count();
+    assert!(threads <= 2, "{threads} threads: the program's, and one that looks the name up");
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -36,6 +36,9 @@ pub fn init(settings: LogSettings) {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
+    // The signer traces the requests that it signs, with their session tokens: not here, whatever
+    // the filter says.
+    let filter = settings.filter.with_target("aws_sigv4", LevelFilter::OFF);
     // Fails only where a subscriber is set already, which is then what the caller wants.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(settings.filter)).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }

@@ -1,6 +1,7 @@
 //! The users function: wires configuration, cache and API together and runs them on Lambda.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 

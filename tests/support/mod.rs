@@ -4,6 +4,7 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod cluster;
 pub mod lambda;
 pub mod proxy;
 pub mod redis;
@@ -56,4 +57,32 @@ pub fn request(method: &str, path: &str) -> serde_json::Value {
 pub fn signal(pid: u32, signal: &str) {
     let mut kill = std::process::Command::new("kill");
     assert!(kill.arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap().success());
+}
+
+/// A folder of the test's own, removed at its end.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("response-boost-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Writes a file into it and gives its path.
+    pub fn write(&self, name: &str, content: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub fn path(&self) -> String {
+        self.0.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

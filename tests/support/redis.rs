@@ -10,16 +10,23 @@ use super::wait_for;
 
 pub struct RedisServer {
     port: u16,
+    arguments: Vec<String>,
     process: Option<Process>,
 }
 
 impl RedisServer {
     pub async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// With more arguments, which may depend on its port.
+    pub async fn start_with(arguments: impl Fn(u16) -> Vec<String>) -> Self {
         // A port that is free now may be taken the next moment; then the server ends at once.
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = Process::start(port).await {
-                return Self { port, process: Some(process) };
+            let arguments = arguments(port);
+            if let Some(process) = Process::start(port, &arguments).await {
+                return Self { port, arguments, process: Some(process) };
             }
         }
         panic!("redis-server did not start; `make setup` installs it");
@@ -31,6 +38,12 @@ impl RedisServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port of the cluster's own talk.
+    pub fn bus_port(&self) -> String {
+        let (_, port): (String, String) = self.command(&["CONFIG", "GET", "cluster-port"]);
+        port
     }
 
     /// Stops the server (it keeps its sockets and says nothing) and lets it go on.
@@ -46,7 +59,7 @@ impl RedisServer {
     /// The server is back on its port, and empty.
     pub async fn restart(&mut self) {
         self.kill();
-        self.process = Process::start(self.port).await;
+        self.process = Process::start(self.port, &self.arguments).await;
         assert!(self.process.is_some(), "redis-server did not come back on its port");
     }
 
@@ -81,7 +94,7 @@ struct Process {
 
 impl Process {
     /// `None`: it ended at once.
-    async fn start(port: u16) -> Option<Self> {
+    async fn start(port: u16, arguments: &[String]) -> Option<Self> {
         let program = ["redis-server", "valkey-server"].into_iter().find(|program| {
             let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
             version.is_ok_and(|status| status.success())
@@ -89,6 +102,7 @@ impl Process {
         let server = Command::new(program.expect("redis-server on the PATH: `make setup`"))
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir", "/"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -126,6 +140,6 @@ fn connect(port: u16) -> redis::RedisResult<Connection> {
     client.get_connection_with_timeout(Duration::from_secs(5))
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -136,36 +136,65 @@ async fn load() -> SdkConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-
-    fn known_answer_time() -> SystemTime {
-        // 2024-08-02T12:11:50Z
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_722_600_710)
-    }
-
-    fn credentials(session_token: Option<&str>) -> Credentials {
-        let session_token = session_token.map(ToOwned::to_owned);
-        Credentials::new("accessKey", "secretKey", session_token, None, "test")
-    }
 
     fn iam(user: &str, cache: &str, is_serverless: bool) -> IamSettings {
         let name = |text| IamName::parse(text).unwrap();
         IamSettings::new(name(user), name(cache), is_serverless)
     }
 
+    /// What stands in a token, whatever its order and however it is escaped.
+    fn parts(token: &str) -> (String, BTreeMap<String, String>) {
+        let url = Url::parse(&format!("http://{token}")).unwrap();
+        assert_eq!(url.path(), "/");
+        (url.host_str().unwrap().to_owned(), url.query_pairs().into_owned().collect())
+    }
+
+    /// The first is the answer that AWS's own examples give, and all of them are what the signer of
+    /// botocore, an independent witness, makes of the same (`SigV4QueryAuth`, service `elasticache`).
     #[test]
-    fn the_token_is_the_known_answer() {
-        let iam = iam("user123", "my-cache", true);
-        let token = iam.sign(credentials(None), "eu-west-1", known_answer_time()).unwrap();
-        let (request, signature) = token.split_once("&X-Amz-Signature=").unwrap();
-        assert_eq!(
-            request,
-            "my-cache/?Action=connect&User=user123&ResourceType=ServerlessCache\
-             &X-Amz-Algorithm=AWS4-HMAC-SHA256\
-             &X-Amz-Credential=accessKey%2F20240802%2Feu-west-1%2Felasticache%2Faws4_request\
-             &X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host"
-        );
-        assert_eq!(signature, "5dda5db919b1337db6596b2a608924bc10197fb39289b933b60bdb114d5a70dc");
+    fn tokens_are_the_known_answers() {
+        // 2024-08-02T12:11:50Z and 2026-02-28T23:59:59Z.
+        let (august, february) = (1_722_600_710, 1_772_323_199);
+        let secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+        for ((key, secret, session), region, (cache, user, is_serverless), time, token) in [
+            (
+                ("accessKey", "secretKey", None),
+                "eu-west-1",
+                ("my-cache", "user123", true),
+                august,
+                "my-cache/?Action=connect&User=user123&ResourceType=ServerlessCache&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=accessKey%2F20240802%2Feu-west-1%2Felasticache%2Faws4_request&X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=5dda5db919b1337db6596b2a608924bc10197fb39289b933b60bdb114d5a70dc",
+            ),
+            (
+                ("AKIDEXAMPLE", secret, Some("IQoJb3JpZ2luX2Vj/+abc==")),
+                "us-east-1",
+                ("prod-cache-2", "app-user", true),
+                august,
+                "prod-cache-2/?Action=connect&User=app-user&ResourceType=ServerlessCache&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20240802%2Fus-east-1%2Felasticache%2Faws4_request&X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=IQoJb3JpZ2luX2Vj%2F%2Babc%3D%3D&X-Amz-Signature=2bfbe0663d48e377a27442e76f546e8d198d1dd65006a35a5877a5316566493b",
+            ),
+            (
+                ("AKIDEXAMPLE", secret, None),
+                "ap-southeast-2",
+                ("my-replication-group", "reader", false),
+                august,
+                "my-replication-group/?Action=connect&User=reader&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20240802%2Fap-southeast-2%2Felasticache%2Faws4_request&X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=83a126b52229cc85652b92bee427a1964d46c1ba45a1f856e321189e7e6b7606",
+            ),
+            (
+                ("AKIDEXAMPLE", "s p&a=c?e/ö", Some("tok~en*with (odd) chars: ü%20")),
+                "us-gov-west-1",
+                ("c", "u", false),
+                february,
+                "c/?Action=connect&User=u&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260228%2Fus-gov-west-1%2Felasticache%2Faws4_request&X-Amz-Date=20260228T235959Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=tok~en%2Awith%20%28odd%29%20chars%3A%20%C3%BC%2520&X-Amz-Signature=7fc786e578238b406e5a0fa0615c206b387befbe0f29aea661e7fd081da60b87",
+            ),
+        ] {
+            let session = session.map(ToOwned::to_owned);
+            let credentials = Credentials::new(key, secret, session, None, "test");
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+            let signed = iam(user, cache, is_serverless).sign(credentials, region, time).unwrap();
+            assert_eq!(parts(&signed), parts(token));
+        }
     }
 
     #[test]

@@ -1,0 +1,143 @@
+//! A real cluster of six, one of whose primaries dies, and whose slots move.
+
+mod support;
+
+use std::time::Duration;
+
+use support::cluster::Cluster;
+use support::lambda::Function;
+use support::redis::RedisServer;
+
+const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+const STORED: &str = "response-boost; fwd=uri-miss; stored";
+const KEY: &str = "users:user:1";
+
+async fn function(url: &str) -> Function {
+    Function::start(&[("REDIS_URL", url), ("REDIS_CLUSTER", "true")]).await
+}
+
+#[tokio::test]
+async fn keys_of_all_nodes_are_kept_over_one_connection_to_each() {
+    let cluster = Cluster::start().await;
+    let function = function(&cluster.nodes[0].url()).await;
+    for id in 1..=3 {
+        let path = format!("/users/{id}");
+        assert_eq!(function.get(&path).await.cache_status(), STORED);
+        assert!(function.get(&path).await.cache_status().contains("; hit; "));
+        let key = format!("users:user:{id}");
+        let primary = &cluster.nodes[cluster.primary_of(&key)];
+        assert!((1..=120_000).contains(&primary.command::<i64>(&["PTTL", &key])));
+    }
+    for _ in 0..50 {
+        function.get("/users/1").await;
+    }
+    for node in &cluster.nodes {
+        let clients: String = node.command(&["CLIENT", "LIST", "TYPE", "normal"]);
+        assert!(clients.lines().count() <= 2, "this one and the function's:\n{clients}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_and_a_password_go_to_every_node() {
+    let cluster = Cluster::start().await;
+    for node in &cluster.nodes {
+        node.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+@all"]);
+        node.command::<()>(&["ACL", "SETUSER", "default", "-get", "-set"]);
+    }
+    let function = function(&cluster.nodes[1].url().replace("://", "://cache:pw@")).await;
+    for id in 1..=3 {
+        assert_eq!(function.get(&format!("/users/{id}")).await.cache_status(), STORED);
+    }
+}
+
+#[tokio::test]
+async fn a_primary_that_dies_is_followed_by_its_replica() {
+    let mut cluster = Cluster::start().await;
+    let dying = cluster.primary_of(KEY);
+    let surviving = (dying + 1) % 3;
+    let function = function(&cluster.nodes[surviving].url()).await;
+    function.get_until_hit("/users/1").await;
+    cluster.nodes[dying].kill();
+    // Each of these is checked to be the correct 200.
+    wait_for_promotion(&cluster.nodes[dying + 3], &function).await;
+    function.get_until_hit("/users/1").await;
+    assert_eq!(cluster.nodes[dying + 3].command::<u64>(&["EXISTS", KEY]), 1);
+}
+
+async fn wait_for_promotion(replica: &RedisServer, function: &Function) {
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while !replica.command::<String>(&["INFO", "replication"]).contains("role:master") {
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert!(std::time::Instant::now() < deadline, "the replica is not promoted");
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_is_followed_without_a_fault() {
+    let cluster = Cluster::start().await;
+    let (from, slot) = (cluster.primary_of(KEY), cluster.slot_of(KEY).to_string());
+    let to = (from + 1) % 3;
+    let function = function(&cluster.nodes[(from + 2) % 3].url()).await;
+    function.get_until_hit("/users/1").await;
+    // There and back, three times, with requests in each of the steps.
+    for round in 0..6 {
+        let (source, target) = if round % 2 == 0 { (from, to) } else { (to, from) };
+        let (source, target) = (&cluster.nodes[source], &cluster.nodes[target]);
+        let source_id: String = source.command(&["CLUSTER", "MYID"]);
+        let target_id: String = target.command(&["CLUSTER", "MYID"]);
+        target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+        source.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+        assert_undisturbed(&function).await;
+        // Half moved: asked for at the source, it is at the target already (ASK).
+        let port = target.port().to_string();
+        source.command::<redis::Value>(&["MIGRATE", "127.0.0.1", &port, KEY, "0", "5000"]);
+        assert_undisturbed(&function).await;
+        // Not there at all: missed, and stored at the target.
+        target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+        source.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+        assert_undisturbed(&function).await;
+        target.command::<u64>(&["DEL", KEY]);
+        assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    }
+}
+
+/// Neither a fault nor a miss.
+async fn assert_undisturbed(function: &Function) {
+    for _ in 0..20 {
+        let reply = function.get("/users/1").await;
+        assert_eq!(reply.body, MANAS);
+        assert!(reply.cache_status().contains("; hit; "), "{}", reply.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_cluster_is_a_fault_like_others() {
+    let redis = RedisServer::start().await;
+    let function = function(&redis.url()).await;
+    for _ in 0..3 {
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert!(reply.cache_status().contains("fwd=bypass"), "{}", reply.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_stands_still_costs_one_deadline() {
+    let cluster = Cluster::start().await;
+    let function = function(&cluster.nodes[0].url()).await;
+    function.get_until_hit("/users/1").await;
+    for node in &cluster.nodes {
+        node.signal("STOP");
+    }
+    let started = std::time::Instant::now();
+    let reply = function.get("/users/1").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+    assert!(started.elapsed() < Duration::from_millis(400), "{:?}", started.elapsed());
+    let reply = function.get("/users/1").await;
+    assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=breaker-open");
+    for node in &cluster.nodes {
+        node.signal("CONT");
+    }
+    function.get_until_hit("/users/1").await;
+}

@@ -1,0 +1,303 @@
+//! A Redis behind TLS: the right certificate, and all the wrong ones.
+
+mod support;
+
+/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+mod tls {
+    use std::time::Duration;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
+    };
+
+    use crate::support::Folder;
+    use crate::support::lambda::{Function, command};
+    use crate::support::proxy::{Mode, Proxy};
+    use crate::support::redis::{RedisServer, free_port};
+
+    const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+    const STORED: &str = "response-boost; fwd=uri-miss; stored";
+
+    /// A server with TLS, and without it on its other port.
+    struct TlsServer {
+        redis: RedisServer,
+        tls_port: u16,
+        ca_file: String,
+        _folder: Folder,
+    }
+
+    struct Ca {
+        issuer: Issuer<'static, KeyPair>,
+        pem: String,
+    }
+
+    impl Ca {
+        fn new() -> Self {
+            let mut params = CertificateParams::default();
+            // Told from others by its name.
+            let name = uuid::Uuid::new_v4().to_string();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            Self { issuer: Issuer::new(params, key), pem }
+        }
+    }
+
+    impl TlsServer {
+        /// With a certificate by its own CA for `name`.
+        async fn start(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
+            let ca = Ca::new();
+            let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+            change(&mut params);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &ca.issuer).unwrap();
+            let folder = Folder::new();
+            let ca_file = folder.write("ca.pem", &ca.pem);
+            let certificate_file = folder.write("certificate.pem", &certificate.pem());
+            let key_file = folder.write("key.pem", &key.serialize_pem());
+            let tls_port = std::cell::Cell::new(0);
+            let redis = RedisServer::start_with(|_| {
+                tls_port.set(free_port());
+                let tls_port = tls_port.get().to_string();
+                [
+                    ["--tls-port", &tls_port],
+                    ["--tls-cert-file", &certificate_file],
+                    ["--tls-key-file", &key_file],
+                    ["--tls-ca-cert-file", &ca_file],
+                    ["--tls-auth-clients", "no"],
+                ]
+                .concat()
+                .into_iter()
+                .map(ToOwned::to_owned)
+                .collect()
+            })
+            .await;
+            Self { redis, tls_port: tls_port.get(), ca_file, _folder: folder }
+        }
+
+        async fn good() -> Self {
+            Self::start("localhost", |_| ()).await
+        }
+
+        fn url(&self) -> String {
+            format!("rediss://localhost:{}", self.tls_port)
+        }
+    }
+
+    async fn function(url: &str, ca_file: &str) -> Function {
+        // Longer than a handshake takes in an unoptimized build on a busy machine.
+        let timeout = ("REDIS_CONNECT_TIMEOUT_MS", "10000");
+        Function::start(&[("REDIS_URL", url), ("REDIS_TLS_CA_FILE", ca_file), timeout]).await
+    }
+
+    /// The answer is correct, and the log says what is wrong with the certificate.
+    async fn assert_refused(url: &str, ca_file: &str, reason: &str) {
+        let function = function(url, ca_file).await;
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-error");
+        function.output_with(reason, 1).await;
+    }
+
+    #[tokio::test]
+    async fn answers_are_kept_over_one_encrypted_connection() {
+        let server = TlsServer::good().await;
+        let function = function(&server.url(), &server.ca_file).await;
+        assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+        for _ in 0..20 {
+            let reply = function.get("/users/1").await;
+            assert!(reply.cache_status().contains("; hit; "), "{}", reply.cache_status());
+        }
+        let clients: String = server.redis.command(&["CLIENT", "LIST"]);
+        assert_eq!(clients.lines().count(), 2, "this one and the function's:\n{clients}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_is_opened_again() {
+        let server = TlsServer::good().await;
+        let function = function(&server.url(), &server.ca_file).await;
+        function.get_until_hit("/users/1").await;
+        for _ in 0..5 {
+            server.redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]);
+            let reply = function.get("/users/1").await;
+            assert!(reply.cache_status().contains("; hit; "), "{}", reply.cache_status());
+        }
+    }
+
+    #[tokio::test]
+    async fn user_and_password_go_with_it() {
+        let server = TlsServer::good().await;
+        server.redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">p@ss", "~*", "+@all"]);
+        let url = server.url().replace("://", "://cache:p%40ss@");
+        let function = function(&url, &server.ca_file).await;
+        assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+        let clients: String = server.redis.command(&["CLIENT", "LIST"]);
+        assert!(clients.contains("user=cache"), "{clients}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_ca_is_refused() {
+        let (server, other) = (TlsServer::good().await, TlsServer::good().await);
+        assert_refused(&server.url(), &other.ca_file, "UnknownIssuer").await;
+        // The public roots do not vouch for it either.
+        assert_refused(&server.url(), "", "UnknownIssuer").await;
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_another_name_is_refused() {
+        let server = TlsServer::start("cache.example", |_| ()).await;
+        assert_refused(&server.url(), &server.ca_file, "not valid for name").await;
+    }
+
+    #[tokio::test]
+    async fn an_expired_certificate_is_refused() {
+        let server = TlsServer::start("localhost", |params| {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        })
+        .await;
+        assert_refused(&server.url(), &server.ca_file, "xpired").await;
+    }
+
+    #[tokio::test]
+    async fn a_port_without_tls_is_told_from_one_with_it() {
+        let server = TlsServer::good().await;
+        let plain = format!("rediss://localhost:{}", server.redis.port());
+        let function = function(&plain, &server.ca_file).await;
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert!(reply.cache_status().contains("fwd=bypass"), "{}", reply.cache_status());
+        function.output_with("fault=", 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_handshake_slower_than_a_request_waits_serves_those_after_it() {
+        let server = TlsServer::good().await;
+        let proxy = Proxy::before(server.tls_port).await;
+        // Each flight of the server's takes longer than a request waits for the whole.
+        proxy.set(Mode::Late(Duration::from_millis(400)));
+        let url = format!("rediss://localhost:{}", proxy.port());
+        let function = Function::start(&[
+            ("REDIS_URL", &url),
+            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_CONNECT_TIMEOUT_MS", "100"),
+            ("REDIS_RESPONSE_TIMEOUT_MS", "1000"),
+        ])
+        .await;
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
+        function.get_until_hit("/users/1").await;
+        let mut connection = server.redis.connect();
+        let received = crate::support::redis::info(&mut connection, "total_connections_received");
+        // The fixture's own are counted too: what matters is that the function opened one.
+        let clients: String = server.redis.command(&["CLIENT", "LIST"]);
+        let of_function =
+            clients.lines().filter(|line| line.contains("cmd=get") || line.contains("cmd=set"));
+        assert_eq!(of_function.count(), 1, "{received} so far, now\n{clients}");
+    }
+
+    #[tokio::test]
+    async fn an_iam_user_signs_in_with_a_token() {
+        let server = TlsServer::good().await;
+        // Any password will do for it: that the token is right is shown by known answers.
+        server.redis.command::<()>(&[
+            "ACL",
+            "SETUSER",
+            "cache-user",
+            "on",
+            "nopass",
+            "~*",
+            "+@all",
+        ]);
+        let url = server.url();
+        let function = Function::start(&[
+            ("REDIS_URL", &url),
+            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_CONNECT_TIMEOUT_MS", "10000"),
+            ("REDIS_IAM_USER", "cache-user"),
+            ("REDIS_IAM_CACHE", "my-cache"),
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
+            ("AWS_SESSION_TOKEN", "session-token"),
+            ("RUST_LOG", "trace"),
+        ])
+        .await;
+        assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+        let clients: String = server.redis.command(&["CLIENT", "LIST"]);
+        assert!(clients.contains("user=cache-user"), "{clients}");
+
+        // Signed in anew with each connection.
+        server.redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]);
+        let reply = function.get("/users/1").await;
+        assert!(reply.cache_status().contains("; hit; "), "{}", reply.cache_status());
+
+        let output = function.output_with("\n", 1).await;
+        for secret in ["wJalrXUtnFEMI", "session-token", "X-Amz-Signature"] {
+            let line = output.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{secret} is in the log");
+        }
+    }
+
+    #[tokio::test]
+    async fn iam_without_credentials_is_a_fault_like_others() {
+        let server = TlsServer::good().await;
+        let url = server.url();
+        let function = Function::start(&[
+            ("REDIS_URL", &url),
+            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_IAM_USER", "cache-user"),
+            ("REDIS_IAM_CACHE", "my-cache"),
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ])
+        .await;
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        assert!(reply.cache_status().contains("fwd=bypass"), "{}", reply.cache_status());
+    }
+
+    #[tokio::test]
+    async fn variables_that_do_not_go_together_stop_the_start() {
+        let folder = Folder::new();
+        let no_pem = folder.write("no.pem", "no certificate");
+        let ca_file = folder.write("ca.pem", &Ca::new().pem);
+        let tls = ("REDIS_URL", "rediss://localhost");
+        let plain = ("REDIS_URL", "redis://localhost");
+        for (variables, said) in [
+            (
+                vec![tls, ("REDIS_TLS_CA_FILE", "/nowhere/ca.pem")],
+                "REDIS_TLS_CA_FILE: /nowhere/ca.pem; accepted: a file that can be read",
+            ),
+            (vec![tls, ("REDIS_TLS_CA_FILE", &no_pem)], "accepted: certificates in PEM form"),
+            (vec![plain, ("REDIS_TLS_CA_FILE", &ca_file)], "accepted: only with rediss://"),
+            (
+                vec![tls, ("REDIS_IAM_USER", "u")],
+                "REDIS_IAM_USER: u; accepted: only together with REDIS_IAM_CACHE",
+            ),
+            (
+                vec![tls, ("REDIS_IAM_CACHE", "c")],
+                "REDIS_IAM_CACHE: c; accepted: only together with REDIS_IAM_USER",
+            ),
+            (
+                vec![plain, ("REDIS_IAM_USER", "u"), ("REDIS_IAM_CACHE", "c")],
+                "accepted: only with rediss://",
+            ),
+            (
+                vec![tls, ("REDIS_IAM_USER", "1"), ("REDIS_IAM_CACHE", "c")],
+                "a letter, then letters",
+            ),
+            (
+                vec![("REDIS_CLUSTER", "yes"), ("WARM_UP", "1")],
+                "REDIS_CLUSTER: yes; accepted: true or false",
+            ),
+        ] {
+            let output = command(&variables).output().await.unwrap();
+            assert!(!output.status.success());
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(error.contains(said), "{variables:?}: {error}");
+        }
+    }
+}

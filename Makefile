@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run test lint build invoke sam-local clean
+.PHONY: help setup run test soak lint build invoke sam-local clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,6 +14,9 @@ run: ## the function on http://localhost:9000 (PORT), with a Redis, rebuilt on c
 
 test: ## all tests; names what cannot be tested here
 	@scripts/test.sh
+
+soak: ## 20,000 invocations (SOAK_INVOCATIONS) while Redis has every kind of trouble
+	@SOAK_INVOCATIONS=$${SOAK_INVOCATIONS:-20000} scripts/test.sh soak
 
 lint: ## formatting, clippy, docs, licences, unused dependencies, template, scripts
 	@scripts/lint.sh

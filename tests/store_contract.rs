@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use response_boost::cache::{CacheKey, MemoryStore, Namespace, RedisSettings, RedisStore, Store};
 use support::PATIENCE;
-use support::redis::RedisServer;
+use support::redis::{RedisServer, info, send};
 
 const LIFE: Duration = Duration::from_secs(60);
 
@@ -138,4 +138,23 @@ async fn many_at_once_do_not_disturb_each_other(store: impl Store) {
         seen.insert(value);
     }
     assert_eq!(seen.len(), 100);
+}
+
+/// Redis alone has a connection, which does not last for ever.
+#[tokio::test]
+async fn an_old_connection_is_replaced_without_a_fault() {
+    let server = RedisServer::start().await;
+    let settings = RedisSettings::parse(&server.url()).unwrap();
+    let store = RedisStore::new(settings.with_max_age(Duration::from_millis(20)));
+    put(&store, &key(&["a"]), "x").await;
+    let mut connection = server.connect();
+    let before = info(&mut connection, "total_connections_received");
+    let enough = Instant::now() + PATIENCE;
+    while info(&mut connection, "total_connections_received") < before + 5 {
+        assert_eq!(get(&store, &key(&["a"])).await.unwrap(), "x");
+        assert!(Instant::now() < enough, "not replaced");
+    }
+    // The old ones are closed: what is left is this test's own, the last, and one on its way out.
+    let clients: String = send(&mut connection, &["CLIENT", "LIST"]);
+    assert!(clients.lines().count() <= 3, "{clients}");
 }

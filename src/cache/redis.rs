@@ -47,6 +47,7 @@ pub struct RedisSettings {
     iam: Option<IamSettings>,
     connect_timeout: Duration,
     response_timeout: Duration,
+    max_age: Duration,
 }
 
 /// A URL that is none of a Redis. It does not show the URL, which may hold a password.
@@ -66,6 +67,9 @@ impl RedisSettings {
     pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
     /// The default of [`with_response_timeout`](Self::with_response_timeout).
     pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
+
+    /// The default of [`with_max_age`](Self::with_max_age).
+    pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
     /// The Redis at `url`, such as `redis://localhost:6379`, with the default timeouts. `rediss://`
     /// and `valkeys://` mean TLS.
@@ -89,6 +93,7 @@ impl RedisSettings {
             iam: None,
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             response_timeout: Self::DEFAULT_RESPONSE_TIMEOUT,
+            max_age: Self::DEFAULT_MAX_AGE,
         })
     }
 
@@ -129,6 +134,14 @@ impl RedisSettings {
         self
     }
 
+    /// How old a connection may become before it is replaced, beside a request and without its
+    /// waiting. A primary that was demoted still answers `GET`: who only reads would never notice.
+    #[must_use]
+    pub fn with_max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
     /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
@@ -166,6 +179,7 @@ impl fmt::Debug for RedisSettings {
             .field("iam", &self.iam)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
+            .field("max_age", &self.max_age)
             .finish_non_exhaustive()
     }
 }

@@ -33,10 +33,6 @@ use crate::cache::redis::{RedisSettings, is_sign_in};
 /// request each time would never get there.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection is replaced when it is older: a primary that was demoted still answers GET, so who
-/// only reads would never notice.
-const OLDEST: Duration = Duration::from_secs(5 * 60);
-
 /// In a cluster: how often a command follows a slot that has moved, and waits between. A request
 /// waits no longer than its own timeouts all the same.
 const CLUSTER_RETRIES: u32 = 3;
@@ -201,7 +197,7 @@ impl Inner {
             let mut state = self.state();
             if let Some(link) = state.link.clone() {
                 let age_ms = self.clock.now_ms().saturating_sub(link.opened_at_ms);
-                if age_ms > whole_ms(OLDEST) && state.opening.is_none() {
+                if age_ms > whole_ms(self.settings.max_age) && state.opening.is_none() {
                     // Beside this request, which need not wait for it.
                     state.opening = Some(self.start_opening());
                 }

@@ -1,0 +1,121 @@
+//! Many invocations of one process while its Redis goes through everything that can happen to one.
+//!
+//! `SOAK_INVOCATIONS` says how many; `make soak` asks for 20,000.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use support::lambda::Function;
+use support::proxy::{Mode, Proxy};
+use support::redis::{RedisServer, info};
+
+const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+
+/// What the process holds.
+#[derive(Debug)]
+struct Holds {
+    kilobytes: u64,
+    files: usize,
+    threads: usize,
+}
+
+impl Holds {
+    fn of(function: &Function) -> Option<Self> {
+        let status = std::fs::read_to_string(function.proc("status")).ok()?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(Self {
+            kilobytes: resident.trim().trim_end_matches(" kB").parse().ok()?,
+            files: std::fs::read_dir(function.proc("fd")).ok()?.count(),
+            threads: std::fs::read_dir(function.proc("task")).ok()?.count(),
+        })
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
+    let invocations = std::env::var("SOAK_INVOCATIONS").map_or(2_000, |text| text.parse().unwrap());
+    let redis = RedisServer::start().await;
+    redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+@all"]);
+    let proxy = Proxy::before(redis.port()).await;
+    let function =
+        Function::start(&[("REDIS_URL", &proxy.url().replace("://", "://cache:pw@"))]).await;
+    function.get_until_hit("/users/1").await;
+    for _ in 0..200 {
+        function.get("/users/1").await;
+    }
+    let before = Holds::of(&function);
+
+    let is_over = Arc::new(AtomicBool::new(false));
+    let faults = tokio::spawn(make_trouble(redis, proxy, Arc::clone(&is_over)));
+    let (mut hits, mut bypasses) = (0, 0);
+    for _ in 0..invocations {
+        let reply = function.get("/users/1").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS), "{}", reply.cache_status());
+        hits += usize::from(reply.cache_status().contains("; hit; "));
+        bypasses += usize::from(reply.cache_status().contains("fwd=bypass"));
+        // The pace of a busy environment, so that there is time for trouble.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    is_over.store(true, Ordering::SeqCst);
+    let (redis, _proxy, troubles) = faults.await.unwrap();
+    assert!(hits > 0 && bypasses > 0, "{hits} hits, {bypasses} bypasses: that was no soak");
+
+    function.get_until_hit("/users/1").await;
+    let mut connection = redis.connect();
+    let clients = support::wait_for("one connection to be left", || {
+        (info(&mut connection, "connected_clients") == 2).then_some(2)
+    });
+    assert_eq!(clients.await, 2, "this test's and the function's");
+    println!("{invocations} invocations, {troubles} faults: {hits} hits, {bypasses} bypasses");
+    if let (Some(before), Some(after)) = (before, Holds::of(&function)) {
+        println!("before {before:?}, after {after:?}");
+        assert!(after.files <= before.files, "{before:?}, then {after:?}");
+        assert!(after.threads <= before.threads, "{before:?}, then {after:?}");
+        assert!(after.kilobytes < before.kilobytes + 4_096, "{before:?}, then {after:?}");
+    }
+}
+
+/// One fault after the other, each for a moment, with a moment between them.
+async fn make_trouble(
+    mut redis: RedisServer,
+    proxy: Proxy,
+    is_over: Arc<AtomicBool>,
+) -> (RedisServer, Proxy, usize) {
+    let mut troubles = 0;
+    while !is_over.load(Ordering::SeqCst) {
+        let long = Duration::from_millis(20 + 37 * (troubles as u64 % 8));
+        match troubles % 11 {
+            0 => proxy.set(Mode::Silent),
+            1 => proxy.set(Mode::Part(7)),
+            2 => proxy.set(Mode::Reset(7)),
+            3 => proxy.set(Mode::Late(Duration::from_millis(150))),
+            4 => proxy.set(Mode::LateOnce(Duration::from_millis(300))),
+            5 => redis.signal("STOP"),
+            6 => redis.kill(),
+            7 => redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
+            8 => redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]),
+            9 => redis.command::<()>(&["ACL", "SETUSER", "cache", "resetpass", ">other"]),
+            _ => redis.command::<()>(&["SET", "users:user:1", "garbage"]),
+        }
+        if troubles % 11 == 9 {
+            // A new password alone leaves those who are signed in alone.
+            redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        }
+        tokio::time::sleep(long).await;
+
+        proxy.set(Mode::Pass);
+        match troubles % 11 {
+            5 => redis.signal("CONT"),
+            6 => redis.restart().await,
+            8 => redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]),
+            _ => {}
+        }
+        redis.command::<()>(&["ACL", "SETUSER", "cache", "on", "resetpass", ">pw", "~*", "+@all"]);
+        tokio::time::sleep(long * 3).await;
+        troubles += 1;
+    }
+    (redis, proxy, troubles)
+}

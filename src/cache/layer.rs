@@ -104,7 +104,7 @@ impl<S: Store, K> ResponseCache<S, K> {
     pub async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
         tokio::time::timeout(self.core.policy.deadline, self.core.store.delete(key))
             .await
-            .unwrap_or(Err(StoreError::Timeout))
+            .unwrap_or_else(|_| Err(StoreError::Timeout("deadline of the request".into())))
     }
 }
 

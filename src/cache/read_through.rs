@@ -112,7 +112,7 @@ impl Budget {
         let started = Instant::now();
         let answer = tokio::time::timeout(self.left, asked).await;
         self.left = self.left.saturating_sub(started.elapsed());
-        answer.unwrap_or(Err(StoreError::Timeout))
+        answer.unwrap_or_else(|_| Err(StoreError::Timeout("deadline of the request".into())))
     }
 }
 

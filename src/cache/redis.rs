@@ -259,7 +259,7 @@ fn unexpected_reply() -> StoreError {
 impl From<&RedisError> for StoreError {
     fn from(error: &RedisError) -> Self {
         if error.is_timeout() {
-            Self::Timeout
+            Self::Timeout(error.to_string().into())
         } else if error.is_connection_refusal() {
             Self::Refused(error.to_string().into())
         } else if is_sign_in(error) {

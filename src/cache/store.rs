@@ -43,7 +43,7 @@ pub trait Store: Send + Sync + 'static {
 pub enum StoreError {
     /// No connection or no reply in time.
     #[error("no answer in time")]
-    Timeout,
+    Timeout(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Nothing listens at the endpoint.
     #[error("connection refused")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -69,7 +69,7 @@ impl StoreError {
     #[must_use]
     pub fn detail(&self) -> &'static str {
         match self {
-            Self::Timeout => "redis-timeout",
+            Self::Timeout(_) => "redis-timeout",
             Self::Refused(_) => "redis-refused",
             Self::Auth(_) => "redis-auth",
             Self::BreakerOpen => "breaker-open",

@@ -33,6 +33,10 @@ use crate::cache::redis::{RedisSettings, is_sign_in};
 /// request each time would never get there.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
+/// In a cluster: how long to wait for one node while connecting to all of them. One that is silent
+/// must not use up the attempt.
+const CLUSTER_NODE_LIMIT: Duration = Duration::from_secs(2);
+
 /// In a cluster: how often a command follows a slot that has moved, and waits between. A request
 /// waits no longer than its own timeouts all the same.
 const CLUSTER_RETRIES: u32 = 3;
@@ -153,17 +157,19 @@ impl Inner {
 
     /// Sends a command that nobody waits for, to learn whether Redis is back.
     async fn probe(self: Arc<Self>, command: Cmd) {
+        let mut probe = Probe { inner: &self, has_succeeded: false };
         let patience = Patience { connect: ATTEMPT_LIMIT, ..self.patience() };
         let mut link_number = None;
         let reply = self.exchange(&command, patience, &mut link_number).await;
-        let failure = reply.err().filter(|error| verdict(error, self.settings.is_cluster).opens);
-        if let Some(error) = failure {
-            let fault = self.judge(link_number, &error);
-            debug!(fault = fault.detail(), "Redis is not back yet");
-            self.state().breaker.probe_failed(self.clock.now_ms());
-        } else {
-            self.state().breaker.success();
-            info!("Redis is back");
+        match reply {
+            Err(error) if verdict(&error, self.settings.is_cluster).opens => {
+                let fault = self.judge(link_number, &error);
+                debug!(fault = fault.detail(), "Redis is not back yet");
+            }
+            _ => {
+                probe.has_succeeded = true;
+                info!("Redis is back");
+            }
         }
     }
 
@@ -206,35 +212,46 @@ impl Inner {
             state.opening.get_or_insert_with(|| self.start_opening()).clone()
         };
         let outcome = in_running_time(patience, opening.wait_for(Option::is_some)).await;
-        // Without an outcome its task has ended, and so does the process.
         let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
-        outcome.unwrap_or_else(|| Err(timed_out())).map(|link| (link, false))
+        outcome.unwrap_or_else(|| Err(self.not_connected())).map(|link| (link, false))
     }
 
     /// Starts an attempt to connect, which may outlive the request that began it.
     fn start_opening(self: &Arc<Self>) -> Opening {
         let (outcome, opening) = watch::channel(None);
-        let inner = Arc::clone(self);
+        let attempt = Attempt(Arc::clone(self));
         tokio::spawn(async move {
+            let inner = &*attempt.0;
             // On the heap: opening a cluster takes a large future.
             let connecting = Box::pin(inner.connect());
             let opened = in_running_time(ATTEMPT_LIMIT, connecting).await;
-            let opened = opened.unwrap_or_else(|| Err(timed_out()));
-            let opened = {
-                let mut state = inner.state();
-                state.opening = None;
-                opened.map(|commands| {
-                    state.opened += 1;
-                    let (number, opened_at_ms) = (state.opened, inner.clock.now_ms());
-                    let link = Link { commands, number, opened_at_ms };
-                    state.link = Some(link.clone());
-                    link
-                })
-            };
+            let opened = opened.unwrap_or_else(|| Err(inner.not_connected()));
+            let opened = opened.map(|commands| inner.opened(commands));
+            // So that who hears of a failure can begin another one.
+            drop(attempt);
             // Nobody may be waiting any more.
             let _ = outcome.send(Some(opened));
         });
         opening
+    }
+
+    fn opened(&self, commands: Commands) -> Link {
+        let mut state = self.state();
+        state.opened += 1;
+        let (number, opened_at_ms) = (state.opened, self.clock.now_ms());
+        let link = Link { commands, number, opened_at_ms };
+        state.link = Some(link.clone());
+        link
+    }
+
+    fn not_connected(&self) -> RedisError {
+        timed_out(if self.settings.is_tls() {
+            // A port without TLS takes the beginning of a handshake for a command and waits for
+            // the rest of it.
+            "no connection; does the port speak TLS?"
+        } else {
+            "no connection"
+        })
     }
 
     async fn connect(&self) -> RedisResult<Commands> {
@@ -244,7 +261,7 @@ impl Inner {
             let (shortest_wait, longest_wait) = CLUSTER_RETRY_WAIT_MS;
             let mut client = ClusterClient::builder([endpoint.clone()])
                 .tcp_settings(endpoint.tcp_settings().clone())
-                .connection_timeout(settings.connect_timeout)
+                .connection_timeout(CLUSTER_NODE_LIMIT)
                 .response_timeout(settings.response_timeout)
                 .retries(CLUSTER_RETRIES)
                 .min_retry_wait(shortest_wait)
@@ -295,8 +312,32 @@ impl Link {
                 Commands::Cluster(cluster) => cluster.req_packed_command(command).await,
             }
         };
-        let reply = in_running_time(patience, reply).await.unwrap_or_else(|| Err(timed_out()));
+        let reply = in_running_time(patience, reply).await;
+        let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
         reply.and_then(Value::extract_error)
+    }
+}
+
+/// An attempt to connect. However it ends, also in a panic of a library, another one may begin.
+struct Attempt(Arc<Inner>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.0.state().opening = None;
+    }
+}
+
+/// A probe. However it ends, the breaker hears of it, or it would stay open for ever.
+struct Probe<'a> {
+    inner: &'a Inner,
+    has_succeeded: bool,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        let now_ms = self.inner.clock.now_ms();
+        let breaker = &mut self.inner.state().breaker;
+        if self.has_succeeded { breaker.success() } else { breaker.probe_failed(now_ms) }
     }
 }
 
@@ -320,7 +361,7 @@ impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         let was_given_time = self.started.elapsed() * 2 >= self.inner.settings.response_timeout;
         if !self.is_over && was_given_time {
-            self.inner.judge(self.link_number, &timed_out());
+            self.inner.judge(self.link_number, &timed_out("deadline of the request"));
         }
     }
 }
@@ -354,8 +395,8 @@ fn is_closed(error: &RedisError) -> bool {
     error.is_connection_dropped() && !error.is_timeout()
 }
 
-fn timed_out() -> RedisError {
-    io::Error::from(io::ErrorKind::TimedOut).into()
+fn timed_out(waited_for: &'static str) -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, waited_for).into()
 }
 
 /// What `future` comes to, unless it takes longer than `limit` of the time that this process runs.

@@ -169,16 +169,15 @@ where
             if is_head {
                 *request.method_mut() = Method::GET;
             }
-            let time_left = request.extensions().lambda_context_ref().map(|invocation| {
-                Duration::from_millis(invocation.deadline.saturating_sub(core.clock.now_ms()))
-            });
+            let invocation = request.extensions().lambda_context_ref();
+            let ends_at_ms = invocation.map(|invocation| invocation.deadline);
             let if_none_match = request.headers().typed_get::<IfNoneMatch>();
             let load = async || {
                 let (parts, body) = inner.call(request).await.map_err(Into::into)?.into_parts();
                 let body = body.collect().await.map_err(Into::into)?.to_bytes();
                 Ok::<_, Error>(Response::from_parts(parts, body))
             };
-            let mut response = match core.answer(&key, time_left, load).await? {
+            let mut response = match core.answer(&key, ends_at_ms, load).await? {
                 Answer::Cacheable { entry, age, status } => {
                     cacheable_response(entry, age, status, if_none_match.as_ref(), &core.policy)
                 }
@@ -628,6 +627,46 @@ mod tests {
 
         async fn delete(&self, _: &CacheKey) -> Result<(), StoreError> {
             std::future::pending().await
+        }
+    }
+
+    /// Misses, and is silent when it is to keep something.
+    struct SilentOnPut;
+
+    impl Store for SilentOnPut {
+        async fn get(&self, _: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+            Ok(None)
+        }
+
+        async fn put(&self, _: &CacheKey, _: Bytes, _: Duration) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+
+        async fn delete(&self, _: &CacheKey) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_gets_half_of_what_the_load_has_left_of_an_invocation() {
+        let clock = Clock::held_at(START_MS);
+        let policy = minutes_2().with_deadline(Duration::from_millis(600));
+        let core = ReadThrough { store: SilentOnPut, policy, clock: clock.clone() };
+        let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
+        for (load_ms, waited_ms) in [(0, 600), (9_000, 500), (9_900, 50), (10_000, 0), (11_000, 0)]
+        {
+            let load_clock = clock.clone();
+            let service = service_fn(move |_: Request<LambdaBody>| {
+                load_clock.advance(Duration::from_millis(load_ms));
+                async { Ok::<_, Error>(ok("body").map(LambdaBody::from)) }
+            });
+            let mut invocation = lambda_http::Context::default();
+            invocation.deadline = clock.now_ms() + 10_000;
+            let started = tokio::time::Instant::now();
+            let request = get().with_lambda_context(invocation);
+            let response = cache.layer(service).oneshot(request).await.unwrap();
+            assert_eq!(response.headers()["cache-status"], "response-boost; fwd=uri-miss");
+            assert_eq!(started.elapsed(), Duration::from_millis(waited_ms), "load of {load_ms} ms");
         }
     }
 

@@ -31,16 +31,16 @@ impl<S: Store> ReadThrough<S> {
     /// The answer for `key`: the one that is kept, else the one that `load` gives, then kept.
     ///
     /// The store's faults cost time, the policy's deadline at most, and are never an error here. Of
-    /// the time that is left for the whole request it gets half at most: the rest is for the load.
+    /// the time that is left until the whole request ends (`ends_at_ms`, if it does) the store gets
+    /// half at most: the rest is for the load and for the answer's way.
     /// `Err` is `load`'s own; nothing is kept then.
     pub(crate) async fn answer<E>(
         &self,
         key: &CacheKey,
-        time_left: Option<Duration>,
+        ends_at_ms: Option<u64>,
         load: impl AsyncFnOnce() -> Result<Response<Bytes>, E>,
     ) -> Result<Answer, E> {
-        let deadline = self.policy.deadline;
-        let mut budget = Budget { left: time_left.map_or(deadline, |left| deadline.min(left / 2)) };
+        let mut budget = Budget { left: self.policy.deadline, ends_at_ms, clock: &self.clock };
         let fault = match budget.spend(self.store.get(key)).await {
             Ok(found) => {
                 if let Some(entry) = found.and_then(|bytes| decode(&bytes)) {
@@ -79,7 +79,7 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// Whether the entry is now kept, as far as is known.
-    async fn keep(&self, key: &CacheKey, entry: &Entry, budget: &mut Budget) -> bool {
+    async fn keep(&self, key: &CacheKey, entry: &Entry, budget: &mut Budget<'_>) -> bool {
         let life = entry.ttl.saturating_sub(entry.load_cost);
         if life < Duration::from_millis(1) {
             return false;
@@ -100,19 +100,28 @@ impl<S: Store> ReadThrough<S> {
 
 /// How long this request may still wait for the store. The time of the load is not the store's.
 #[derive(Debug)]
-struct Budget {
+struct Budget<'a> {
     left: Duration,
+    ends_at_ms: Option<u64>,
+    clock: &'a Clock,
 }
 
-impl Budget {
+impl Budget<'_> {
     async fn spend<T>(
         &mut self,
         asked: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        let until_end_ms = self.ends_at_ms.map(|end_ms| end_ms.saturating_sub(self.clock.now_ms()));
+        let share = until_end_ms.map_or(Duration::MAX, |left| Duration::from_millis(left / 2));
+        let limit = self.left.min(share);
+        let spent = || StoreError::Timeout("deadline of the request".into());
+        if limit.is_zero() {
+            return Err(spent());
+        }
         let started = Instant::now();
-        let answer = tokio::time::timeout(self.left, asked).await;
+        let answer = tokio::time::timeout(limit, asked).await;
         self.left = self.left.saturating_sub(started.elapsed());
-        answer.unwrap_or_else(|_| Err(StoreError::Timeout("deadline of the request".into())))
+        answer.unwrap_or_else(|_| Err(spent()))
     }
 }
 

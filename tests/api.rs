@@ -5,10 +5,7 @@ mod support;
 use serde_json::{Value, json};
 use support::lambda::{Function, Reply, command};
 use support::redis::{RedisServer, info, send};
-use support::{event, request};
-
-const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
-const STORED: &str = "response-boost; fwd=uri-miss; stored";
+use support::{MANAS, STORED, event, request};
 
 /// A function in front of a Redis, and that Redis.
 async fn function_and_redis() -> (Function, RedisServer) {

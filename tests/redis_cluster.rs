@@ -7,9 +7,8 @@ use std::time::Duration;
 use support::cluster::Cluster;
 use support::lambda::Function;
 use support::redis::RedisServer;
+use support::{MANAS, STORED};
 
-const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
-const STORED: &str = "response-boost; fwd=uri-miss; stored";
 const KEY: &str = "users:user:1";
 
 async fn function(url: &str) -> Function {

@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 use support::lambda::{Function, Reply};
 use support::proxy::{BlackHole, Mode, Proxy};
 use support::redis::{RedisServer, info};
-use support::{Folder, wait_for};
-
-const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
-const STORED: &str = "response-boost; fwd=uri-miss; stored";
+use support::{Folder, MANAS, STORED, wait_for};
 
 /// The connect and the response timeout by default, in sum.
 const DEADLINE: Duration = Duration::from_millis(600);
@@ -222,6 +219,7 @@ async fn a_probe_that_is_frozen_with_its_request_gets_through_all_the_same() {
     let mut requests = 0;
     loop {
         function.signal("STOP");
+        // The time that passes between two requests; how much of it does not matter.
         tokio::time::sleep(Duration::from_millis(150)).await;
         function.signal("CONT");
         let (reply, time) = timed(&function).await;

@@ -10,13 +10,10 @@ mod tls {
         BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
     };
 
-    use crate::support::Folder;
     use crate::support::lambda::{Function, command};
     use crate::support::proxy::{Mode, Proxy};
     use crate::support::redis::{RedisServer, free_port};
-
-    const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
-    const STORED: &str = "response-boost; fwd=uri-miss; stored";
+    use crate::support::{Folder, MANAS, STORED};
 
     /// A server with TLS, and without it on its other port.
     struct TlsServer {

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use support::MANAS;
 use support::lambda::Function;
 use support::proxy::{Mode, Proxy};
 use support::redis::{RedisServer, info};
-
-const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
 
 /// What the process holds.
 #[derive(Debug)]

@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 /// Longer than anything here takes on a slow machine: reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The answer to `GET /users/1`.
+pub const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+/// The `Cache-Status` of an answer that was loaded and kept.
+pub const STORED: &str = "response-boost; fwd=uri-miss; stored";
+
 /// Asks `what` until it has an answer.
 pub async fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -372,7 +372,7 @@ mod tests {
             assert!(config.redis.is_none());
             assert!(!config.warm_up);
             assert_eq!(config.namespace.as_str(), "users");
-            assert_eq!(config.policy, Policy::new(Duration::from_secs(120)));
+            assert_eq!(config.policy, Policy::new(Duration::from_mins(2)));
             assert_eq!(config.log.format, LogFormat::Text);
             assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::INFO));
         }
@@ -395,7 +395,7 @@ mod tests {
         .unwrap();
         assert!(config.redis.is_some());
         assert_eq!(config.namespace.as_str(), "people:v2");
-        let policy = Policy::new(Duration::from_secs(60))
+        let policy = Policy::new(Duration::from_mins(1))
             .with_not_found_ttl(Duration::from_secs(5))
             .with_client_max_age(Duration::ZERO)
             .with_max_entry_bytes(1_000)

@@ -42,10 +42,15 @@ mod tls {
     }
 
     impl TlsServer {
-        /// With a certificate by its own CA for `name`.
-        async fn start(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
+        /// With a certificate by its own CA for these names.
+        async fn start(
+            names: &[&str],
+            change: impl Fn(&mut CertificateParams),
+            arguments: &[&str],
+        ) -> Self {
             let ca = Ca::new();
-            let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+            let names: Vec<String> = names.iter().copied().map(ToOwned::to_owned).collect();
+            let mut params = CertificateParams::new(names).unwrap();
             change(&mut params);
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &ca.issuer).unwrap();
@@ -66,6 +71,7 @@ mod tls {
                 ]
                 .concat()
                 .into_iter()
+                .chain(arguments.iter().copied())
                 .map(ToOwned::to_owned)
                 .collect()
             })
@@ -74,7 +80,7 @@ mod tls {
         }
 
         async fn good() -> Self {
-            Self::start("localhost", |_| ()).await
+            Self::start(&["localhost"], |_| (), &[]).await
         }
 
         fn url(&self) -> String {
@@ -143,17 +149,17 @@ mod tls {
 
     #[tokio::test]
     async fn a_certificate_for_another_name_is_refused() {
-        let server = TlsServer::start("cache.example", |_| ()).await;
+        let server = TlsServer::start(&["cache.example"], |_| (), &[]).await;
         assert_refused(&server.url(), &server.ca_file, "not valid for name").await;
     }
 
     #[tokio::test]
     async fn an_expired_certificate_is_refused() {
-        let server = TlsServer::start("localhost", |params| {
+        let expired = |params: &mut CertificateParams| {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
-        })
-        .await;
+        };
+        let server = TlsServer::start(&["localhost"], expired, &[]).await;
         assert_refused(&server.url(), &server.ca_file, "xpired").await;
     }
 
@@ -237,6 +243,42 @@ mod tls {
             let line = output.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{secret} is in the log");
         }
+    }
+
+    /// As ElastiCache Serverless has it: TLS, the cluster protocol, IAM.
+    #[tokio::test]
+    async fn an_iam_user_signs_in_to_a_cluster_behind_tls() {
+        let folder = Folder::new();
+        let (path, bus_port) = (folder.path(), free_port().to_string());
+        let cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--dir", &path];
+        let arguments = [&cluster[..], &["--cluster-port", &bus_port]].concat();
+        let server = TlsServer::start(&["localhost", "127.0.0.1"], |_| (), &arguments).await;
+        server.redis.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        server.redis.command::<()>(&[
+            "ACL",
+            "SETUSER",
+            "cache-user",
+            "on",
+            "nopass",
+            "~*",
+            "+@all",
+        ]);
+        let url = server.url();
+        let function = Function::start(&[
+            ("REDIS_URL", &url),
+            ("REDIS_CLUSTER", "true"),
+            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_CONNECT_TIMEOUT_MS", "10000"),
+            ("REDIS_IAM_USER", "cache-user"),
+            ("REDIS_IAM_CACHE", "my-cache"),
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
+        ])
+        .await;
+        function.get_until_hit("/users/1").await;
+        let clients: String = server.redis.command(&["CLIENT", "LIST"]);
+        assert!(clients.contains("user=cache-user"), "{clients}");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use response_boost::cache::{CacheKey, MemoryStore, Namespace, RedisSettings, Red
 use support::PATIENCE;
 use support::redis::{RedisServer, info, send};
 
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 
 /// Each promise, as a test of its own for each store.
 macro_rules! contract {

@@ -250,7 +250,7 @@ mod tests {
             .header("content-type", "application/json")
             .body(Bytes::from_static(BODY.as_bytes()))
             .unwrap();
-        let ttl = Duration::from_secs(120);
+        let ttl = Duration::from_mins(2);
         let mut entry =
             Entry::of_response(response, 1_780_000_000_000, Duration::from_millis(3), ttl);
         entry.id = "00000000000000000000000000000001".to_owned();

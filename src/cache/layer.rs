@@ -316,7 +316,7 @@ mod tests {
     }
 
     fn minutes_2() -> Policy {
-        Policy::new(Duration::from_secs(120))
+        Policy::new(Duration::from_mins(2))
     }
 
     fn get() -> Request<LambdaBody> {
@@ -399,7 +399,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         let clock = fixture.clock.clone();
         let load = service_fn(move |_: Request<LambdaBody>| {
-            clock.advance(Duration::from_secs(120));
+            clock.advance(Duration::from_mins(2));
             async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
         });
         let miss = fixture.cache.layer(load).oneshot(get()).await.unwrap();
@@ -575,7 +575,7 @@ mod tests {
                 ok("body").map(Bytes::from),
                 START_MS,
                 Duration::ZERO,
-                Duration::from_secs(120),
+                Duration::from_mins(2),
             );
             entry.encode().len()
         };
@@ -592,7 +592,7 @@ mod tests {
     async fn clients_get_no_more_freshness_than_allowed() {
         let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::from_secs(30)));
         assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=30");
-        fixture.clock.advance(Duration::from_secs(60));
+        fixture.clock.advance(Duration::from_mins(1));
         // 90 less the 60 of `Age` are 30.
         assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=90");
         fixture.clock.advance(Duration::from_secs(50));

@@ -131,7 +131,7 @@ mod tests {
         // Room for three values: each is 3 bytes of key and 97 of value.
         let store = MemoryStore::with_capacity_bytes(300);
         let value = || Bytes::from(vec![0; 97]);
-        let life = Duration::from_secs(60);
+        let life = Duration::from_mins(1);
         for id in 1..=3 {
             store.put(&key(id), value(), life).await.unwrap();
         }
@@ -151,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_value_that_is_larger_than_the_store_is_not_kept() {
         let store = MemoryStore::with_capacity_bytes(10);
-        store.put(&key(1), Bytes::from(vec![0; 11]), Duration::from_secs(60)).await.unwrap();
+        store.put(&key(1), Bytes::from(vec![0; 11]), Duration::from_mins(1)).await.unwrap();
         assert!(store.get(&key(1)).await.unwrap().is_none());
         assert_eq!(store.kept().bytes, 0);
     }

@@ -69,7 +69,7 @@ impl RedisSettings {
     pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
 
     /// The default of [`with_max_age`](Self::with_max_age).
-    pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 60);
+    pub const DEFAULT_MAX_AGE: Duration = Duration::from_mins(5);
 
     /// The Redis at `url`, such as `redis://localhost:6379`, with the default timeouts. `rediss://`
     /// and `valkeys://` mean TLS.
@@ -84,7 +84,9 @@ impl RedisSettings {
             return Err(InvalidRedisUrl);
         }
         let endpoint = url.into_connection_info().map_err(|_| InvalidRedisUrl)?;
-        // Who we are is told by the user's name; a fresh connection can be asked at once then.
+        // RESP2, which the crate speaks unless told otherwise, and without telling the server the name
+        // of the client: a fresh connection can then be asked at once. RESP3 begins with a HELLO, one
+        // round trip more, and is no faster after that.
         let redis = endpoint.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {
             endpoint: endpoint.set_redis_settings(redis).set_tcp_settings(tcp_settings()),
@@ -244,7 +246,7 @@ fn tcp_settings() -> TcpSettings {
     // died silently is noticed by the response timeout long before these; they keep the kernel from
     // holding on to it, and middle boxes from forgetting an idle connection.
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
+        .with_time(Duration::from_mins(1))
         .with_interval(Duration::from_secs(10));
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(target_os = "linux")]
@@ -312,6 +314,16 @@ mod tests {
         ] {
             assert_eq!(RedisSettings::parse(bad).err(), Some(InvalidRedisUrl), "{bad}");
         }
+    }
+
+    #[test]
+    fn sockets_gather_nothing_and_notice_a_peer_that_has_died() {
+        let settings = RedisSettings::parse("redis://localhost").unwrap();
+        let tcp = settings.endpoint.tcp_settings();
+        assert!(tcp.nodelay());
+        assert!(tcp.keepalive().is_some());
+        #[cfg(target_os = "linux")]
+        assert_eq!(tcp.user_timeout(), Some(Duration::from_secs(10)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 /// The longest that ElastiCache takes a token for.
-const EXPIRES_IN: Duration = Duration::from_secs(900);
+const EXPIRES_IN: Duration = Duration::from_mins(15);
 
 /// Who signs in to which cache.
 #[derive(Clone, Debug, PartialEq, Eq)]

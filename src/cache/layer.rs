@@ -170,7 +170,9 @@ where
                 *request.method_mut() = Method::GET;
             }
             let invocation = request.extensions().lambda_context_ref();
-            let ends_at_ms = invocation.map(|invocation| invocation.deadline);
+            // `cargo lambda watch` gives one that is long past; an invocation that runs has time left.
+            let now_ms = core.clock.now_ms();
+            let ends_at_ms = invocation.map(|it| it.deadline).filter(|&end_ms| end_ms > now_ms);
             let if_none_match = request.headers().typed_get::<IfNoneMatch>();
             let load = async || {
                 let (parts, body) = inner.call(request).await.map_err(Into::into)?.into_parts();
@@ -667,6 +669,17 @@ mod tests {
             let response = cache.layer(service).oneshot(request).await.unwrap();
             assert_eq!(response.headers()["cache-status"], "response-boost; fwd=uri-miss");
             assert_eq!(started.elapsed(), Duration::from_millis(waited_ms), "load of {load_ms} ms");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_of_the_invocation_that_is_past_already_says_nothing() {
+        let fixture = Fixture::new(minutes_2());
+        for end_ms in [0, START_MS - 1] {
+            let mut invocation = lambda_http::Context::default();
+            invocation.deadline = end_ms;
+            let request = get().with_lambda_context(invocation);
+            assert!(!status(&fixture.ask(request, ok("body")).await).contains("bypass"));
         }
     }
 

@@ -15,11 +15,14 @@ ensure_cargo_lambda
 
 watch_pid=
 redis_pid=
+# Empty, so that it loads no data of another, and removed with it.
+redis_folder=$(mktemp -d)
 clean_up() {
   trap - EXIT INT TERM HUP
   [ -z "$watch_pid" ] || stop "$watch_pid"
   [ -z "$redis_pid" ] || stop "$redis_pid"
   wait
+  rm -rf "$redis_folder"
 }
 trap clean_up EXIT
 trap 'exit 130' INT
@@ -34,10 +37,11 @@ else
     # Its usual port, so that a plain `redis-cli` finds it; another if that is taken.
     redis_port=6379
     port_is_free "$redis_port" || redis_port=$(free_port)
-    "$redis_server" --port "$redis_port" --bind 127.0.0.1 --save '' --appendonly no --dir / \
-      >/dev/null &
+    "$redis_server" --port "$redis_port" --bind 127.0.0.1 --save '' --appendonly no \
+      --dir "$redis_folder" >"$redis_folder/log" 2>&1 &
     redis_pid=$!
-    wait_for_port "$redis_port" "$redis_pid" || die "$redis_server did not start"
+    wait_for_port "$redis_port" "$redis_pid" ||
+      die "$redis_server did not start; it said:" "$(tail -n 5 "$redis_folder/log")"
     export REDIS_URL=redis://127.0.0.1:$redis_port
     say "Redis: $redis_server on 127.0.0.1:$redis_port"
     say "  look inside: $(dirname "$redis_server")/redis-cli -p $redis_port KEYS '*'"

@@ -404,10 +404,8 @@ async fn a_silent_resolver_holds_up_one_request_and_one_thread() {
 
 #[tokio::test]
 async fn a_server_that_loads_its_data_is_let_alone_until_it_has() {
-    let folder = Folder::new();
-    let path = folder.path();
     let mut redis = RedisServer::start_with(|_| {
-        ["--dir", &path, "--enable-debug-command", "yes"].map(ToOwned::to_owned).to_vec()
+        ["--enable-debug-command", "yes"].map(ToOwned::to_owned).to_vec()
     })
     .await;
     let function = function(&redis.url()).await;

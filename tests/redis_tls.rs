@@ -248,9 +248,8 @@ mod tls {
     /// As ElastiCache Serverless has it: TLS, the cluster protocol, IAM.
     #[tokio::test]
     async fn an_iam_user_signs_in_to_a_cluster_behind_tls() {
-        let folder = Folder::new();
-        let (path, bus_port) = (folder.path(), free_port().to_string());
-        let cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--dir", &path];
+        let bus_port = free_port().to_string();
+        let cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes"];
         let arguments = [&cluster[..], &["--cluster-port", &bus_port]].concat();
         let server = TlsServer::start(&["localhost", "127.0.0.1"], |_| (), &arguments).await;
         server.redis.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);

@@ -1,29 +1,24 @@
 //! A cluster of six: three primaries, each with a replica.
 
 use super::redis::{RedisServer, free_port};
-use super::{Folder, wait_for};
+use super::wait_for;
 
 pub struct Cluster {
     /// First the three primaries, then in the same order their replicas.
     pub nodes: Vec<RedisServer>,
-    _folder: Folder,
 }
 
 impl Cluster {
     pub async fn start() -> Self {
-        let folder = Folder::new();
         let mut nodes = Vec::new();
         for _ in 0..6 {
-            let path = folder.path();
             nodes.push(
-                RedisServer::start_with(move |port| {
+                RedisServer::start_with(|_| {
                     [
                         ["--cluster-enabled", "yes"],
                         ["--cluster-port", &free_port().to_string()],
-                        ["--cluster-config-file", &format!("{path}/{port}.conf")],
                         // A second until a node counts as failed: tests wait for it.
                         ["--cluster-node-timeout", "1000"],
-                        ["--dir", &path],
                     ]
                     .concat()
                     .into_iter()
@@ -33,7 +28,7 @@ impl Cluster {
                 .await,
             );
         }
-        let cluster = Self { nodes, _folder: folder };
+        let cluster = Self { nodes };
         for (node, [first, last]) in
             cluster.nodes.iter().zip([[0, 5460], [5461, 10922], [10923, 16383]])
         {

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use redis::{Client, Connection, FromRedisValue};
 
-use super::wait_for;
+use super::{Folder, wait_for};
 
 pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     process: Option<Process>,
+    /// What it writes, such as the data of a replication, goes with it.
+    folder: Folder,
 }
 
 impl RedisServer {
@@ -21,12 +23,13 @@ impl RedisServer {
 
     /// With more arguments, which may depend on its port.
     pub async fn start_with(arguments: impl Fn(u16) -> Vec<String>) -> Self {
+        let folder = Folder::new();
         // A port that is free now may be taken the next moment; then the server ends at once.
         for _ in 0..10 {
             let port = free_port();
             let arguments = arguments(port);
-            if let Some(process) = Process::start(port, &arguments).await {
-                return Self { port, arguments, process: Some(process) };
+            if let Some(process) = Process::start(port, &folder, &arguments).await {
+                return Self { port, arguments, folder, process: Some(process) };
             }
         }
         panic!("redis-server did not start; `make setup` installs it");
@@ -59,7 +62,7 @@ impl RedisServer {
     /// The server is back on its port, and empty.
     pub async fn restart(&mut self) {
         self.kill();
-        self.process = Process::start(self.port, &self.arguments).await;
+        self.process = Process::start(self.port, &self.folder, &self.arguments).await;
         assert!(self.process.is_some(), "redis-server did not come back on its port");
     }
 
@@ -94,14 +97,14 @@ struct Process {
 
 impl Process {
     /// `None`: it ended at once.
-    async fn start(port: u16, arguments: &[String]) -> Option<Self> {
+    async fn start(port: u16, folder: &Folder, arguments: &[String]) -> Option<Self> {
         let program = ["redis-server", "valkey-server"].into_iter().find(|program| {
             let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
             version.is_ok_and(|status| status.success())
         });
         let server = Command::new(program.expect("redis-server on the PATH: `make setup`"))
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir", "/"])
+            .args(["--save", "", "--appendonly", "no", "--dir", &folder.path()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -44,7 +44,7 @@ else
       die "$redis_server did not start; it said:" "$(tail -n 5 "$redis_folder/log")"
     export REDIS_URL=redis://127.0.0.1:$redis_port
     say "Redis: $redis_server on 127.0.0.1:$redis_port"
-    say "  look inside: $(dirname "$redis_server")/redis-cli -p $redis_port KEYS '*'"
+    say "  look inside: ${redis_server%server}cli -p $redis_port KEYS '*'"
   else
     say 'Redis: none here, so the answers are kept in the process itself. To have one:'
     say '  Debian, Ubuntu: sudo apt-get install redis-server'

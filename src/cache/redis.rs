@@ -191,7 +191,8 @@ impl RedisStore {
     #[must_use]
     pub fn new(settings: RedisSettings) -> Self {
         if settings.is_tls() {
-            // Fails where the program has named its provider already, which is as good.
+            // A program that links another provider beside ours must name one, or TLS panics. This
+            // fails where it has done so already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         Self { connection: Connection::new(settings) }

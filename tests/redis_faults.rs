@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use support::lambda::{Function, Reply};
 use support::proxy::{BlackHole, Mode, Proxy};
 use support::redis::{RedisServer, info};
-use support::{Folder, MANAS, STORED, wait_for};
+use support::{Folder, STORED, wait_for};
 
 /// The connect and the response timeout by default, in sum.
 const DEADLINE: Duration = Duration::from_millis(600);
@@ -19,10 +19,6 @@ async fn function(url: &str) -> Function {
     Function::start(&[("REDIS_URL", url)]).await
 }
 
-fn assert_correct(reply: &Reply) {
-    assert_eq!((reply.status, reply.body.as_str()), (200, MANAS), "{}", reply.cache_status());
-}
-
 fn bypass(detail: &str) -> String {
     format!("response-boost; fwd=bypass; detail={detail}")
 }
@@ -30,7 +26,7 @@ fn bypass(detail: &str) -> String {
 async fn timed(function: &Function) -> (Reply, Duration) {
     let started = Instant::now();
     let reply = function.get("/users/1").await;
-    assert_correct(&reply);
+    reply.assert_correct();
     (reply, started.elapsed())
 }
 
@@ -269,8 +265,7 @@ async fn a_replica_stores_nothing_until_it_is_promoted() {
     let (primary, replica) = (RedisServer::start().await, RedisServer::start().await);
     let function = function(&replica.url()).await;
     function.get_until_hit("/users/1").await;
-    let port = primary.port().to_string();
-    redis_is_replica(&replica, &["REPLICAOF", "127.0.0.1", &port]).await;
+    follow(&replica, &primary).await;
     for _ in 0..3 {
         assert_eq!(timed(&function).await.0.cache_status(), "response-boost; fwd=uri-miss");
     }
@@ -284,8 +279,8 @@ async fn a_replica_stores_nothing_until_it_is_promoted() {
     assert_eq!(timed(&function).await.0.cache_status(), STORED);
 }
 
-async fn redis_is_replica(replica: &RedisServer, command: &[&str]) {
-    replica.command::<()>(command);
+async fn follow(replica: &RedisServer, primary: &RedisServer) {
+    replica.command::<()>(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
     wait_for("the replica to follow", || {
         let text: String = replica.command(&["INFO", "replication"]);
         text.contains("master_link_status:up").then_some(())
@@ -349,7 +344,7 @@ async fn a_request_with_little_time_left_keeps_half_of_it_for_its_load() {
     let function = function(&hole.url()).await;
     let started = Instant::now();
     let reply = function.get_within("/users/1", Duration::from_millis(200)).await;
-    assert_correct(&reply);
+    reply.assert_correct();
     let time = started.elapsed();
     assert!((Duration::from_millis(80)..Duration::from_millis(180)).contains(&time), "{time:?}");
 }
@@ -369,7 +364,7 @@ async fn warming_up_connects_before_the_first_request_and_may_fail() {
     let cold = Function::start(&[("REDIS_URL", &hole.url()), ("WARM_UP", "true")]).await;
     assert!(started.elapsed() < DEADLINE + SLACK, "{:?}", started.elapsed());
     cold.output_with("not warmed up", 1).await;
-    assert_correct(&cold.get("/users/1").await);
+    cold.get("/users/1").await.assert_correct();
 }
 
 #[tokio::test]

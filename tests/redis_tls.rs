@@ -13,7 +13,7 @@ mod tls {
     use crate::support::lambda::{Function, command};
     use crate::support::proxy::{Mode, Proxy};
     use crate::support::redis::{RedisServer, free_port};
-    use crate::support::{Folder, MANAS, STORED};
+    use crate::support::{Folder, STORED};
 
     /// A server with TLS, and without it on its other port.
     struct TlsServer {
@@ -98,7 +98,7 @@ mod tls {
     async fn assert_refused(url: &str, ca_file: &str, reason: &str) {
         let function = function(url, ca_file).await;
         let reply = function.get("/users/1").await;
-        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        reply.assert_correct();
         assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-error");
         function.output_with(reason, 1).await;
     }
@@ -170,7 +170,7 @@ mod tls {
         let function =
             Function::start(&[("REDIS_URL", &plain), ("REDIS_TLS_CA_FILE", &server.ca_file)]).await;
         let reply = function.get("/users/1").await;
-        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        reply.assert_correct();
         assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
         function.output_with("does the port speak TLS?", 1).await;
     }
@@ -190,7 +190,7 @@ mod tls {
         ])
         .await;
         let reply = function.get("/users/1").await;
-        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        reply.assert_correct();
         assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
         function.get_until_hit("/users/1").await;
         let mut connection = server.redis.connect();
@@ -202,22 +202,14 @@ mod tls {
         assert_eq!(of_function.count(), 1, "{received} so far, now\n{clients}");
     }
 
-    #[tokio::test]
-    async fn an_iam_user_signs_in_with_a_token() {
-        let server = TlsServer::good().await;
-        // Any password will do for it: that the token is right is shown by known answers.
-        server.redis.command::<()>(&[
-            "ACL",
-            "SETUSER",
-            "cache-user",
-            "on",
-            "nopass",
-            "~*",
-            "+@all",
-        ]);
+    /// A function that signs in with IAM, as a user whom the server lets in with any password: that
+    /// the token is right is shown by known answers.
+    async fn iam_function(server: &TlsServer, more: &[(&str, &str)]) -> Function {
+        let user = ["ACL", "SETUSER", "cache-user", "on", "nopass", "~*", "+@all"];
+        server.redis.command::<()>(&user);
         let url = server.url();
-        let function = Function::start(&[
-            ("REDIS_URL", &url),
+        let variables = [
+            ("REDIS_URL", url.as_str()),
             ("REDIS_TLS_CA_FILE", &server.ca_file),
             ("REDIS_CONNECT_TIMEOUT_MS", "10000"),
             ("REDIS_IAM_USER", "cache-user"),
@@ -225,13 +217,22 @@ mod tls {
             ("AWS_REGION", "eu-west-1"),
             ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
             ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
-            ("AWS_SESSION_TOKEN", "session-token"),
-            ("RUST_LOG", "trace"),
-        ])
-        .await;
-        assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+        ];
+        Function::start(&[&variables, more].concat()).await
+    }
+
+    fn assert_signed_in(server: &TlsServer) {
         let clients: String = server.redis.command(&["CLIENT", "LIST"]);
         assert!(clients.contains("user=cache-user"), "{clients}");
+    }
+
+    #[tokio::test]
+    async fn an_iam_user_signs_in_with_a_token() {
+        let server = TlsServer::good().await;
+        let more = [("AWS_SESSION_TOKEN", "session-token"), ("RUST_LOG", "trace")];
+        let function = iam_function(&server, &more).await;
+        assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+        assert_signed_in(&server);
 
         // Signed in anew with each connection.
         server.redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -253,31 +254,9 @@ mod tls {
         let arguments = [&cluster[..], &["--cluster-port", &bus_port]].concat();
         let server = TlsServer::start(&["localhost", "127.0.0.1"], |_| (), &arguments).await;
         server.redis.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-        server.redis.command::<()>(&[
-            "ACL",
-            "SETUSER",
-            "cache-user",
-            "on",
-            "nopass",
-            "~*",
-            "+@all",
-        ]);
-        let url = server.url();
-        let function = Function::start(&[
-            ("REDIS_URL", &url),
-            ("REDIS_CLUSTER", "true"),
-            ("REDIS_TLS_CA_FILE", &server.ca_file),
-            ("REDIS_CONNECT_TIMEOUT_MS", "10000"),
-            ("REDIS_IAM_USER", "cache-user"),
-            ("REDIS_IAM_CACHE", "my-cache"),
-            ("AWS_REGION", "eu-west-1"),
-            ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
-            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
-        ])
-        .await;
+        let function = iam_function(&server, &[("REDIS_CLUSTER", "true")]).await;
         function.get_until_hit("/users/1").await;
-        let clients: String = server.redis.command(&["CLIENT", "LIST"]);
-        assert!(clients.contains("user=cache-user"), "{clients}");
+        assert_signed_in(&server);
     }
 
     #[tokio::test]
@@ -294,7 +273,7 @@ mod tls {
         ])
         .await;
         let reply = function.get("/users/1").await;
-        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+        reply.assert_correct();
         assert!(reply.cache_status().contains("fwd=bypass"), "{}", reply.cache_status());
     }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::MANAS;
 use support::lambda::Function;
 use support::proxy::{Mode, Proxy};
 use support::redis::{RedisServer, info};
@@ -52,7 +51,7 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
     let (mut hits, mut bypasses) = (0, 0);
     for _ in 0..invocations {
         let reply = function.get("/users/1").await;
-        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS), "{}", reply.cache_status());
+        reply.assert_correct();
         hits += usize::from(reply.cache_status().contains("; hit; "));
         bypasses += usize::from(reply.cache_status().contains("fwd=bypass"));
         // The pace of a busy environment, so that there is time for trouble.

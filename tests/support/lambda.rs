@@ -191,6 +191,12 @@ impl Reply {
         self.headers.get(name).map_or("", String::as_str)
     }
 
+    /// It is the answer to `GET /users/1`, wherever that came from.
+    pub fn assert_correct(&self) {
+        let (status, body) = (self.status, self.body.as_str());
+        assert_eq!((status, body), (200, super::MANAS), "{}", self.cache_status());
+    }
+
     pub fn cache_status(&self) -> &str {
         self.header("cache-status")
     }

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use headers::{Allow, HeaderMapExt as _, RetryAfter};
+use headers::{Allow, CacheControl, HeaderMapExt as _, RetryAfter};
 use lambda_http::Body;
-use lambda_http::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use lambda_http::http::header::{CONTENT_TYPE, HeaderValue};
 use lambda_http::http::{Method, Response, StatusCode};
 use serde::Serialize;
 
@@ -79,12 +79,14 @@ fn problem(status: StatusCode, detail: &str) -> Response<Body> {
 }
 
 fn never_kept(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().typed_insert(CacheControl::new().with_no_store());
     response
 }
 
 #[cfg(test)]
 mod tests {
+    use lambda_http::http::header::CACHE_CONTROL;
+
     use super::*;
 
     fn text(response: &Response<Body>) -> &str {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use headers::{Age, HeaderMapExt as _, IfNoneMatch};
+use headers::{Age, CacheControl, HeaderMapExt as _, IfNoneMatch};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Either, Full};
 use lambda_http::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -218,41 +218,48 @@ fn cacheable_response(
     if let Some(etag) = etag {
         headers.typed_insert(etag);
     }
-    let freshness = client_freshness(entry.ttl, age.unwrap_or_default(), policy.client_max_age);
-    insert(headers, CACHE_CONTROL, &freshness);
+    // In whole seconds, and rounded up, so that `max-age` less `Age` is never more than what is left.
+    let age = age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0));
+    limit_freshness(headers, entry.ttl.as_secs(), age.unwrap_or_default(), policy.client_max_age);
     if let Some(age) = age {
-        headers.typed_insert(Age::from_secs(age.as_secs()));
+        headers.typed_insert(Age::from_secs(age));
     }
-    insert(headers, CACHE_STATUS, &status.to_string());
+    insert_status(headers, status);
     response
 }
 
 fn uncacheable_response(mut response: Response<Bytes>, status: CacheStatus) -> Response<Bytes> {
     // A client may otherwise keep a 404 or the like as long as it thinks fit (RFC 9111 §4.2.2).
     if response.status() != StatusCode::OK && !response.headers().contains_key(CACHE_CONTROL) {
-        insert(response.headers_mut(), CACHE_CONTROL, "no-store");
+        response.headers_mut().typed_insert(CacheControl::new().with_no_store());
     }
-    insert(response.headers_mut(), CACHE_STATUS, &status.to_string());
+    insert_status(response.headers_mut(), status);
     response
 }
 
-/// `Cache-Control` for an answer of this age.
+/// Says how long a client may keep an answer; times are in seconds.
 ///
 /// `max-age` is the entry's whole time to live, of which a client takes off the `Age` itself
-/// (RFC 9111 §4.2). Where clients get less than that, `max-age` is the age and what they get.
-fn client_freshness(ttl: Duration, age: Duration, at_most: Option<Duration>) -> String {
+/// (RFC 9111 §4.2). An answer that was just loaded has no `Age`: the client counts the time that it
+/// waited for it (§4.2.3), and so that of the load. Where clients get less than what is left,
+/// `max-age` is the age and what they get.
+fn limit_freshness(headers: &mut HeaderMap, ttl: u64, age: u64, at_most: Option<Duration>) {
     let max_age = match at_most {
-        Some(Duration::ZERO) => return "private, no-cache".to_owned(),
-        Some(at_most) => ttl.as_secs().min(age.as_secs().saturating_add(at_most.as_secs())),
-        None => ttl.as_secs(),
+        Some(Duration::ZERO) => {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+            return;
+        }
+        Some(at_most) => ttl.min(age.saturating_add(at_most.as_secs())),
+        None => ttl,
     };
-    format!("private, max-age={max_age}")
+    let max_age = Duration::from_secs(max_age);
+    headers.typed_insert(CacheControl::new().with_private().with_max_age(max_age));
 }
 
-/// Inserts a value of visible ASCII.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
+fn insert_status(headers: &mut HeaderMap, status: CacheStatus) {
+    // It is made of words and numbers, so it always is a value.
+    if let Ok(status) = HeaderValue::from_str(&status.to_string()) {
+        headers.insert(CACHE_STATUS, status);
     }
 }
 
@@ -364,7 +371,7 @@ mod tests {
         let hit = fixture.get(ok("second")).await;
         assert_eq!(status(&hit), "response-boost; hit; ttl=86");
         assert_eq!(hit.body(), "first");
-        assert_eq!(header(&hit, "age"), "33");
+        assert_eq!(header(&hit, "age"), "34");
         assert_eq!(header(&hit, "content-type"), "application/json");
         assert_eq!(header(&hit, "cache-control"), "private, max-age=120");
         assert_eq!(header(&hit, "etag"), header(&miss, "etag"));
@@ -602,6 +609,33 @@ mod tests {
 
         let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::ZERO));
         assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, no-cache");
+    }
+
+    #[tokio::test]
+    async fn max_age_less_age_is_what_an_entry_has_left() {
+        let seconds = |response: &Response<Bytes>, name, prefix| {
+            let value = header(response, name).strip_prefix(prefix).unwrap().to_owned();
+            value.parse::<u64>().unwrap()
+        };
+        for at_most in [None, Some(1), Some(30), Some(119), Some(120), Some(1_000)] {
+            let mut policy = minutes_2();
+            policy.client_max_age = at_most.map(Duration::from_secs);
+            let fixture = Fixture::new(policy);
+            let at_most = at_most.unwrap_or(u64::MAX);
+            let miss = fixture.get(ok("x")).await;
+            assert_eq!(seconds(&miss, "cache-control", "private, max-age="), at_most.min(120));
+
+            let step_ms = 250;
+            for age_ms in (step_ms..120_000).step_by(250) {
+                fixture.clock.advance(Duration::from_millis(step_ms));
+                let hit = fixture.get(ok("y")).await;
+                let left = (120_000 - age_ms) / 1_000;
+                assert_eq!(status(&hit), format!("response-boost; hit; ttl={left}"));
+                let max_age = seconds(&hit, "cache-control", "private, max-age=");
+                let age = seconds(&hit, "age", "");
+                assert_eq!(max_age - age, left.min(at_most), "{age_ms} ms old");
+            }
+        }
     }
 
     #[tokio::test]

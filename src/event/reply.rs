@@ -1,0 +1,167 @@
+//! The reply to an event.
+
+use std::borrow::Cow;
+
+use lambda_http::Body;
+use lambda_http::http::Response;
+use lambda_http::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use super::Kind;
+
+/// What an invocation ends with; serialized, it is what the gateway reads.
+#[derive(Debug)]
+pub struct Reply {
+    kind: Kind,
+    response: Response<Body>,
+}
+
+impl Reply {
+    pub(super) fn new(kind: Kind, response: Response<Body>) -> Self {
+        Self { kind, response }
+    }
+}
+
+/// A REST API takes a member that it does not know for a fault, so each kind gets its own and no
+/// others.
+impl Serialize for Reply {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (status, headers) = (self.response.status(), self.response.headers());
+        let body = self.response.body();
+        let mut reply = serializer.serialize_map(None)?;
+        reply.serialize_entry("statusCode", &status.as_u16())?;
+        match self.kind {
+            // It puts both forms together, so one is enough.
+            Kind::V1 => reply.serialize_entry("multiValueHeaders", &Lists(headers))?,
+            Kind::V2 => {
+                reply.serialize_entry("headers", &Joined { headers, with_cookie: false })?;
+                let cookies: Vec<_> = headers.get_all(SET_COOKIE).iter().map(text).collect();
+                reply.serialize_entry("cookies", &cookies)?;
+            }
+            // Which of the two a load balancer reads is a setting of its target group.
+            Kind::Alb | Kind::Unknown => {
+                reply.serialize_entry("headers", &Joined { headers, with_cookie: true })?;
+                reply.serialize_entry("multiValueHeaders", &Lists(headers))?;
+            }
+        }
+        if self.kind == Kind::Alb {
+            reply.serialize_entry("statusDescription", &status.to_string())?;
+        }
+        if *body != Body::Empty {
+            reply.serialize_entry("body", body)?;
+        }
+        reply.serialize_entry("isBase64Encoded", &matches!(body, Body::Binary(_)))?;
+        reply.end()
+    }
+}
+
+/// Each header with all of its values.
+struct Lists<'a>(&'a HeaderMap);
+
+impl Serialize for Lists<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.keys().map(|name| {
+            (name.as_str(), self.0.get_all(name).iter().map(text).collect::<Vec<_>>())
+        }))
+    }
+}
+
+/// Each header with its values in one, which means the same (RFC 9110 §5.3) but for `Set-Cookie`: of
+/// that, this form holds one at most.
+struct Joined<'a> {
+    headers: &'a HeaderMap,
+    with_cookie: bool,
+}
+
+impl Serialize for Joined<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let names = self.headers.keys().filter(|name| self.with_cookie || *name != SET_COOKIE);
+        serializer.collect_map(names.map(|name| {
+            let values = self.headers.get_all(name).iter().map(text);
+            let at_most = if name == SET_COOKIE { 1 } else { usize::MAX };
+            (name.as_str(), values.take(at_most).collect::<Vec<_>>().join(", "))
+        }))
+    }
+}
+
+/// JSON has no bytes; what is not UTF-8 is replaced rather than the answer lost.
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn reply(kind: Kind, body: Body) -> Value {
+        let response = Response::builder()
+            .header("link", "<a>")
+            .header("link", "<b>")
+            .header("set-cookie", "a=1")
+            .header("set-cookie", "b=2")
+            .header("odd", HeaderValue::from_bytes(b"\xff").unwrap())
+            .body(body)
+            .unwrap();
+        serde_json::to_value(Reply::new(kind, response)).unwrap()
+    }
+
+    #[test]
+    fn each_kind_has_its_own_form() {
+        let lists = json!({
+            "link": ["<a>", "<b>"],
+            "set-cookie": ["a=1", "b=2"],
+            "odd": ["\u{fffd}"],
+        });
+        assert_eq!(
+            reply(Kind::V1, "x".into()),
+            json!({
+                "statusCode": 200,
+                "multiValueHeaders": lists,
+                "body": "x",
+                "isBase64Encoded": false,
+            })
+        );
+        assert_eq!(
+            reply(Kind::V2, "x".into()),
+            json!({
+                "statusCode": 200,
+                "headers": { "link": "<a>, <b>", "odd": "\u{fffd}" },
+                "cookies": ["a=1", "b=2"],
+                "body": "x",
+                "isBase64Encoded": false,
+            })
+        );
+        let headers = json!({ "link": "<a>, <b>", "set-cookie": "a=1", "odd": "\u{fffd}" });
+        assert_eq!(
+            reply(Kind::Alb, "x".into()),
+            json!({
+                "statusCode": 200,
+                "statusDescription": "200 OK",
+                "headers": headers,
+                "multiValueHeaders": lists,
+                "body": "x",
+                "isBase64Encoded": false,
+            })
+        );
+        assert_eq!(
+            reply(Kind::Unknown, "x".into()),
+            json!({
+                "statusCode": 200,
+                "headers": headers,
+                "multiValueHeaders": lists,
+                "body": "x",
+                "isBase64Encoded": false,
+            })
+        );
+    }
+
+    #[test]
+    fn bytes_are_encoded_and_nothing_is_left_out() {
+        let binary = reply(Kind::V2, Body::Binary(vec![0, 255]));
+        assert_eq!((&binary["body"], &binary["isBase64Encoded"]), (&json!("AP8="), &json!(true)));
+        let empty = reply(Kind::V2, Body::Empty);
+        assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
+    }
+}

@@ -1,0 +1,606 @@
+//! The request that an event is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use lambda_http::aws_lambda_events::query_map::QueryMap;
+use lambda_http::http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use lambda_http::http::uri::{self, Authority, Scheme, Uri};
+use lambda_http::request::RequestContext;
+use lambda_http::{Body, Request, RequestExt as _};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use url::form_urlencoded;
+
+use super::Kind;
+
+const UNKNOWN: &str = "This is no event of an API Gateway, a function URL or a load balancer";
+const TOO_LONG: &str = "The URL is too long";
+
+/// What cannot stand for itself in a path (RFC 3986 §3.3). A `%` can: it begins an escape.
+const NOT_IN_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+/// The same in one that is decoded: there a `%` is a `%`.
+const NOT_IN_DECODED_PATH: &AsciiSet = &NOT_IN_PATH.add(b'%');
+
+/// What cannot stand for itself in a query string, by the WHATWG's URL standard. (RFC 3986 has
+/// more, which browsers send as it is.)
+const NOT_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
+
+/// The members of all kinds that something is made of here. Others may have any form.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    version: Option<String>,
+    resource: Option<String>,
+    route_key: Option<String>,
+    http_method: Option<String>,
+    path: Option<String>,
+    raw_path: Option<String>,
+    path_parameters: Option<HashMap<String, String>>,
+    stage_variables: Option<HashMap<String, String>>,
+    raw_query_string: Option<String>,
+    query_string_parameters: Option<BTreeMap<String, String>>,
+    multi_value_query_string_parameters: Option<BTreeMap<String, Vec<String>>>,
+    headers: Option<HashMap<String, String>>,
+    multi_value_headers: Option<HashMap<String, Vec<String>>>,
+    cookies: Option<Vec<String>>,
+    body: Option<String>,
+    is_base64_encoded: Option<bool>,
+    #[serde(borrow)]
+    request_context: Option<&'a RawValue>,
+}
+
+/// What is needed of the request context. The rest of it is for the service, and must not decide
+/// whether there is an answer.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Context {
+    api_id: Option<String>,
+    domain_name: Option<String>,
+    elb: Option<IgnoredAny>,
+    http: Option<Http>,
+    stage: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Http {
+    method: String,
+}
+
+/// The kind of an event and its request, or what is wrong with it in words for the client.
+pub(super) fn of_event(event: &str) -> (Kind, Result<Request, &'static str>) {
+    let Ok(event) = serde_json::from_str::<Event<'_>>(event) else {
+        return (Kind::Unknown, Err(UNKNOWN));
+    };
+    let context = event.request_context.map(|context| serde_json::from_str(context.get()));
+    let Some(Ok(context)) = context else {
+        return (Kind::Unknown, Err(UNKNOWN));
+    };
+    let kind = kind(&event, &context);
+    (kind, request(event, &context, kind))
+}
+
+fn kind(event: &Event<'_>, context: &Context) -> Kind {
+    // In this order: `cargo lambda watch` adds an `httpMethod` to payload 2.0.
+    if context.http.is_some() {
+        Kind::V2
+    } else if event.http_method.is_none() {
+        Kind::Unknown
+    } else if context.elb.is_some() {
+        Kind::Alb
+    } else {
+        Kind::V1
+    }
+}
+
+fn request(event: Event<'_>, context: &Context, kind: Kind) -> Result<Request, &'static str> {
+    let method = context.http.as_ref().map(|http| &http.method).or(event.http_method.as_ref());
+    let method = method.ok_or(UNKNOWN)?.parse().map_err(|_| "The method is none that HTTP has")?;
+
+    let is_decoded = is_decoded(&event, context, kind);
+    let mut url = path(&event, context, kind, is_decoded);
+    let query = query_string(&event, kind);
+    if !query.is_empty() {
+        url.push('?');
+        url.extend(utf8_percent_encode(&query, NOT_IN_QUERY));
+    }
+
+    let mut path_parameters = event.path_parameters.unwrap_or_default();
+    for value in path_parameters.values_mut().filter(|_| !is_decoded) {
+        // What is not UTF-8 stays as it is, so that two that differ do not become the same.
+        if let Ok(decoded) = percent_decode_str(value).decode_utf8() {
+            *value = decoded.into_owned();
+        }
+    }
+
+    let body = match event.body {
+        None => Body::Empty,
+        Some(body) if event.is_base64_encoded == Some(true) => {
+            BASE64_STANDARD.decode(body).map_err(|_| "The body is not base64")?.into()
+        }
+        Some(body) => body.into(),
+    };
+
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.headers_mut() = headers(event.headers, event.multi_value_headers, event.cookies);
+    *request.uri_mut() = absolute(url, request.headers(), context.domain_name.as_deref())?;
+    let Ok(query) = query.parse::<QueryMap>();
+    let request = request
+        .with_raw_http_path(event.raw_path.or(event.path).unwrap_or_default())
+        .with_query_string_parameters(query)
+        .with_path_parameters(path_parameters)
+        .with_stage_variables(event.stage_variables.unwrap_or_default());
+    let context = event.request_context.and_then(|context| typed_context(context, kind));
+    Ok(match context {
+        Some(context) => request.with_request_context(context),
+        None => request,
+    })
+}
+
+/// Whether the gateway has decoded the path and its parameters: an HTTP API does so, in both
+/// payloads, and so does `sam local` for a REST API.
+fn is_decoded(event: &Event<'_>, context: &Context, kind: Kind) -> bool {
+    match kind {
+        // A real REST API names no version.
+        Kind::V1 => event.version.as_deref() == Some("1.0"),
+        // `cargo lambda watch` names no API; a function URL has a domain of its own.
+        Kind::V2 => {
+            let domain = context.domain_name.as_deref().unwrap_or_default();
+            context.api_id.is_some() && !domain.contains(".lambda-url.")
+        }
+        Kind::Alb | Kind::Unknown => false,
+    }
+}
+
+/// The path that was asked for, percent-encoded, without stage and base path.
+///
+/// A REST API leaves the base path of a custom domain in the path of the event. But it names the
+/// route that it took (`/users/{id}`, `/{proxy+}`) and what stands in its places, and from these
+/// the path is put together again. Only where no route tells is the event's path taken.
+fn path(event: &Event<'_>, context: &Context, kind: Kind, is_decoded: bool) -> String {
+    let not_in_path = if is_decoded { NOT_IN_DECODED_PATH } else { NOT_IN_PATH };
+    let route = match kind {
+        Kind::V1 => event.resource.as_deref(),
+        // "GET /users/{id}", "$default".
+        Kind::V2 => event.route_key.as_deref().and_then(|key| Some(key.split_once(' ')?.1)),
+        Kind::Alb | Kind::Unknown => None,
+    };
+    if let Some(path) = route.and_then(|route| {
+        fill_in(route, event.path_parameters.as_ref(), not_in_path)
+    }) {
+        return path;
+    }
+    let path = event.raw_path.as_ref().or(event.path.as_ref()).map_or("", String::as_str);
+    // An HTTP API leaves a named stage in the path.
+    let stage = context.stage.as_deref().filter(|stage| is_decoded && *stage != "$default");
+    let path = stage.and_then(|stage| without_stage(path, stage)).unwrap_or(path);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    format!("{slash}{}", utf8_percent_encode(path, not_in_path))
+}
+
+fn fill_in(
+    route: &str,
+    parameters: Option<&HashMap<String, String>>,
+    not_in_path: &'static AsciiSet,
+) -> Option<String> {
+    let mut path = String::with_capacity(route.len() + 16);
+    for segment in route.strip_prefix('/')?.split('/') {
+        let parameter = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        let value = match parameter {
+            None => segment,
+            Some(name) => {
+                let name = name.strip_suffix('+').unwrap_or(name);
+                parameters?.get(name)?
+            }
+        };
+        path.push('/');
+        let is_greedy = segment.ends_with("+}");
+        for (position, part) in value.split('/').enumerate() {
+            if position > 0 {
+                path.push_str(if is_greedy { "/" } else { "%2F" });
+            }
+            path.extend(utf8_percent_encode(part, not_in_path));
+        }
+    }
+    Some(path)
+}
+
+fn without_stage<'path>(path: &'path str, stage: &str) -> Option<&'path str> {
+    let rest = path.strip_prefix('/')?.strip_prefix(stage)?;
+    rest.starts_with('/').then_some(rest)
+}
+
+/// The query string as the client sent it, or one that means the same.
+fn query_string(event: &Event<'_>, kind: Kind) -> String {
+    if kind == Kind::V2 {
+        return event.raw_query_string.clone().unwrap_or_default();
+    }
+    let multi_value = event.multi_value_query_string_parameters.iter().flatten();
+    let mut pairs: Vec<(&str, &str)> = multi_value
+        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_str(), value.as_str())))
+        .collect();
+    if pairs.is_empty() {
+        let single = event.query_string_parameters.iter().flatten();
+        pairs = single.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    }
+    // An API decodes names and values, a load balancer does not.
+    if kind == Kind::V1 {
+        return form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    }
+    pairs.iter().fold(String::new(), |mut query, (name, value)| {
+        let and = if query.is_empty() { "" } else { "&" };
+        // Writing to a String cannot fail.
+        let _ = write!(query, "{and}{name}={value}");
+        query
+    })
+}
+
+/// All headers that HTTP allows (RFC 9110 §5.1, §5.5), values beyond ASCII as opaque bytes. What it
+/// does not allow, no gateway lets through; it is left out.
+fn headers(
+    single: Option<HashMap<String, String>>,
+    multi_value: Option<HashMap<String, Vec<String>>>,
+    cookies: Option<Vec<String>>,
+) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(single.as_ref().map_or(0, HashMap::len));
+    // Of a repeated header the single form has only the last value.
+    for (name, values) in multi_value.unwrap_or_default() {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        for value in values.into_iter().filter_map(|value| header_value(&value)) {
+            headers.append(&name, value);
+        }
+    }
+    for (name, value) in single.unwrap_or_default() {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        if let Some(value) = header_value(&value) {
+            headers.entry(name).or_insert(value);
+        }
+    }
+    let cookies = cookies.unwrap_or_default().join("; ");
+    if let Some(cookies) = header_value(&cookies).filter(|cookies| !cookies.is_empty()) {
+        headers.insert(COOKIE, cookies);
+    }
+    headers
+}
+
+fn header_value(value: &str) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
+}
+
+/// The URI with the scheme and the host that the client asked.
+fn absolute(
+    path_and_query: String,
+    headers: &HeaderMap,
+    domain_name: Option<&str>,
+) -> Result<Uri, &'static str> {
+    // A server MUST answer an invalid one with 400 (RFC 9112 §3.2).
+    let host = headers.get(HOST).filter(|host| !host.is_empty());
+    let authority = match host.map(|host| authority(host.as_bytes())) {
+        Some(authority) => Some(authority.ok_or("The Host header is no host")?),
+        None => domain_name.and_then(|domain| authority(domain.as_bytes())),
+    };
+    let mut parts = uri::Parts::default();
+    // It begins with a slash and holds nothing that is not allowed: only its length can be wrong.
+    parts.path_and_query = Some(path_and_query.try_into().map_err(|_| TOO_LONG)?);
+    if authority.is_some() {
+        let is_plain = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "http");
+        parts.scheme = Some(if is_plain { Scheme::HTTP } else { Scheme::HTTPS });
+        parts.authority = authority;
+    }
+    Uri::from_parts(parts).map_err(|_| TOO_LONG)
+}
+
+/// A host and a port, without user information.
+fn authority(text: &[u8]) -> Option<Authority> {
+    Authority::try_from(text).ok().filter(|authority| !authority.as_str().contains('@'))
+}
+
+fn typed_context(context: &RawValue, kind: Kind) -> Option<RequestContext> {
+    let context = context.get();
+    match kind {
+        Kind::V1 => serde_json::from_str(context).map(RequestContext::ApiGatewayV1).ok(),
+        Kind::V2 => serde_json::from_str(context).map(RequestContext::ApiGatewayV2).ok(),
+        Kind::Alb => serde_json::from_str(context).map(RequestContext::Alb).ok(),
+        Kind::Unknown => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(event: &Value) -> Result<Request, &'static str> {
+        of_event(&event.to_string()).1
+    }
+
+    fn request(event: &Value) -> Request {
+        read(event).unwrap_or_else(|reason| panic!("{reason}: {event}"))
+    }
+
+    fn path(event: &Value) -> String {
+        request(event).uri().path().to_owned()
+    }
+
+    fn http_api(raw_path: &str) -> Value {
+        json!({
+            "version": "2.0",
+            "routeKey": "$default",
+            "rawPath": raw_path,
+            "requestContext": { "apiId": "a1b2", "stage": "$default", "http": { "method": "GET" } },
+        })
+    }
+
+    fn function_url(raw_path: &str) -> Value {
+        let mut event = http_api(raw_path);
+        event["requestContext"]["domainName"] = "a1b2.lambda-url.eu-west-1.on.aws".into();
+        event
+    }
+
+    fn rest_api(resource: &str, path: &str, parameters: &Value) -> Value {
+        json!({
+            "resource": resource,
+            "path": path,
+            "httpMethod": "GET",
+            "pathParameters": parameters,
+            "requestContext": { "stage": "Prod", "httpMethod": "GET" },
+        })
+    }
+
+    fn load_balancer(path: &str) -> Value {
+        json!({ "path": path, "httpMethod": "GET", "requestContext": { "elb": {} } })
+    }
+
+    #[test]
+    fn a_path_is_encoded_once_whether_the_gateway_decodes_it_or_not() {
+        for (sent, decoded) in [
+            ("/a%20b", "/a b"),
+            ("/%2531", "/%31"),
+            ("/caf%C3%A9", "/café"),
+            ("/x%22%3C%3E", "/x\"<>"),
+            ("/%23%3F", "/#?"),
+            ("/1;v=2,3", "/1;v=2,3"),
+        ] {
+            for event in [
+                http_api(decoded),
+                function_url(sent),
+                load_balancer(sent),
+                rest_api("/{id}", "/x", &json!({ "id": &sent[1..] })),
+                json!({
+                    "version": "1.0",
+                    "path": decoded,
+                    "httpMethod": "GET",
+                    "requestContext": { "httpMethod": "GET" },
+                }),
+            ] {
+                assert_eq!(path(&event), sent, "{event}");
+            }
+        }
+        // What an encoded path cannot have is escaped all the same.
+        assert_eq!(path(&load_balancer("/a b\"é%zz")), "/a%20b%22%C3%A9%zz");
+    }
+
+    #[test]
+    fn the_watch_of_cargo_lambda_does_not_decode() {
+        let mut event = http_api("/users/%31");
+        event["requestContext"]["apiId"] = Value::Null;
+        event["httpMethod"] = "GET".into();
+        assert_eq!(path(&event), "/users/%31");
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash() {
+        for event in [http_api(""), load_balancer(""), rest_api("/", "", &Value::Null)] {
+            assert_eq!(path(&event), "/");
+        }
+        // It must not become a part of the host.
+        assert_eq!(path(&load_balancer("@evil.example")), "/@evil.example");
+        assert_eq!(path(&load_balancer("//evil.example")), "//evil.example");
+        assert_eq!(path(&load_balancer("*")), "/*");
+    }
+
+    #[test]
+    fn the_path_of_an_http_api_is_without_its_stage() {
+        for (stage, raw_path, without_stage) in [
+            ("$default", "/users/1", "/users/1"),
+            ("$default", "/$default/users", "/$default/users"),
+            ("prod", "/prod/users/1", "/users/1"),
+            ("prod", "/production/users/1", "/production/users/1"),
+            ("prod", "/users/1", "/users/1"),
+            ("prod", "/prod", "/prod"),
+            ("prod", "/prod/", "/"),
+        ] {
+            let mut event = http_api(raw_path);
+            event["requestContext"]["stage"] = stage.into();
+            assert_eq!(path(&event), without_stage, "stage {stage}, path {raw_path}");
+            assert_eq!(request(&event).raw_http_path(), raw_path);
+        }
+        // The route does not know the stage.
+        let mut event = http_api("/prod/users/1");
+        event["routeKey"] = "GET /users/{id}".into();
+        event["pathParameters"] = json!({ "id": "1" });
+        assert_eq!(path(&event), "/users/1");
+    }
+
+    #[test]
+    fn the_path_of_a_rest_api_is_without_base_path_and_stage() {
+        let (id, proxy) = (json!({ "id": "1" }), json!({ "proxy": "users/1%2F2/x" }));
+        for (resource, event_path, parameters, expected) in [
+            ("/users/{id}", "/users/1", &id, "/users/1"),
+            ("/users/{id}", "/base/users/1", &id, "/users/1"),
+            ("/users/{id}", "/base/Prod/users/1", &id, "/users/1"),
+            ("/{proxy+}", "/base/users/1%2F2/x", &proxy, "/users/1%2F2/x"),
+            ("/v1/{proxy+}", "/base/v1/users/1%2F2/x", &proxy, "/v1/users/1%2F2/x"),
+            ("/users", "/base/users/", &Value::Null, "/users"),
+            // Where the route does not tell, the event's path does.
+            ("/users/{id}", "/users/2", &Value::Null, "/users/2"),
+            ("/users/{id}", "/users/2", &json!({ "other": "1" }), "/users/2"),
+            ("", "/users/2", &Value::Null, "/users/2"),
+            ("/Prod", "/Prod/users/2", &id, "/Prod"),
+        ] {
+            let event = rest_api(resource, event_path, parameters);
+            assert_eq!(path(&event), expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn a_slash_within_a_parameter_does_not_become_one_between_segments() {
+        let mut event = http_api("/users/1/2");
+        event["routeKey"] = "ANY /users/{id}".into();
+        event["pathParameters"] = json!({ "id": "1/2" });
+        assert_eq!(path(&event), "/users/1%2F2");
+        assert_eq!(path(&rest_api("/users/{id}", "/", &json!({ "id": "1/2" }))), "/users/1%2F2");
+    }
+
+    #[test]
+    fn path_parameters_are_decoded_once() {
+        let given = json!({ "id": "%2531", "bytes": "%FF", "odd": "%zz" });
+        let parameters = |event: &Value| {
+            let parameters = request(event).path_parameters();
+            ["id", "bytes", "odd"].map(|name| parameters.first(name).unwrap().to_owned())
+        };
+        assert_eq!(parameters(&rest_api("/{id}", "/", &given)), ["%31", "%FF", "%zz"]);
+        let mut event = http_api("/");
+        event["pathParameters"] = given;
+        assert_eq!(parameters(&event), ["%2531", "%FF", "%zz"]);
+    }
+
+    #[test]
+    fn a_query_string_means_what_it_meant() {
+        let query = |event: &Value| {
+            let request = request(event);
+            let parameters = request.query_string_parameters();
+            let all = |name| parameters.all(name).unwrap_or_default().join("|");
+            (request.uri().query().unwrap_or_default().to_owned(), all("a"), all("b c"))
+        };
+
+        let mut event = http_api("/");
+        event["rawQueryString"] = "a=1&a=%3C%26&b+c=d".into();
+        assert_eq!(query(&event), ("a=1&a=%3C%26&b+c=d".into(), "1|<&".into(), "d".into()));
+        event["rawQueryString"] = "a=<\"> é#&b c=[x]\u{1}".into();
+        let escaped = "a=%3C%22%3E%20%C3%A9%23&b%20c=[x]%01";
+        assert_eq!(query(&event), (escaped.into(), "<\"> é#".into(), "[x]\u{1}".into()));
+
+        let mut event = rest_api("/", "/", &Value::Null);
+        event["queryStringParameters"] = json!({ "a": "<&", "b c": "d" });
+        assert_eq!(query(&event), ("a=%3C%26&b+c=d".into(), "<&".into(), "d".into()));
+        event["multiValueQueryStringParameters"] = json!({ "a": ["1", "<&"], "b c": [] });
+        assert_eq!(query(&event), ("a=1&a=%3C%26".into(), "1|<&".into(), String::new()));
+
+        let mut event = load_balancer("/");
+        event["queryStringParameters"] = json!({ "a": "%3C%26", "b+c": "d" });
+        assert_eq!(query(&event), ("a=%3C%26&b+c=d".into(), "<&".into(), "d".into()));
+    }
+
+    #[test]
+    fn all_values_of_a_header_are_there_and_none_that_http_forbids() {
+        let mut event = rest_api("/", "/", &Value::Null);
+        event["headers"] = json!({ "X-Twice": "2", "City": "São Paulo", "Bad": "a\r\nb", "b d": "x" });
+        event["multiValueHeaders"] = json!({ "X-Twice": ["1", "2"], "Bad": ["\u{0}"] });
+        let request_headers = request(&event).headers().clone();
+        assert_eq!(request_headers.get_all("x-twice").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(request_headers["city"].as_bytes(), "São Paulo".as_bytes());
+        assert_eq!(request_headers.keys_len(), 2, "{request_headers:?}");
+
+        let mut event = http_api("/");
+        event["cookies"] = json!(["a=1", "b=2"]);
+        assert_eq!(request(&event).headers()[COOKIE], "a=1; b=2");
+        for nothing in [Value::Null, json!({})] {
+            event["headers"] = nothing.clone();
+            event["cookies"] = Value::Null;
+            assert!(request(&event).headers().is_empty());
+        }
+    }
+
+    #[test]
+    fn the_uri_is_what_the_client_asked_for() {
+        let uri = |headers: Value, domain: &str| {
+            let mut event = http_api("/users/1");
+            event["headers"] = headers;
+            event["requestContext"]["domainName"] = domain.into();
+            read(&event).map(|request| request.uri().to_string())
+        };
+        let at = |base: &str| Ok(format!("{base}/users/1"));
+        assert_eq!(uri(json!({ "host": "a.example:8080" }), "b.example"), at("https://a.example:8080"));
+        assert_eq!(uri(json!({ "Host": "[::1]" }), ""), at("https://[::1]"));
+        let plain = json!({ "host": "a.example", "x-forwarded-proto": "http" });
+        assert_eq!(uri(plain, ""), at("http://a.example"));
+        let odd = json!({ "host": "a.example", "x-forwarded-proto": "ht tp://x" });
+        assert_eq!(uri(odd, ""), at("https://a.example"));
+        for no_host in [Value::Null, json!({ "host": "" })] {
+            assert_eq!(uri(no_host.clone(), "b.example"), at("https://b.example"));
+            assert_eq!(uri(no_host.clone(), "not a domain"), at(""));
+        }
+        for no_host in ["not a host", "a@b", "a/b", "<", "é", "a:b:c", "["] {
+            assert_eq!(uri(json!({ "host": no_host }), ""), Err("The Host header is no host"));
+        }
+    }
+
+    #[test]
+    fn a_body_is_decoded_where_the_gateway_has_encoded_it() {
+        let mut event = http_api("/");
+        assert_eq!(*request(&event).body(), Body::Empty);
+        event["body"] = "aGk=".into();
+        assert_eq!(*request(&event).body(), Body::Text("aGk=".to_owned()));
+        event["isBase64Encoded"] = true.into();
+        assert_eq!(*request(&event).body(), Body::Binary(b"hi".to_vec()));
+        event["body"] = "not base64".into();
+        assert_eq!(read(&event).unwrap_err(), "The body is not base64");
+    }
+
+    #[test]
+    fn a_context_that_does_not_fit_is_no_hindrance() {
+        let mut event = http_api("/users/1");
+        event["requestContext"]["http"]["protocol"] = "HTTP/1.1".into();
+        assert!(request(&event).request_context_ref().is_some());
+        event["requestContext"]["authorizer"] = json!({ "jwt": { "claims": [1] } });
+        assert!(request(&event).request_context_ref().is_none());
+        for kind in [load_balancer("/users/1"), rest_api("/", "/", &Value::Null)] {
+            assert!(request(&kind).request_context_ref().is_some(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_named() {
+        let mut long = http_api("/");
+        long["rawQueryString"] = "x".repeat(70_000).into();
+        let mut no_method = http_api("/");
+        no_method["requestContext"]["http"]["method"] = "GE T".into();
+        let mut no_context = http_api("/");
+        no_context["requestContext"] = Value::Null;
+        let mut twice = http_api("/").to_string();
+        twice.insert_str(1, r#""version":"2.0","#);
+        for (event, reason) in [
+            (long.to_string(), TOO_LONG),
+            (no_method.to_string(), "The method is none that HTTP has"),
+            (no_context.to_string(), UNKNOWN),
+            (twice, UNKNOWN),
+            (r#"{"requestContext":{},"path":"\ud800"}"#.to_owned(), UNKNOWN),
+            (r#"{"requestContext":{}}"#.to_owned(), UNKNOWN),
+            ("[]".to_owned(), UNKNOWN),
+            ("null".to_owned(), UNKNOWN),
+        ] {
+            assert_eq!(of_event(&event).1.unwrap_err(), reason, "{event}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run test soak lint build invoke sam-local clean
+.PHONY: help setup run test soak fuzz lint build invoke sam-local clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,6 +17,9 @@ test: ## all tests; names what cannot be tested here
 
 soak: ## 20,000 invocations (SOAK_INVOCATIONS) while Redis has every kind of trouble
 	@SOAK_INVOCATIONS=$${SOAK_INVOCATIONS:-20000} scripts/test.sh soak
+
+fuzz: ## 1,000,000 odd events and entries, then the fuzzer for FUZZ_SECONDS (60) each
+	@scripts/fuzz.sh
 
 lint: ## formatting, clippy, docs, licences, unused dependencies, template, scripts
 	@scripts/lint.sh

@@ -35,7 +35,13 @@ pip_install() {
     'others:         python3 -m ensurepip --user'
   say "installing ${*: -1} into ${folder#"$PWD"/}"
   python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
-    --root-user-action=ignore --upgrade --target "$folder" "$@"
+    --no-warn-conflicts --root-user-action=ignore --upgrade --target "$folder" "$@"
+}
+
+# A tool for cargo from the PATH, else built into this checkout.
+ensure_cargo_tool() {
+  PATH=$tools/cargo/bin:$PATH
+  has "$1" || cargo install --quiet --locked --root "$tools/cargo" "$1@$2"
 }
 
 # cargo-lambda from the PATH, else from PyPI. Its wheel is one static program: without its
@@ -65,6 +71,12 @@ ensure_sam() {
     'Debian, Ubuntu: sudo apt-get install python3-venv'
   "$tools/sam/bin/python" -m pip install --quiet --disable-pip-version-check \
     'aws-sam-cli==1.170.0' 'cfn-lint==1.58.*'
+}
+
+# What holds openapi.yaml against the function. It needs Python 3.10.
+ensure_openapi_tools() {
+  PYTHONPATH=$tools/openapi python3 -c 'import schemathesis, openapi_spec_validator' 2>/dev/null ||
+    pip_install "$tools/openapi" 'openapi-spec-validator==0.9.0' 'schemathesis==4.32.5'
 }
 
 # Prints the path of a redis-server or valkey-server, or nothing.

@@ -4,13 +4,8 @@
 
 check_prerequisites
 
-# A tool for cargo from the PATH, else built into this checkout.
-ensure_cargo_tool() {
-  PATH=$tools/cargo/bin:$PATH
-  has "$1" || cargo install --quiet --locked --root "$tools/cargo" "$1@$2"
-}
-
 cargo fmt --check
+cargo fmt --check --manifest-path fuzz/Cargo.toml
 cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 

@@ -24,8 +24,10 @@ if [ "$(uname -s)" != Linux ] || [ "$(id -u)" != 0 ]; then
   skipped+=('a silent resolver (needs root on Linux)')
 fi
 
+ensure_openapi_tools || skipped+=('openapi.yaml (schemathesis cannot be installed here)')
+
 cargo test --locked -- ${without[@]+"${without[@]}"}
-python3 -m unittest discover --start-directory tests/e2e --verbose
+PYTHONPATH=$tools/openapi python3 -m unittest discover --start-directory tests/e2e --verbose
 
 for what in ${skipped[@]+"${skipped[@]}"}; do
   say "SKIPPED: $what"

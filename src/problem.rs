@@ -105,6 +105,12 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_a_503_in_the_openapi_document_is_ours() {
+        let document = include_str!("../openapi.yaml");
+        assert!(document.contains(&format!("value: {}\n", text(&unavailable()))));
+    }
+
+    #[test]
     fn a_detail_is_quoted_as_json_wants_it() {
         let response = bad_request("a \"quote\"\n");
         let problem: serde_json::Value = serde_json::from_str(text(&response)).unwrap();

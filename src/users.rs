@@ -169,7 +169,19 @@ mod tests {
 
     #[tokio::test]
     async fn an_id_that_cannot_be_is_a_400_that_says_what_can() {
-        for id in ["", "abc", "0", "01", "+1", "-1", "1.0", "%EF%BC%91", "9223372036854775808", "%2531", "%FF"] {
+        for id in [
+            "",
+            "abc",
+            "0",
+            "01",
+            "+1",
+            "-1",
+            "1.0",
+            "%EF%BC%91",
+            "9223372036854775808",
+            "%2531",
+            "%FF",
+        ] {
             let request = request(Method::GET, &format!("/users/{id}"));
             assert_eq!(requested_user(&request), None, "{id}");
             let response = UsersApi::new(EmbeddedUsers).oneshot(request).await.unwrap();
@@ -180,9 +192,16 @@ mod tests {
 
     #[tokio::test]
     async fn another_path_is_a_404_and_another_method_a_405() {
-        for path in
-            ["/", "/users", "/users/1/", "/users/1/2", "/user/1", "/x/users/1", "/Users/1", "//users/1"]
-        {
+        for path in [
+            "/",
+            "/users",
+            "/users/1/",
+            "/users/1/2",
+            "/user/1",
+            "/x/users/1",
+            "/Users/1",
+            "//users/1",
+        ] {
             assert_eq!(ask(Method::GET, path).await.status(), 404, "{path}");
             assert_eq!(ask(Method::POST, path).await.status(), 404, "{path}");
         }

@@ -75,6 +75,42 @@ async fn another_process_is_answered_from_the_same_entry() {
 }
 
 #[tokio::test]
+async fn a_get_after_a_head_is_a_hit_with_its_whole_body() {
+    let (function, _redis) = function_and_redis().await;
+    let miss = function.invoke(&request("HEAD", "/users/1")).await;
+    assert_eq!((miss.status, miss.body.as_str()), (200, ""));
+    assert_eq!(miss.cache_status(), STORED);
+
+    let hit = function.get("/users/1").await;
+    assert_hit(&hit);
+    assert_eq!(hit.body, MANAS);
+    let head = function.invoke(&request("HEAD", "/users/1")).await;
+    assert_hit(&head);
+    assert_eq!(head.body, "");
+    for name in ["content-type", "etag", "cache-control"] {
+        assert_eq!(head.header(name), hit.header(name));
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sends_beside_the_path_does_not_keep_it_from_its_answer() {
+    let function = Function::start(&[]).await;
+    for (place, value) in [
+        ("/rawQueryString", json!("a=<b>&c=\"d\" e#\u{e9}")),
+        ("/headers/user-agent", json!("caf\u{e9}")),
+        ("/headers/x-forwarded-proto", json!("ht tp")),
+        ("/headers", Value::Null),
+        ("/cookies", json!(["a=\r\n"])),
+        ("/requestContext/authorizer", json!({ "jwt": { "claims": { "admin": true } } })),
+    ] {
+        let mut event = event("http-existing");
+        let (parent, name) = place.rsplit_once('/').unwrap();
+        event.pointer_mut(parent).unwrap()[name] = value;
+        function.invoke(&event).await.assert_correct();
+    }
+}
+
+#[tokio::test]
 async fn unknown_and_impossible_ids_leave_nothing_in_redis() {
     let (function, redis) = function_and_redis().await;
     let mut connection = redis.connect();
@@ -326,12 +362,15 @@ async fn a_stage_in_front_of_the_path_is_no_part_of_it() {
 }
 
 #[tokio::test]
-async fn an_event_of_no_known_kind_is_a_400() {
+async fn an_event_that_is_no_request_is_a_400() {
     let function = Function::start(&[]).await;
     let s3 = json!({"Records": [{"eventSource": "aws:s3", "s3": {"object": {"key": "x"}}}]});
     let mut bad_host = event("http-existing");
     bad_host["headers"]["host"] = "not a host".into();
-    for event in [json!({}), json!([]), json!(null), json!("x"), json!(1), s3, bad_host] {
+    let mut bad_body = event("rest-existing");
+    bad_body["body"] = "===".into();
+    bad_body["isBase64Encoded"] = true.into();
+    for event in [json!({}), json!([]), json!(null), json!("x"), json!(1), s3, bad_host, bad_body] {
         let reply = function.invoke(&event).await;
         assert_eq!(reply.status, 400, "{event}");
         assert_eq!(reply.header("content-type"), "application/problem+json");

@@ -82,8 +82,8 @@ pub enum DecodeError {
     /// Written by a release that this one cannot read.
     #[error("unknown version {0}")]
     Version(u32),
-    /// The status or a header is none that HTTP has.
-    #[error("metadata that is not HTTP")]
+    /// The status or a header is none that an answer is kept with.
+    #[error("metadata of no answer that is kept")]
     NotHttp,
     /// Cut off, or something was added.
     #[error("a body of {found} bytes where the metadata says {expected}")]
@@ -186,7 +186,12 @@ impl Entry {
                 found: body.len(),
             });
         }
-        let status = StatusCode::from_u16(metadata.status).map_err(|_| DecodeError::NotHttp)?;
+        // No other is ever kept, and a service may rely on that.
+        let status = match metadata.status {
+            200 => StatusCode::OK,
+            404 => StatusCode::NOT_FOUND,
+            _ => return Err(DecodeError::NotHttp),
+        };
         let mut headers = HeaderMap::with_capacity(metadata.headers.len());
         for (name, value) in metadata.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| DecodeError::NotHttp)?;
@@ -228,7 +233,9 @@ fn strong_etag(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const BODY: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
@@ -334,14 +341,82 @@ mod tests {
             decode("{\"version\":3,\"new\":[]}\n").unwrap_err().to_string(),
             "unknown version 3"
         );
-        assert_eq!(changed(":200", ":99"), "metadata that is not HTTP");
-        assert_eq!(changed("content-type", "content type"), "metadata that is not HTTP");
-        assert_eq!(changed("application/json", r"a\nb"), "metadata that is not HTTP");
+        for status in [":99", ":206", ":304", ":503"] {
+            assert_eq!(changed(":200", status), "metadata of no answer that is kept");
+        }
+        assert_eq!(changed("content-type", "content type"), "metadata of no answer that is kept");
+        assert_eq!(changed("application/json", r"a\nb"), "metadata of no answer that is kept");
         assert_eq!(changed("a43e", r"\u0022"), "malformed metadata");
         assert_eq!(
             decode(&format!("{GOLDEN}!")).unwrap_err().to_string(),
             "a body of 61 bytes where the metadata says 60"
         );
+    }
+
+    /// Entries with some of their bytes or of their metadata replaced, and bytes that never were one.
+    pub(in crate::cache) fn damaged_entry() -> impl Strategy<Value = Bytes> {
+        let (line, body) = GOLDEN.split_once('\n').unwrap();
+        let metadata: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+        let names: Vec<String> = metadata.keys().cloned().collect();
+        let value = prop_oneof![
+            any::<u64>().prop_map(serde_json::Value::from),
+            any::<i32>().prop_map(serde_json::Value::from),
+            any::<String>().prop_map(serde_json::Value::from),
+            prop::sample::select(&[100_u16, 200, 304, 404, 503, 999])
+                .prop_map(serde_json::Value::from),
+            prop::collection::vec(any::<[String; 2]>(), 0..4).prop_map(|pairs| {
+                pairs.into_iter().map(|pair| serde_json::Value::from(pair.to_vec())).collect()
+            }),
+            Just(serde_json::Value::Null),
+        ];
+        let replaced = prop::collection::hash_map(prop::sample::select(names), value, 0..3);
+        let other_metadata = (replaced, prop_oneof![Just(body.to_owned()), any::<String>()])
+            .prop_map(move |(replaced, body)| {
+                let mut metadata = metadata.clone();
+                metadata.insert("body_bytes".into(), body.len().into());
+                metadata.extend(replaced);
+                format!("{}\n{body}", serde_json::Value::from(metadata)).into_bytes()
+            });
+        let byte = (any::<prop::sample::Index>(), any::<u8>());
+        let other_bytes = prop::collection::vec(byte, 0..6).prop_map(|bytes| {
+            let mut entry = GOLDEN.as_bytes().to_vec();
+            for (place, byte) in bytes {
+                *place.get_mut(&mut entry) = byte;
+            }
+            entry
+        });
+        let cut = any::<prop::sample::Index>()
+            .prop_map(|end| GOLDEN.as_bytes()[..end.index(GOLDEN.len())].to_vec());
+        let bytes = prop_oneof![
+            4 => other_metadata,
+            3 => other_bytes,
+            1 => cut,
+            1 => prop::collection::vec(any::<u8>(), 0..200),
+        ];
+        bytes.prop_map(Bytes::from)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_entry_or_an_error(bytes in damaged_entry()) {
+            if let Ok(entry) = Entry::decode(&bytes) {
+                prop_assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+            }
+        }
+    }
+
+    #[test]
+    fn the_corpus_of_the_fuzzer_is_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/entry");
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        let is_entry =
+            |path: &std::path::PathBuf| Entry::decode(&std::fs::read(path).unwrap().into()).is_ok();
+        let (entries, others): (Vec<_>, Vec<_>) = files.partition(is_entry);
+        let names = entries.iter().map(|path| path.file_name().unwrap().to_str().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        assert_eq!(names, ["not-found", "numbers-at-their-limits", "version-1"]);
+        assert!(others.len() > 5);
     }
 
     #[test]

@@ -452,6 +452,29 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_kept_under_the_key_there_is_an_answer(
+            bytes in crate::cache::entry::tests::damaged_entry(),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            runtime.unwrap().block_on(async {
+                let fixture = Fixture::new(minutes_2());
+                let key = key_of(&get()).unwrap();
+                fixture.cache.core.store.put(&key, bytes, Duration::from_mins(2)).await.unwrap();
+                let response = fixture.get(ok("loaded")).await;
+                assert!([200, 404].contains(&response.status().as_u16()));
+                for name in ["etag", "cache-control", "cache-status"] {
+                    assert_eq!(response.headers().get_all(name).iter().count(), 1, "{name}");
+                }
+                if fixture.loads() > 0 {
+                    assert_eq!(response.body(), "loaded");
+                    assert_eq!(status(&response), "response-boost; fwd=uri-miss; stored");
+                }
+            });
+        }
+    }
+
     #[tokio::test]
     async fn an_invalidated_answer_is_loaded_anew() {
         let fixture = Fixture::new(minutes_2());
@@ -634,6 +657,22 @@ mod tests {
                 let max_age = seconds(&hit, "cache-control", "private, max-age=");
                 let age = seconds(&hit, "age", "");
                 assert_eq!(max_age - age, left.min(at_most), "{age_ms} ms old");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stale_answer_is_at_least_as_old_as_its_max_age() {
+        for at_most in [None, Some(Duration::from_secs(30)), Some(Duration::from_mins(5))] {
+            let mut policy = minutes_2();
+            policy.client_max_age = at_most;
+            for age_ms in [120_000, 120_001, 121_000, 500_000] {
+                let (body, age) = (ok("x").map(Bytes::from), Duration::from_millis(age_ms));
+                let entry = Entry::of_response(body, START_MS, Duration::ZERO, policy.ttl);
+                let status = CacheStatus::Miss { stored: false };
+                let stale = cacheable_response(entry, Some(age), status, None, &policy);
+                assert_eq!(header(&stale, "cache-control"), "private, max-age=120");
+                assert!(header(&stale, "age").parse::<u64>().unwrap() >= 120);
             }
         }
     }

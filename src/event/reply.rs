@@ -47,7 +47,7 @@ impl Serialize for Reply {
         if self.kind == Kind::Alb {
             reply.serialize_entry("statusDescription", &status.to_string())?;
         }
-        if *body != Body::Empty {
+        if !body.is_empty() {
             reply.serialize_entry("body", body)?;
         }
         reply.serialize_entry("isBase64Encoded", &matches!(body, Body::Binary(_)))?;
@@ -60,9 +60,11 @@ struct Lists<'a>(&'a HeaderMap);
 
 impl Serialize for Lists<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.keys().map(|name| {
-            (name.as_str(), self.0.get_all(name).iter().map(text).collect::<Vec<_>>())
-        }))
+        serializer.collect_map(
+            self.0.keys().map(|name| {
+                (name.as_str(), self.0.get_all(name).iter().map(text).collect::<Vec<_>>())
+            }),
+        )
     }
 }
 
@@ -161,7 +163,8 @@ mod tests {
     fn bytes_are_encoded_and_nothing_is_left_out() {
         let binary = reply(Kind::V2, Body::Binary(vec![0, 255]));
         assert_eq!((&binary["body"], &binary["isBase64Encoded"]), (&json!("AP8="), &json!(true)));
-        let empty = reply(Kind::V2, Body::Empty);
-        assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
+        for empty in [reply(Kind::V2, Body::Empty), reply(Kind::V2, "".into())] {
+            assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
+        }
     }
 }

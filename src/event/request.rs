@@ -184,9 +184,9 @@ fn path(event: &Event<'_>, context: &Context, kind: Kind, is_decoded: bool) -> S
         Kind::V2 => event.route_key.as_deref().and_then(|key| Some(key.split_once(' ')?.1)),
         Kind::Alb | Kind::Unknown => None,
     };
-    if let Some(path) = route.and_then(|route| {
-        fill_in(route, event.path_parameters.as_ref(), not_in_path)
-    }) {
+    if let Some(path) =
+        route.and_then(|route| fill_in(route, event.path_parameters.as_ref(), not_in_path))
+    {
         return path;
     }
     let path = event.raw_path.as_ref().or(event.path.as_ref()).map_or("", String::as_str);
@@ -515,7 +515,8 @@ mod tests {
     #[test]
     fn all_values_of_a_header_are_there_and_none_that_http_forbids() {
         let mut event = rest_api("/", "/", &Value::Null);
-        event["headers"] = json!({ "X-Twice": "2", "City": "São Paulo", "Bad": "a\r\nb", "b d": "x" });
+        event["headers"] =
+            json!({ "X-Twice": "2", "City": "São Paulo", "Bad": "a\r\nb", "b d": "x" });
         event["multiValueHeaders"] = json!({ "X-Twice": ["1", "2"], "Bad": ["\u{0}"] });
         let request_headers = request(&event).headers().clone();
         assert_eq!(request_headers.get_all("x-twice").iter().collect::<Vec<_>>(), ["1", "2"]);
@@ -541,7 +542,10 @@ mod tests {
             read(&event).map(|request| request.uri().to_string())
         };
         let at = |base: &str| Ok(format!("{base}/users/1"));
-        assert_eq!(uri(json!({ "host": "a.example:8080" }), "b.example"), at("https://a.example:8080"));
+        assert_eq!(
+            uri(json!({ "host": "a.example:8080" }), "b.example"),
+            at("https://a.example:8080")
+        );
         assert_eq!(uri(json!({ "Host": "[::1]" }), ""), at("https://[::1]"));
         let plain = json!({ "host": "a.example", "x-forwarded-proto": "http" });
         assert_eq!(uri(plain, ""), at("http://a.example"));

@@ -67,8 +67,8 @@ class Reply:
         return self.headers.get("cache-status", "")
 
 
-def ask(url, method="GET"):
-    request = urllib.request.Request(url, method=method)
+def ask(url, method="GET", headers=None):
+    request = urllib.request.Request(url, method=method, headers=headers or {})
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:
             return Reply(reply.status, reply.headers, reply.read().decode())

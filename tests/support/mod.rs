@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cluster;
+pub mod contract;
 pub mod lambda;
 pub mod proxy;
 pub mod redis;

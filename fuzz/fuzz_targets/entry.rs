@@ -1,0 +1,19 @@
+//! Any bytes under a key are an entry or an error; an entry holds the rest of the bytes as its body.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use response_boost::cache::Entry;
+
+fuzz_target!(|data: &[u8]| {
+    let bytes = data.to_vec().into();
+    match Entry::decode(&bytes) {
+        Ok(entry) => {
+            let line_end = data.iter().position(|&byte| byte == b'\n').expect("a line of metadata");
+            assert_eq!(entry.body, data[line_end + 1..]);
+            assert!([200, 404].contains(&entry.status.as_u16()));
+        }
+        // An error shows nothing of the bytes; making its text must not panic either.
+        Err(error) => drop(error.to_string()),
+    }
+});

@@ -1,0 +1,27 @@
+//! Any event is answered within the HTTP contract.
+
+#![no_main]
+
+use std::cell::RefCell;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use serde_json::Value;
+
+#[path = "../../tests/support/contract.rs"]
+mod contract;
+
+thread_local! {
+    static FUNCTION: RefCell<Box<dyn FnMut(&str) -> Option<Value>>> =
+        RefCell::new(Box::new(contract::function()));
+}
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    let event = contract::event_of(data);
+    match event.and_then(|event| FUNCTION.with_borrow_mut(|function| function(&event))) {
+        Some(reply) => {
+            contract::assert_within_contract(&reply);
+            Corpus::Keep
+        }
+        None => Corpus::Reject,
+    }
+});

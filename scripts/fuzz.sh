@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# `make fuzz`: looks for an event or an entry that breaks the function, for FUZZ_SECONDS each.
+. "$(dirname "$0")/lib.sh"
+
+seconds=${FUZZ_SECONDS:-60}
+
+check_prerequisites
+case $seconds in
+  '' | *[!0-9]*) die "FUZZ_SECONDS is $seconds; accepted: a whole number, as in: make fuzz FUZZ_SECONDS=600" ;;
+esac
+cargo +nightly --version >/dev/null 2>&1 || die 'no nightly toolchain, which the fuzzer needs' \
+  'rustup toolchain install nightly'
+ensure_cargo_tool cargo-fuzz 0.13.2
+
+export CARGO_TARGET_DIR=$PWD/target/fuzz
+
+# Made from the outline of what is expected, by the tests themselves.
+export PROPTEST_CASES=1000000
+say "$PROPTEST_CASES events, and as many entries"
+cargo test --locked --release --config profile.release.lto=false \
+  --config profile.release.codegen-units=16 --lib --test http -- any_ whatever_
+
+# Found by what they reach in the code. What is new in this run is kept outside of the corpus that is
+# in the repository: a person takes from it what is worth it.
+for target in event entry; do
+  found=$CARGO_TARGET_DIR/corpus/$target
+  mkdir -p "$found"
+  say "the $target, for $seconds seconds"
+  cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- \
+    -max_total_time="$seconds" -max_len=65536 -timeout=10 -print_final_stats=1
+done

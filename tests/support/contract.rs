@@ -1,0 +1,148 @@
+//! The HTTP contract as a check of any reply to any event. The fuzzers use it too.
+
+use lambda_http::tower::{Layer as _, Service};
+use lambda_http::{Context, LambdaEvent, Request};
+use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
+use response_boost::event::Gateway;
+use response_boost::users::{EmbeddedUsers, UsersApi, requested_user};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// The users function in this process, with the store in the process: event in, reply out.
+///
+/// What is no JSON never reaches a function; it is `None` here.
+pub fn function() -> impl FnMut(&str) -> Option<Value> {
+    let namespace = Namespace::parse("users").unwrap();
+    let policy = Policy::new(std::time::Duration::from_mins(2));
+    let cache = ResponseCache::new(MemoryStore::default(), policy, move |request: &Request| {
+        Some(namespace.key(["user", &requested_user(request)?.to_string()]))
+    });
+    let mut gateway = Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    move |event| {
+        let payload = RawValue::from_string(event.to_owned()).ok()?;
+        let answer = gateway.call(LambdaEvent { payload, context: Context::default() });
+        let reply = runtime.block_on(answer).expect("no function error");
+        Some(serde_json::to_value(&reply).expect("a reply is JSON"))
+    }
+}
+
+/// Panics where a reply is none that the contract has.
+pub fn assert_within_contract(reply: &Value) {
+    let members = [
+        "statusCode",
+        "statusDescription",
+        "headers",
+        "multiValueHeaders",
+        "cookies",
+        "body",
+        "isBase64Encoded",
+    ];
+    for member in reply.as_object().expect("a reply is an object").keys() {
+        assert!(members.contains(&member.as_str()), "{member} in {reply}");
+    }
+    assert_eq!(reply["isBase64Encoded"], false);
+
+    let header = |name: &str| {
+        let value = &reply["headers"][name];
+        let value = if value.is_null() { &reply["multiValueHeaders"][name][0] } else { value };
+        value.as_str()
+    };
+    let status = reply["statusCode"].as_u64().expect("a status is a number");
+    // A reply to HEAD has none.
+    let body = reply.get("body").map(|body| {
+        serde_json::from_str::<Value>(body.as_str().expect("a body is text"))
+            .expect("a body is JSON")
+    });
+    match status {
+        200 | 304 => {
+            let etag = header("etag").expect("an answer has a validator");
+            assert!(etag.len() == 34 && etag.starts_with('"') && etag.ends_with('"'), "{etag}");
+            assert_eq!(header("cache-control"), Some("private, max-age=120"));
+            let cache_status = header("cache-status").expect("an answer that may be kept has it");
+            let is_hit = cache_status.starts_with("response-boost; hit; ttl=");
+            assert!(is_hit || cache_status == "response-boost; fwd=uri-miss; stored");
+            assert_eq!(header("age").is_some(), is_hit, "an age comes from an entry");
+            if status == 200 {
+                assert_eq!(header("content-type"), Some("application/json"));
+                assert!(body.is_none_or(|user| user["id"].is_u64() && user["email"].is_string()));
+            } else {
+                assert_eq!((header("content-type"), body), (None, None));
+            }
+        }
+        400 | 404 | 405 => {
+            assert_eq!(header("content-type"), Some("application/problem+json"));
+            assert_eq!(header("cache-control"), Some("no-store"));
+            assert_eq!(header("allow"), (status == 405).then_some("GET, HEAD"));
+            assert_eq!(header("etag").or(header("age")), None);
+            let cache_status = header("cache-status");
+            if let Some(problem) = body {
+                assert_eq!(problem["type"], "about:blank");
+                assert_eq!(problem["status"], status);
+                assert!(problem["title"].is_string() && problem["detail"].is_string());
+                let is_cached = problem["detail"] == "User not found";
+                assert_eq!(cache_status, is_cached.then_some("response-boost; fwd=uri-miss"));
+            }
+        }
+        _ => panic!("the contract has no {status} here"),
+    }
+}
+
+/// The event that input of the fuzzer stands for.
+///
+/// What begins like JSON is the event itself. Bytes that are changed at random are seldom JSON any
+/// more, so other input is a kind of gateway and the texts that a client has a hand in, a line each:
+/// method, path, query, a header and its value, body.
+pub fn event_of(input: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(input).ok()?;
+    if text.starts_with(['{', '[', '"']) {
+        return Some(text.to_owned());
+    }
+    let mut lines = text.split('\n');
+    let mut next = || lines.next().unwrap_or_default();
+    let (kind, method, path, query) = (next(), next(), next(), next());
+    let (name, value, body) = (next(), next(), next());
+    let id = path.rsplit('/').next().unwrap_or_default();
+    let headers = json!({ name: value });
+    let event = match kind {
+        "rest" => json!({
+            "resource": "/users/{id}",
+            "path": path,
+            "pathParameters": { "id": id },
+            "httpMethod": method,
+            "headers": headers,
+            "multiValueHeaders": { name: [value, value] },
+            "queryStringParameters": { query: query },
+            "requestContext": { "stage": "Prod", "httpMethod": method },
+            "body": body,
+            "isBase64Encoded": body.ends_with('='),
+        }),
+        "alb" => json!({
+            "path": path,
+            "httpMethod": method,
+            "headers": headers,
+            "queryStringParameters": { query: query },
+            "requestContext": { "elb": {} },
+            "body": body,
+            "isBase64Encoded": body.ends_with('='),
+        }),
+        _ => json!({
+            "version": "2.0",
+            "routeKey": kind,
+            "rawPath": path,
+            "rawQueryString": query,
+            "pathParameters": { "id": id, "proxy": path },
+            "headers": headers,
+            "cookies": [value, name],
+            "requestContext": {
+                "apiId": kind.strip_prefix('$'),
+                "domainName": value,
+                "stage": "$default",
+                "http": { "method": method },
+            },
+            "body": body,
+            "isBase64Encoded": body.ends_with('='),
+        }),
+    };
+    Some(event.to_string())
+}

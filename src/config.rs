@@ -14,6 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::cache::{IamName, IamSettings, Namespace, Policy, RedisSettings};
 use crate::telemetry::{LogFormat, LogSettings};
+use crate::users::TableName;
 
 /// The names of the variables.
 pub mod variable {
@@ -45,6 +46,8 @@ pub mod variable {
     pub const CACHE_CLIENT_MAX_AGE_SECONDS: &str = "CACHE_CLIENT_MAX_AGE_SECONDS";
     /// The size of the largest entry that is kept, in bytes. 1 MiB.
     pub const CACHE_MAX_ENTRY_BYTES: &str = "CACHE_MAX_ENTRY_BYTES";
+    /// The DynamoDB table of users; unset: the three in the program.
+    pub const USERS_TABLE: &str = "USERS_TABLE";
     /// `JSON` or `Text`, as Lambda sets it. Text.
     pub const AWS_LAMBDA_LOG_FORMAT: &str = "AWS_LAMBDA_LOG_FORMAT";
     /// The lowest level that is logged, as Lambda sets it. INFO.
@@ -65,6 +68,8 @@ pub struct Config {
     pub namespace: Namespace,
     /// What is kept, and how long. `CACHE_*`.
     pub policy: Policy,
+    /// The DynamoDB table of users. `None`: the three in the program. `USERS_TABLE`.
+    pub users_table: Option<TableName>,
     /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`.
     pub log: LogSettings,
 }
@@ -106,17 +111,20 @@ impl Config {
             Namespace::parse(text).map_err(|error| error.to_string())
         });
         let policy = variables.policy();
+        let users_table = variables.read_optional(variable::USERS_TABLE, |text| {
+            TableName::parse(text).map_err(|error| error.to_string())
+        });
         let log = variables.log();
 
-        let (Ok(redis), Ok(warm_up), Ok(namespace), Ok(mut policy), Ok(log)) =
-            (redis, warm_up, namespace, policy, log)
+        let (Ok(redis), Ok(warm_up), Ok(namespace), Ok(mut policy), Ok(users_table), Ok(log)) =
+            (redis, warm_up, namespace, policy, users_table, log)
         else {
             return Err(ConfigError(variables.invalid));
         };
         if let Some(redis) = &redis {
             policy = policy.with_deadline(redis.deadline());
         }
-        Ok(Self { redis, warm_up, namespace, policy, log })
+        Ok(Self { redis, warm_up, namespace, policy, users_table, log })
     }
 }
 
@@ -364,6 +372,7 @@ mod tests {
             variable::CACHE_NOT_FOUND_TTL_SECONDS,
             variable::CACHE_CLIENT_MAX_AGE_SECONDS,
             variable::CACHE_MAX_ENTRY_BYTES,
+            variable::USERS_TABLE,
             variable::AWS_LAMBDA_LOG_FORMAT,
             variable::AWS_LAMBDA_LOG_LEVEL,
             variable::RUST_LOG,
@@ -373,6 +382,7 @@ mod tests {
             assert!(!config.warm_up);
             assert_eq!(config.namespace.as_str(), "users");
             assert_eq!(config.policy, Policy::new(Duration::from_mins(2)));
+            assert_eq!(config.users_table, None);
             assert_eq!(config.log.format, LogFormat::Text);
             assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::INFO));
         }
@@ -389,6 +399,7 @@ mod tests {
             (variable::CACHE_NOT_FOUND_TTL_SECONDS, "5"),
             (variable::CACHE_CLIENT_MAX_AGE_SECONDS, "0"),
             (variable::CACHE_MAX_ENTRY_BYTES, "1000"),
+            (variable::USERS_TABLE, "people.v-2_a"),
             (variable::AWS_LAMBDA_LOG_FORMAT, "JSON"),
             (variable::AWS_LAMBDA_LOG_LEVEL, "FATAL"),
         ])
@@ -401,6 +412,7 @@ mod tests {
             .with_max_entry_bytes(1_000)
             .with_deadline(Duration::from_millis(750));
         assert_eq!(config.policy, policy);
+        assert_eq!(config.users_table.unwrap().as_str(), "people.v-2_a");
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::ERROR));
 
@@ -423,6 +435,7 @@ mod tests {
             (variable::CACHE_NOT_FOUND_TTL_SECONDS, "-1"),
             (variable::CACHE_CLIENT_MAX_AGE_SECONDS, "+5"),
             (variable::CACHE_MAX_ENTRY_BYTES, "99999999999999999999999"),
+            (variable::USERS_TABLE, "a/b"),
             (variable::AWS_LAMBDA_LOG_FORMAT, "XML"),
             (variable::AWS_LAMBDA_LOG_LEVEL, "LOUD"),
             (variable::RUST_LOG, "a=b=c"),
@@ -440,6 +453,7 @@ mod tests {
                 "invalid CACHE_NOT_FOUND_TTL_SECONDS: -1; accepted: a whole number from 0 to 31536000",
                 "invalid CACHE_CLIENT_MAX_AGE_SECONDS: +5; accepted: a whole number from 0 to 31536000",
                 "invalid CACHE_MAX_ENTRY_BYTES: 99999999999999999999999; accepted: a whole number from 1 to 536870912",
+                "invalid USERS_TABLE: a/b; accepted: the name of a table: 3 to 255 characters out of A-Z a-z 0-9 _ - .",
                 "invalid AWS_LAMBDA_LOG_FORMAT: XML; accepted: JSON or Text",
                 "invalid AWS_LAMBDA_LOG_LEVEL: LOUD; accepted: TRACE, DEBUG, INFO, WARN, ERROR or FATAL",
                 "invalid RUST_LOG: a=b=c; accepted: a level or a list of target=level, such as info,response_boost=debug",

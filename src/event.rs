@@ -6,8 +6,8 @@
 //! [`lambda_http`] would make, with the same extensions ([`RequestExt`]), but for this:
 //!
 //! - **No event panics or ends in a function error.** `lambda_http` panics on some hosts, query
-//!   strings and bodies, and refuses a whole event for one header that is not ASCII. Here what can
-//!   be served is served, and the rest is answered with a 400 problem.
+//!   strings and bodies, and refuses a whole event for one header or claim that is not as it expects.
+//!   Here what can be served is served, and the rest is answered with a 400 problem.
 //! - **The path of the URI is the same wherever the function stands behind:** percent-encoded,
 //!   without a stage and without the base path of a custom domain. (An HTTP API decodes the path; the
 //!   others leave it as the client sent it.) [`RequestExt::raw_http_path`] is the one of the event.

@@ -16,9 +16,10 @@
 //!
 //! # The modules
 //!
+//! - `aws`: credentials, region and HTTPS, found when something first needs them.
 //! - [`cache`]: the layer, its key, its entries, the two stores. Knows nothing of users.
 //! - [`config`]: every environment variable, read once at the start; all errors at once.
-//! - [`event`]: raw gateway events, made safe; where a request's path parameters come from.
+//! - [`event`]: raw gateway events made requests, and responses the gateway's replies.
 //! - [`problem`]: error responses (RFC 9457), the one place that makes them.
 //! - [`telemetry`]: log lines.
 //! - [`users`]: the example API: route, method, id → response. Does not know that it is cached.
@@ -28,6 +29,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod aws;
 pub mod cache;
 pub mod config;
 pub mod event;

@@ -36,9 +36,11 @@ pub fn init(settings: LogSettings) {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    // The signer traces the requests that it signs, with their session tokens: not here, whatever
-    // the filter says.
-    let filter = settings.filter.with_target("aws_sigv4", LevelFilter::OFF);
+    // The signer traces the requests that it signs, with their session tokens, and the SDK the items
+    // that it reads: not here, whatever the filter says. What fails is logged by those who asked.
+    let filter = ["aws_sigv4", "aws_smithy_runtime"]
+        .iter()
+        .fold(settings.filter, |filter, &target| filter.with_target(target, LevelFilter::OFF));
     // Fails only where a subscriber is set already, which is then what the caller wants.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }

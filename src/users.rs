@@ -3,6 +3,7 @@
 //! To serve your own data, implement [`UserStore`] (or write a service of your own and put
 //! [`ResponseCache`](crate::cache::ResponseCache) around it; nothing in the cache is about users).
 
+mod dynamodb;
 mod embedded;
 mod store;
 mod user;
@@ -11,6 +12,7 @@ use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use lambda_http::http::header::{CONTENT_TYPE, HeaderValue};
 use lambda_http::http::{Method, Response};
@@ -19,6 +21,7 @@ use lambda_http::{Body, Error, Request, RequestExt as _};
 use percent_encoding::percent_decode_str;
 use tracing::error;
 
+pub use self::dynamodb::{DynamoDbUsers, InvalidTableName, TableName};
 pub use self::embedded::EmbeddedUsers;
 pub use self::store::{UserStore, UserStoreError};
 pub use self::user::{InvalidUserId, User, UserId};
@@ -99,7 +102,8 @@ async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
     let Ok(id) = UserId::parse(&id) else {
         return problem::bad_request(&format!("A user id is {InvalidUserId}"));
     };
-    match store.find(id).await {
+    let found = tokio::time::timeout(time_left(request), store.find(id)).await;
+    match found.unwrap_or_else(|_| Err(UserStoreError::new("the invocation is about to end"))) {
         Ok(Some(user)) => json(&user),
         Ok(None) => problem::not_found("User not found"),
         Err(failure) => {
@@ -108,6 +112,15 @@ async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
             problem::unavailable()
         }
     }
+}
+
+/// How long the store may take: nine tenths of what the invocation has left, so that there still is
+/// an answer.
+fn time_left(request: &Request) -> Duration {
+    let ends_at = request.lambda_context_ref().map(|invocation| invocation.deadline());
+    // `cargo lambda watch` gives an end that is long past; an invocation that runs has time left.
+    let left = ends_at.and_then(|end| end.duration_since(SystemTime::now()).ok());
+    left.map_or(Duration::MAX, |left| left * 9 / 10)
 }
 
 fn json(user: &User) -> Response<Body> {
@@ -239,6 +252,37 @@ mod tests {
         async fn find(&self, _: UserId) -> Result<Option<User>, UserStoreError> {
             Err(UserStoreError::new("table-of-secrets is on fire"))
         }
+    }
+
+    #[derive(Debug)]
+    struct Silent;
+
+    impl UserStore for Silent {
+        async fn find(&self, _: UserId) -> Result<Option<User>, UserStoreError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_silent_is_a_503_before_the_invocation_ends() {
+        let mut invocation = lambda_http::Context::default();
+        let ends_at = SystemTime::now() + Duration::from_secs(10);
+        let ends_at = ends_at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        invocation.deadline = u64::try_from(ends_at.as_millis()).unwrap();
+        let started = tokio::time::Instant::now();
+        let request = request(Method::GET, "/users/1").with_lambda_context(invocation);
+        let response = UsersApi::new(Silent).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 503);
+        let waited = started.elapsed();
+        assert!((8_000..=9_001).contains(&waited.as_millis()), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn an_end_of_the_invocation_that_is_past_already_says_nothing() {
+        let mut invocation = lambda_http::Context::default();
+        invocation.deadline = 600_000;
+        let request = request(Method::GET, "/users/1").with_lambda_context(invocation);
+        assert_eq!(UsersApi::new(EmbeddedUsers).oneshot(request).await.unwrap().status(), 200);
     }
 
     #[tokio::test]

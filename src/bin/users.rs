@@ -11,7 +11,7 @@ use response_boost::cache::{MemoryStore, RedisStore, ResponseCache, Store};
 use response_boost::config::Config;
 use response_boost::event::Gateway;
 use response_boost::telemetry;
-use response_boost::users::{EmbeddedUsers, UsersApi, requested_user};
+use response_boost::users::{DynamoDbUsers, EmbeddedUsers, UserStore, UsersApi, requested_user};
 use tracing::warn;
 
 // One environment serves one request at a time: a second thread would only cost its start.
@@ -37,24 +37,44 @@ async fn start() -> Result<(), Error> {
                     start this program. To try it here: make run"
             .into());
     }
-    match config.redis.clone() {
-        Some(redis) => {
-            let store = RedisStore::new(redis);
-            if config.warm_up
-                && let Err(fault) = store.warm_up().await
-            {
-                warn!(fault = fault.detail(), error = %fault, "not warmed up; the first request will connect");
-            }
-            serve(store, config).await
-        }
-        None => serve(MemoryStore::default(), config).await,
+    match config.users_table.clone() {
+        Some(table) => with_users(DynamoDbUsers::new(table), config).await,
+        None => with_users(EmbeddedUsers, config).await,
     }
 }
 
-async fn serve(store: impl Store, config: Config) -> Result<(), Error> {
+async fn with_users(users: impl UserStore, config: Config) -> Result<(), Error> {
+    let Some(redis) = config.redis.clone() else {
+        if config.warm_up {
+            warm_up_users(&users).await;
+        }
+        return serve(MemoryStore::default(), users, config).await;
+    };
+    let store = RedisStore::new(redis);
+    if config.warm_up {
+        // Beside each other: either may take as long as its limit.
+        tokio::join!(warm_up_cache(&store), warm_up_users(&users));
+    }
+    serve(store, users, config).await
+}
+
+async fn warm_up_cache(store: &RedisStore) {
+    if let Err(fault) = store.warm_up().await {
+        warn!(fault = fault.detail(), error = %fault, "cache not warmed up; the first request will connect");
+    }
+}
+
+async fn warm_up_users(users: &impl UserStore) {
+    if let Err(failure) = users.warm_up().await {
+        let cause = std::error::Error::source(&failure).map(ToString::to_string);
+        warn!(cause, "user store not warmed up; the first miss will connect");
+    }
+}
+
+async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Result<(), Error> {
     let Config { namespace, policy, .. } = config;
     let cache = ResponseCache::new(store, policy, move |request: &Request| {
         Some(namespace.key(["user", &requested_user(request)?.to_string()]))
     });
-    lambda_runtime::run(Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)))).await
+    lambda_runtime::run(Gateway::new(cache.layer(UsersApi::new(users)))).await
 }

@@ -195,6 +195,8 @@ impl Entry {
         let mut headers = HeaderMap::with_capacity(metadata.headers.len());
         for (name, value) in metadata.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| DecodeError::NotHttp)?;
+            // One that is not text was never kept: see `encode`.
+            let value = Some(value).filter(|value| value.is_ascii()).ok_or(DecodeError::NotHttp)?;
             let value = HeaderValue::from_str(&value).map_err(|_| DecodeError::NotHttp)?;
             headers.append(name, value);
         }
@@ -346,6 +348,7 @@ pub(super) mod tests {
         }
         assert_eq!(changed("content-type", "content type"), "metadata of no answer that is kept");
         assert_eq!(changed("application/json", r"a\nb"), "metadata of no answer that is kept");
+        assert_eq!(changed("application/json", "é"), "metadata of no answer that is kept");
         assert_eq!(changed("a43e", r"\u0022"), "malformed metadata");
         assert_eq!(
             decode(&format!("{GOLDEN}!")).unwrap_err().to_string(),

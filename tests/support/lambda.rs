@@ -2,7 +2,6 @@
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,17 +9,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::PATIENCE;
+use super::dynamodb::suite_variables;
+use super::http::serve;
 
 /// The users function in a process of its own: one environment.
 pub struct Function {
@@ -76,10 +73,10 @@ impl Function {
             ..RuntimeApi::default()
         });
         let idle = Arc::clone(&api.idle);
-        let address = serve(api).await;
+        let server = serve(move |request| Arc::clone(&api).answer(request)).await;
 
         let mut process = command
-            .env("AWS_LAMBDA_RUNTIME_API", address)
+            .env("AWS_LAMBDA_RUNTIME_API", server.address.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -213,6 +210,7 @@ pub fn command(variables: &[(&str, &str)]) -> Command {
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
             ("RUST_BACKTRACE", "0"),
         ])
+        .envs(suite_variables().iter().map(|(name, value)| (name, value)))
         .envs(variables.iter().copied())
         .stdin(Stdio::null());
     command
@@ -228,37 +226,12 @@ fn collect(mut from: impl tokio::io::AsyncRead + Unpin + Send + 'static, to: &Ar
     });
 }
 
-/// Serves the API on a port of its own until the test's runtime ends.
-async fn serve(api: Arc<RuntimeApi>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let api = Arc::clone(&api);
-            let service = service_fn(move |request| Arc::clone(&api).answer(request));
-            tokio::spawn(async move {
-                let mut http = http1::Builder::new();
-                // An error means that the function has gone, which the test sees otherwise.
-                let _ = http
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            });
-        }
-    });
-    address
-}
-
 impl RuntimeApi {
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let segments: Vec<&str> =
             path.trim_start_matches("/2018-06-01/runtime/").split('/').collect();
-        let answer = match (request.method(), &segments[..]) {
+        match (request.method(), &segments[..]) {
             (&Method::GET, ["invocation", "next"]) => self.next().await,
             (&Method::POST, ["invocation", id, outcome @ ("response" | "error")]) => {
                 let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -273,8 +246,7 @@ impl RuntimeApi {
                 accepted()
             }
             _ => Response::builder().status(StatusCode::NOT_FOUND).body(Full::default()).unwrap(),
-        };
-        Ok(answer)
+        }
     }
 
     async fn next(&self) -> Response<Full<Bytes>> {

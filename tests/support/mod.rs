@@ -6,6 +6,8 @@
 
 pub mod cluster;
 pub mod contract;
+pub mod dynamodb;
+pub mod http;
 pub mod lambda;
 pub mod proxy;
 pub mod redis;

@@ -7,17 +7,16 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials as _;
 use aws_sigv4::http_request::{
     SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
 };
 use aws_sigv4::sign::v4;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use redis::{ErrorKind, RedisError};
-use tokio::sync::OnceCell;
 use url::Url;
+
+use crate::aws;
 
 /// The longest that ElastiCache takes a token for.
 const EXPIRES_IN: Duration = Duration::from_mins(15);
@@ -69,10 +68,7 @@ impl IamSettings {
 
     /// A fresh token.
     pub(super) async fn token(&self) -> Result<String, RedisError> {
-        // Kept: what finds the credentials, which knows itself when to look again. Loaded when it
-        // is first needed, since most functions never do.
-        static AWS: OnceCell<SdkConfig> = OnceCell::const_new();
-        let aws = AWS.get_or_init(load).await;
+        let aws = aws::config().await;
         let failed = |what, error: &dyn fmt::Display| {
             RedisError::from((ErrorKind::AuthenticationFailed, what, error.to_string()))
         };
@@ -125,13 +121,6 @@ impl IamSettings {
         let token = url.as_str().strip_prefix("http://").unwrap_or(url.as_str());
         Ok(token.to_owned())
     }
-}
-
-async fn load() -> SdkConfig {
-    let https = aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https();
-    aws_config::defaults(BehaviorVersion::latest()).http_client(https).load().await
 }
 
 #[cfg(test)]

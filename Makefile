@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run test soak fuzz lint build invoke sam-local clean
+.PHONY: help setup run test soak fuzz lint build invoke seed sam-local clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -9,7 +9,7 @@ help: ## this list
 setup: ## install what `run` and `test` need (they do it themselves, too)
 	@scripts/setup.sh
 
-run: ## the function on http://localhost:9000 (PORT), with a Redis, rebuilt on change
+run: ## the function on http://localhost:9000 (PORT), with a Redis (STORE=dynamodb: and a DynamoDB)
 	@scripts/run.sh
 
 test: ## all tests; names what cannot be tested here
@@ -29,6 +29,9 @@ build: ## the function as Lambda takes it, for ARCHITECTURE (x86_64 or arm64)
 
 invoke: ## one event to what `make run` started (EVENT, a file of events/)
 	@scripts/invoke.sh
+
+seed: ## users into the DynamoDB table TABLE: the three, or those of USERS (a JSON file)
+	@scripts/seed.sh
 
 sam-local: ## the template on http://localhost:3000 (PORT), with Valkey, in containers
 	@scripts/sam-local.sh

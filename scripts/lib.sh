@@ -79,6 +79,12 @@ ensure_openapi_tools() {
     pip_install "$tools/openapi" 'openapi-spec-validator==0.9.0' 'schemathesis==4.32.5'
 }
 
+# A second DynamoDB, made by others than the one in the tests.
+ensure_moto() {
+  PYTHONPATH=$tools/moto python3 -c 'import moto.server' 2>/dev/null ||
+    pip_install "$tools/moto" 'moto[dynamodb,server]==5.2.5'
+}
+
 # Prints the path of a redis-server or valkey-server, or nothing.
 find_redis_server() {
   local program

@@ -11,16 +11,22 @@ esac
 port_is_free "$port" || die "port $port on 127.0.0.1 is in use" \
   'take another: make run PORT=9001' \
   "see who has it: lsof -i :$port"
+case ${STORE:-embedded} in
+  embedded | dynamodb) ;;
+  *) die "STORE is $STORE; accepted: embedded or dynamodb, as in: make run STORE=dynamodb" ;;
+esac
 ensure_cargo_lambda
 
 watch_pid=
 redis_pid=
+dynamodb_pid=
 # Empty, so that it loads no data of another, and removed with it.
 redis_folder=$(mktemp -d)
 clean_up() {
   trap - EXIT INT TERM HUP
   [ -z "$watch_pid" ] || stop "$watch_pid"
   [ -z "$redis_pid" ] || stop "$redis_pid"
+  [ -z "$dynamodb_pid" ] || stop "$dynamodb_pid"
   wait
   rm -rf "$redis_folder"
 }
@@ -50,6 +56,23 @@ else
     say '  Debian, Ubuntu: sudo apt-get install redis-server'
     say '  macOS:          brew install valkey'
   fi
+fi
+
+if [ "${STORE:-embedded}" = dynamodb ]; then
+  cargo build --example dynamodb_local --example seed
+  # Its usual port; another if that is taken.
+  dynamodb_port=8000
+  port_is_free "$dynamodb_port" || dynamodb_port=$(free_port)
+  cargo run --quiet --example dynamodb_local -- "$dynamodb_port" &
+  dynamodb_pid=$!
+  wait_for_port "$dynamodb_port" "$dynamodb_pid" || die 'the local DynamoDB did not start'
+  # It takes any credentials, and must not be given real ones.
+  export AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:$dynamodb_port AWS_REGION=local \
+    AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
+  unset AWS_PROFILE AWS_SESSION_TOKEN
+  export USERS_TABLE=users
+  cargo run --quiet --example seed -- --create "$USERS_TABLE" ${USERS:+"$USERS"}
+  say "DynamoDB: $AWS_ENDPOINT_URL_DYNAMODB, table $USERS_TABLE"
 fi
 
 # Before the watch, which would compile while the first request waits.

@@ -27,6 +27,15 @@ fi
 ensure_openapi_tools || skipped+=('openapi.yaml (schemathesis cannot be installed here)')
 
 cargo test --locked -- ${without[@]+"${without[@]}"}
+# The API once more, on users in DynamoDB: by one emulator, and by another that nothing is fitted to.
+say 'the API on dynoxide'
+TEST_USERS=dynoxide cargo test --locked --quiet --test api
+if ensure_moto; then
+  say 'the API on moto'
+  scripts/with-moto.sh cargo test --locked --quiet --test api
+else
+  skipped+=('users in a second DynamoDB (moto cannot be installed here)')
+fi
 PYTHONPATH=$tools/openapi python3 -m unittest discover --start-directory tests/e2e --verbose
 
 for what in ${skipped[@]+"${skipped[@]}"}; do

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 /// What a client of an AWS service is made from. What finds the credentials knows itself when to look
 /// again.
-pub(crate) async fn config() -> &'static SdkConfig {
+pub async fn config() -> &'static SdkConfig {
     static CONFIG: OnceCell<SdkConfig> = OnceCell::const_new();
     CONFIG
         .get_or_init(|| async {
@@ -19,4 +19,10 @@ pub(crate) async fn config() -> &'static SdkConfig {
             aws_config::defaults(BehaviorVersion::latest()).http_client(https).load().await
         })
         .await
+}
+
+/// An error of the SDK and all that led to it, in one line; its own text is only the last of these.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -16,7 +16,7 @@
 //!
 //! # The modules
 //!
-//! - `aws`: credentials, region and HTTPS, found when something first needs them.
+//! - [`aws`]: credentials, region and HTTPS, found when something first needs them.
 //! - [`cache`]: the layer, its key, its entries, the two stores. Knows nothing of users.
 //! - [`config`]: every environment variable, read once at the start; all errors at once.
 //! - [`event`]: raw gateway events made requests, and responses the gateway's replies.
@@ -29,7 +29,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-mod aws;
+pub mod aws;
 pub mod cache;
 pub mod config;
 pub mod event;

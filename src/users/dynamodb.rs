@@ -187,7 +187,7 @@ impl From<SdkError<GetItemError>> for Fault {
             SdkError::TimeoutError(_) => Self::TimedOut,
             SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::TimedOut,
             SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
-                Self::NotReached(causes(&error))
+                Self::NotReached(aws::causes(&error))
             }
             SdkError::ServiceError(_) => match error.code().unwrap_or_default() {
                 "ProvisionedThroughputExceededException"
@@ -202,13 +202,7 @@ impl From<SdkError<GetItemError>> for Fault {
                 "ResourceNotFoundException" => Self::NoSuchTable(said()),
                 _ => Self::Failed(said()),
             },
-            _ => Self::Failed(causes(&error)),
+            _ => Self::Failed(aws::causes(&error)),
         }
     }
-}
-
-/// An error and all that led to it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

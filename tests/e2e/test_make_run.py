@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -76,6 +77,52 @@ class MakeRun(unittest.TestCase):
 
         self.assertEqual(make.interrupt(), [], "left running")
 
+    def test_users_in_a_dynamodb_of_its_own(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            users = [{"id": id, "name": f"User {id}", "email": f"{id}@example.com", "age": 30}
+                     for id in range(1, 2_001)]
+            file.write("\n".join(json.dumps(user) for user in users))
+            file.flush()
+            make, api = self.start(STORE="dynamodb", USERS=file.name)
+        self.assertIn("2000 of 2000 users are in the table users", make.output())
+        for cache_status in ["response-boost; fwd=uri-miss; stored", "response-boost; hit; ttl=1"]:
+            reply = ask(f"{api}/users/2000")
+            self.assertEqual(json.loads(reply.body), users[-1])
+            self.assertIn(cache_status, reply.cache_status)
+        self.assertEqual(ask(f"{api}/users/2001").status, 404)
+
+        endpoint = re.search(r"DynamoDB: (http://\S+), table users", make.output())[1]
+        aws = {"AWS_ENDPOINT_URL_DYNAMODB": endpoint, "AWS_REGION": "local",
+               "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+
+        def seed(*arguments):
+            return subprocess.run(["make", "seed", *arguments], cwd=self.copy, capture_output=True,
+                                  text=True, env=environment(**aws))
+
+        for _ in range(2):
+            seeded = seed("TABLE=users")
+            self.assertEqual(seeded.returncode, 0, seeded.stderr)
+            self.assertIn("3 of 3 users are in the table users", seeded.stdout)
+        self.redis_cli(make, "FLUSHALL")
+        self.assertEqual(ask(f"{api}/users/1").body, MANAS)
+
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write('[{"id": 7, "name": "A", "email": "a@example.com", "age": 1}, {"id": 8},\n'
+                       ' {"id": 7, "name": "B", "email": "b@example.com", "age": -1}]')
+            file.flush()
+            seeded = seed("TABLE=users", f"USERS={file.name}")
+        self.assertNotEqual(seeded.returncode, 0)
+        self.assertIn("1 of 3 users are in the table users", seeded.stdout)
+        self.assertIn("user 2: missing field `name`", seeded.stdout)
+        self.assertIn("user 3: invalid value", seeded.stdout)
+        self.assertEqual(json.loads(ask(f"{api}/users/7").body)["name"], "A")
+
+        elsewhere = seed("TABLE=nobody")
+        self.assertNotEqual(elsewhere.returncode, 0)
+        self.assertIn("ResourceNotFoundException", elsewhere.stdout)
+        self.assertIn("TABLE is not set", seed().stderr)
+        self.assertEqual(make.interrupt(), [], "left running")
+
     def test_a_changed_source_is_taken_up(self):
         make, api = self.start()
         self.assertIn("Manas", ask(f"{api}/users/1").body)
@@ -100,6 +147,9 @@ class MakeRun(unittest.TestCase):
             said = self.refusal(f"PORT={port}")
         self.assertIn(f"port {port} on 127.0.0.1 is in use", said)
         self.assertIn("make run PORT=", said)
+
+    def test_a_store_that_is_none_is_named(self):
+        self.assertIn("STORE is oracle; accepted: embedded or dynamodb", self.refusal("STORE=oracle"))
 
     def test_a_port_that_is_none_is_named(self):
         self.assertIn("PORT is 90x; accepted: a port number", self.refusal("PORT=90x"))

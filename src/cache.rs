@@ -14,6 +14,7 @@ mod clock;
 mod entry;
 mod key;
 mod layer;
+mod lease;
 mod memory;
 mod policy;
 mod read_through;
@@ -30,4 +31,4 @@ pub use self::redis::{
     IamName, IamSettings, InvalidCa, InvalidIamName, InvalidRedisUrl, RedisSettings, RedisStore,
 };
 pub use self::status::CacheStatus;
-pub use self::store::{Store, StoreError};
+pub use self::store::{Expected, Found, Store, StoreError};

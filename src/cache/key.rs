@@ -66,6 +66,11 @@ impl Namespace {
 }
 
 impl CacheKey {
+    /// Another key for what belongs to this one: `<key>:<part>`.
+    pub(crate) fn beside(&self, part: &str) -> Self {
+        Self(format!("{}:{part}", self.0))
+    }
+
     /// The key as Redis has it.
     #[must_use]
     pub fn as_str(&self) -> &str {

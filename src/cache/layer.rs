@@ -271,9 +271,13 @@ mod tests {
     use lambda_http::tower::{ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::cache::{MemoryStore, Namespace};
+    use crate::cache::{Expected, Found, MemoryStore, Namespace};
 
     const START_MS: u64 = 1_780_000_000_000;
+    /// As long as it stays known that there was nothing to keep.
+    const A_SECOND: Duration = Duration::from_secs(1);
+    /// A lease that is longer than the loads of these tests take.
+    const A_MINUTE: Duration = Duration::from_mins(1);
 
     type TestCache = ResponseCache<MemoryStore, fn(&Request<LambdaBody>) -> Option<CacheKey>>;
 
@@ -292,7 +296,8 @@ mod tests {
     impl Fixture {
         fn new(policy: Policy) -> Self {
             let clock = Clock::held_at(START_MS);
-            let core = ReadThrough { store: MemoryStore::default(), policy, clock: clock.clone() };
+            let store = MemoryStore::with_clock(clock.clone());
+            let core = ReadThrough { store, policy, clock: clock.clone() };
             let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
             Self { cache, clock, loads: Arc::default() }
         }
@@ -313,6 +318,13 @@ mod tests {
             let (parts, body) =
                 self.cache.layer(service).oneshot(request).await.unwrap().into_parts();
             Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+        }
+
+        /// Puts something under the key that `get` asks for.
+        async fn put(&self, value: Bytes) {
+            let (key, life) = (key_of(&get()).unwrap(), Duration::from_mins(2));
+            let put = self.cache.core.store.put(&key, Expected::Anything, value, life);
+            assert!(put.await.unwrap());
         }
 
         async fn get(&self, inside: Response<&'static str>) -> Response<Bytes> {
@@ -392,7 +404,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_time_to_live_counts_from_the_start_of_the_load() {
-        let fixture = Fixture::new(minutes_2());
+        let fixture = Fixture::new(minutes_2().with_lease(A_MINUTE).with_early_refresh(0.0));
         let (clock, slow) = (fixture.clock.clone(), Duration::from_secs(20));
         let load = service_fn(move |_: Request<LambdaBody>| {
             clock.advance(slow);
@@ -434,17 +446,18 @@ mod tests {
     struct Shared(TestCache);
 
     impl Store for Shared {
-        async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+        async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
             self.0.core.store.get(key).await
         }
 
         async fn put(
             &self,
             key: &CacheKey,
+            expected: Expected<'_>,
             value: Bytes,
             life: Duration,
-        ) -> Result<(), StoreError> {
-            self.0.core.store.put(key, value, life).await
+        ) -> Result<bool, StoreError> {
+            self.0.core.store.put(key, expected, value, life).await
         }
 
         async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
@@ -460,8 +473,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             runtime.unwrap().block_on(async {
                 let fixture = Fixture::new(minutes_2());
-                let key = key_of(&get()).unwrap();
-                fixture.cache.core.store.put(&key, bytes, Duration::from_mins(2)).await.unwrap();
+                fixture.put(bytes).await;
                 let response = fixture.get(ok("loaded")).await;
                 assert!([200, 404].contains(&response.status().as_u16()));
                 for name in ["etag", "cache-control", "cache-status"] {
@@ -469,7 +481,7 @@ mod tests {
                 }
                 if fixture.loads() > 0 {
                     assert_eq!(response.body(), "loaded");
-                    assert_eq!(status(&response), "response-boost; fwd=uri-miss; stored");
+                    assert!(status(&response).contains("; stored"), "{}", status(&response));
                 }
             });
         }
@@ -588,6 +600,245 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn for_a_second_it_is_known_that_there_is_nothing_to_keep() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(not_found()).await;
+        for _ in 0..2 {
+            let response = fixture.get(ok("there")).await;
+            assert_eq!(
+                (status(&response), response.body().as_ref()),
+                ("response-boost; fwd=uri-miss", &b"there"[..])
+            );
+        }
+        fixture.clock.advance(A_SECOND);
+        assert_eq!(status(&fixture.get(ok("there")).await), "response-boost; fwd=uri-miss; stored");
+
+        // An invalidation ends it, as everything.
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(not_found()).await;
+        fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
+        assert_eq!(status(&fixture.get(ok("there")).await), "response-boost; fwd=uri-miss; stored");
+    }
+
+    #[tokio::test]
+    async fn an_entry_stands_in_for_a_load_that_fails_and_no_longer_than_it_may() {
+        let failing = |code| Response::builder().status(code).body("down").unwrap();
+        for code in [500, 502, 503, 504] {
+            let fixture = Fixture::new(minutes_2().with_stale_if_error(Duration::from_secs(30)));
+            let etag = header(&fixture.get(ok("first")).await, "etag").to_owned();
+            fixture.clock.advance(Duration::from_millis(123_500));
+            let stale = fixture.get(failing(code)).await;
+            assert_eq!((stale.status().as_u16(), stale.body().as_ref()), (200, &b"first"[..]));
+            let expected = format!("response-boost; fwd=stale; fwd-status={code}; ttl=-4");
+            assert_eq!(status(&stale), expected);
+            assert_eq!(header(&stale, "age"), "124");
+            assert_eq!(header(&stale, "cache-control"), "private, max-age=120");
+            let not_modified = fixture.ask(get_if_none_match(&etag), failing(code)).await;
+            assert_eq!(not_modified.status(), 304);
+
+            fixture.clock.advance(Duration::from_millis(26_499));
+            assert_eq!(fixture.get(failing(code)).await.status(), 200);
+            fixture.clock.advance(Duration::from_millis(1));
+            assert_eq!(fixture.get(failing(code)).await.status(), code);
+        }
+
+        // The service's own error, and what is no failure.
+        let fixture = Fixture::new(minutes_2().with_stale_if_error(Duration::from_secs(30)));
+        fixture.get(ok("first")).await;
+        fixture.clock.advance(Duration::from_secs(125));
+        let down = service_fn(async |_: Request<LambdaBody>| {
+            Err::<Response<LambdaBody>, Error>("down".into())
+        });
+        let stale = fixture.cache.layer(down).oneshot(get()).await.unwrap();
+        assert_eq!(stale.headers()["cache-status"], "response-boost; fwd=stale; ttl=-5");
+        assert_eq!(fixture.get(not_found()).await.status(), 404);
+        assert_eq!(fixture.get(failing(503)).await.status(), 503, "it was told that it is gone");
+    }
+
+    #[tokio::test]
+    async fn a_load_that_works_takes_the_place_of_a_stale_entry() {
+        let fixture = Fixture::new(minutes_2().with_stale_if_error(Duration::from_secs(30)));
+        fixture.get(ok("first")).await;
+        fixture.clock.advance(Duration::from_mins(2));
+        let fresh = fixture.get(ok("second")).await;
+        assert_eq!(
+            (status(&fresh), header(&fresh, "age")),
+            ("response-boost; fwd=stale; stored", "")
+        );
+        let hit = fixture.get(ok("third")).await;
+        assert_eq!(
+            (status(&hit), hit.body().as_ref()),
+            ("response-boost; hit; ttl=120", &b"second"[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn near_its_end_an_entry_is_loaded_anew_the_likelier_the_longer_its_load_took() {
+        // With 20 s left: e^(-20/(beta·cost)) of a thousand, within six standard deviations.
+        for (load, beta, expected) in [
+            (Duration::from_secs(10), 1.0, 70..=200),
+            (Duration::from_secs(10), 4.0, 514..=700),
+            (Duration::from_secs(10), 0.0, 0..=0),
+            (Duration::from_millis(4), 1_000_000.0, 0..=0),
+            (Duration::from_millis(5), 1_000_000.0, 900..=1_000),
+        ] {
+            let mut early = 0;
+            for _ in 0..1_000 {
+                let policy = minutes_2().with_early_refresh(beta).with_lease(A_MINUTE);
+                let fixture = Fixture::new(policy);
+                let clock = fixture.clock.clone();
+                let slow = service_fn(move |_: Request<LambdaBody>| {
+                    clock.advance(load);
+                    async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
+                });
+                fixture.cache.layer(slow).oneshot(get()).await.unwrap();
+                fixture.clock.advance(Duration::from_secs(100) - load);
+                let answer = fixture.get(ok("second")).await;
+                let is_early =
+                    status(&answer) == "response-boost; fwd=stale; stored; detail=early-refresh";
+                assert!(is_early || status(&answer) == "response-boost; hit; ttl=20");
+                assert_eq!(fixture.loads(), usize::from(is_early));
+                early += usize::from(is_early);
+            }
+            assert!(expected.contains(&early), "{early} of 1000 for {load:?} and {beta}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_early_load_that_fails_leaves_the_entry_alone() {
+        let fixture = Fixture::new(minutes_2().with_early_refresh(1_000_000.0));
+        let clock = fixture.clock.clone();
+        let slow = service_fn(move |_: Request<LambdaBody>| {
+            clock.advance(Duration::from_millis(5));
+            async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
+        });
+        fixture.cache.layer(slow).oneshot(get()).await.unwrap();
+        let down = Response::builder().status(503).body("down").unwrap();
+        let stands_in = fixture.get(down).await;
+        assert_eq!(stands_in.body(), "slow");
+        assert_eq!(status(&stands_in), "response-boost; fwd=stale; fwd-status=503; ttl=119");
+        // It was announced, and so the next one lets it be.
+        assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; hit; ttl=119");
+        assert_eq!(fixture.loads(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_leases_everyone_loads_and_keeps() {
+        let fixture = Fixture::new(minutes_2().with_lease(Duration::ZERO));
+        fixture.put(Bytes::from_static(b"lease:another's")).await;
+        let miss = fixture.get(ok("first")).await;
+        assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored");
+        assert_eq!(status(&fixture.get(ok("second")).await), "response-boost; hit; ttl=120");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_s_lease_is_waited_for_as_long_as_it_lasts() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.put(Bytes::from_static(b"lease:another's")).await;
+        let started = tokio::time::Instant::now();
+        let answer = fixture.get(ok("own")).await;
+        assert_eq!(status(&answer), "response-boost; fwd=uri-miss; collapsed=?0");
+        let waited = started.elapsed();
+        assert!((5_000..=5_250).contains(&waited.as_millis()), "{waited:?}");
+        assert_eq!(header(&answer, "age"), "");
+
+        // Not where the invocation would then have too little time left to load.
+        let mut invocation = lambda_http::Context::default();
+        invocation.deadline = START_MS + 3_900;
+        let started = tokio::time::Instant::now();
+        let answer = fixture.ask(get().with_lambda_context(invocation), ok("own")).await;
+        assert_eq!(status(&answer), "response-boost; fwd=uri-miss; collapsed=?0");
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_fills_in_is_the_answer() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.put(Bytes::from_static(b"lease:another's")).await;
+        let entry = Entry::of_response(
+            ok("another's").map(Bytes::from),
+            START_MS,
+            Duration::from_millis(200),
+            Duration::from_mins(2),
+        );
+        let filled = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            fixture.put(entry.encode()).await;
+        };
+        let (answer, ()) = tokio::join!(fixture.get(ok("own")), filled);
+        assert_eq!(status(&answer), "response-boost; fwd=uri-miss; collapsed");
+        assert_eq!((answer.body().as_ref(), header(&answer, "age")), (&b"another's"[..], "0"));
+        assert_eq!(fixture.loads(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_has_gone_is_taken_and_one_that_is_passed_is_not() {
+        for (then, expected) in [
+            (None, "response-boost; fwd=uri-miss; stored"),
+            (Some("pass"), "response-boost; fwd=uri-miss; collapsed=?0"),
+        ] {
+            let fixture = Fixture::new(minutes_2());
+            fixture.put(Bytes::from_static(b"lease:another's")).await;
+            let gone = async {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                match then {
+                    None => fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap(),
+                    Some(mark) => fixture.put(mark.into()).await,
+                }
+            };
+            let started = tokio::time::Instant::now();
+            let (answer, ()) = tokio::join!(fixture.get(ok("own")), gone);
+            assert_eq!(status(&answer), expected);
+            assert!(started.elapsed() <= Duration::from_millis(300), "{:?}", started.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_load_that_outlasts_its_lease_is_not_kept() {
+        for (lease, expected) in [(9_999, "fwd=uri-miss"), (10_001, "fwd=uri-miss; stored")] {
+            let fixture = Fixture::new(minutes_2().with_lease(Duration::from_millis(lease)));
+            let clock = fixture.clock.clone();
+            let slow = service_fn(move |_: Request<LambdaBody>| {
+                clock.advance(Duration::from_secs(10));
+                async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
+            });
+            let answer = fixture.cache.layer(slow).oneshot(get()).await.unwrap();
+            let expected = format!("response-boost; {expected}");
+            assert_eq!(answer.headers()["cache-status"], expected.as_str());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_loaded_before_an_invalidation_is_not_kept_after_it() {
+        for early in [false, true] {
+            let fixture = Fixture::new(minutes_2().with_early_refresh(1_000_000.0));
+            let load = |body: &'static str, invalidates: bool| {
+                let (cache, clock) = (fixture.cache.clone(), fixture.clock.clone());
+                service_fn(move |_: Request<LambdaBody>| {
+                    let (cache, clock) = (cache.clone(), clock.clone());
+                    async move {
+                        clock.advance(Duration::from_millis(5));
+                        if invalidates {
+                            cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
+                        }
+                        Ok::<_, Error>(ok(body).map(LambdaBody::from))
+                    }
+                })
+            };
+            if early {
+                fixture.cache.layer(load("older", false)).oneshot(get()).await.unwrap();
+            }
+            let old = fixture.cache.layer(load("old", true)).oneshot(get()).await.unwrap();
+            assert!(!old.headers()["cache-status"].to_str().unwrap().contains("stored"));
+            let new = fixture.get(ok("new")).await;
+            assert_eq!(
+                (status(&new), new.body().as_ref()),
+                ("response-boost; fwd=uri-miss; stored", &b"new"[..])
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn other_statuses_are_not_kept() {
         for code in [201, 203, 204, 206, 301, 400, 410, 500, 503] {
             let fixture = Fixture::new(minutes_2().with_not_found_ttl(Duration::from_secs(5)));
@@ -596,6 +847,7 @@ mod tests {
             assert_eq!(response.status(), code);
             assert_eq!(status(&response), "response-boost; fwd=uri-miss");
             assert_eq!(header(&response, "cache-control"), "no-store");
+            fixture.clock.advance(A_SECOND);
             assert_eq!(status(&fixture.get(ok("y")).await), "response-boost; fwd=uri-miss; stored");
         }
     }
@@ -669,7 +921,7 @@ mod tests {
             for age_ms in [120_000, 120_001, 121_000, 500_000] {
                 let (body, age) = (ok("x").map(Bytes::from), Duration::from_millis(age_ms));
                 let entry = Entry::of_response(body, START_MS, Duration::ZERO, policy.ttl);
-                let status = CacheStatus::Miss { stored: false };
+                let status = CacheStatus::Miss { stored: false, collapsed: None };
                 let stale = cacheable_response(entry, Some(age), status, None, &policy);
                 assert_eq!(header(&stale, "cache-control"), "private, max-age=120");
                 assert!(header(&stale, "age").parse::<u64>().unwrap() >= 120);
@@ -685,6 +937,7 @@ mod tests {
         });
         let error = fixture.cache.layer(failing).oneshot(get()).await.unwrap_err();
         assert_eq!(error.to_string(), "down");
+        fixture.clock.advance(A_SECOND);
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss; stored");
     }
 
@@ -692,11 +945,17 @@ mod tests {
     struct Silent;
 
     impl Store for Silent {
-        async fn get(&self, _: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+        async fn get(&self, _: &CacheKey) -> Result<Found, StoreError> {
             std::future::pending().await
         }
 
-        async fn put(&self, _: &CacheKey, _: Bytes, _: Duration) -> Result<(), StoreError> {
+        async fn put(
+            &self,
+            _: &CacheKey,
+            _: Expected<'_>,
+            _: Bytes,
+            _: Duration,
+        ) -> Result<bool, StoreError> {
             std::future::pending().await
         }
 
@@ -705,16 +964,25 @@ mod tests {
         }
     }
 
-    /// Misses, and is silent when it is to keep something.
+    /// Misses, gives a lease, and is silent when it is to keep something.
     struct SilentOnPut;
 
     impl Store for SilentOnPut {
-        async fn get(&self, _: &CacheKey) -> Result<Option<Bytes>, StoreError> {
-            Ok(None)
+        async fn get(&self, _: &CacheKey) -> Result<Found, StoreError> {
+            Ok(Found::Nothing)
         }
 
-        async fn put(&self, _: &CacheKey, _: Bytes, _: Duration) -> Result<(), StoreError> {
-            std::future::pending().await
+        async fn put(
+            &self,
+            _: &CacheKey,
+            expected: Expected<'_>,
+            _: Bytes,
+            _: Duration,
+        ) -> Result<bool, StoreError> {
+            match expected {
+                Expected::Nothing => Ok(true),
+                _ => std::future::pending().await,
+            }
         }
 
         async fn delete(&self, _: &CacheKey) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use crate::cache::clock::{Clock, whole_ms};
-use crate::cache::{CacheKey, Store, StoreError};
+use crate::cache::{CacheKey, Expected, Found, Store, StoreError};
 
 /// Keeps entries in this process alone.
 ///
@@ -47,6 +47,11 @@ impl MemoryStore {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_clock(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // Nothing panics while it holds the lock, and a cache would be safe to go on with.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,31 +65,42 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
-    async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
-        let now_ms = self.clock.now_ms();
-        let mut kept = self.kept();
-        match kept.values.get(key) {
-            Some(value) if now_ms < value.ends_at_ms => Ok(Some(value.bytes.clone())),
-            Some(_) => {
-                kept.remove(key);
-                Ok(None)
-            }
-            None => Ok(None),
-        }
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        let value = self.kept().get(key, self.clock.now_ms());
+        Ok(value.map_or(Found::Nothing, Found::Value))
     }
 
-    async fn put(&self, key: &CacheKey, value: Bytes, life: Duration) -> Result<(), StoreError> {
-        let ends_at_ms = self.clock.now_ms().saturating_add(whole_ms(life));
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        let now_ms = self.clock.now_ms();
         let mut kept = self.kept();
+        let is_expected = match expected {
+            Expected::Anything => true,
+            Expected::Nothing => kept.get(key, now_ms).is_none(),
+            Expected::StartsWith(start) => {
+                kept.get(key, now_ms).is_some_and(|value| value.starts_with(start))
+            }
+            // Nobody else can put anything here.
+            Expected::Foreign => false,
+        };
+        if !is_expected {
+            return Ok(false);
+        }
         kept.remove(key);
         kept.bytes += size(key, &value);
+        let ends_at_ms = now_ms.saturating_add(whole_ms(life));
         kept.values.put(key.clone(), Value { bytes: value, ends_at_ms });
         while kept.bytes > self.capacity_bytes
             && let Some((key, value)) = kept.values.pop_lru()
         {
             kept.bytes -= size(&key, &value.bytes);
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
@@ -94,6 +110,16 @@ impl Store for MemoryStore {
 }
 
 impl Kept {
+    /// The value, unless its life is over.
+    fn get(&mut self, key: &CacheKey, now_ms: u64) -> Option<Bytes> {
+        let value = self.values.get(key)?;
+        if now_ms < value.ends_at_ms {
+            return Some(value.bytes.clone());
+        }
+        self.remove(key);
+        None
+    }
+
     fn remove(&mut self, key: &CacheKey) {
         if let Some(value) = self.values.pop(key) {
             self.bytes -= size(key, &value.bytes);
@@ -114,15 +140,19 @@ mod tests {
         Namespace::parse("n").unwrap().key([id.to_string()])
     }
 
+    async fn put(store: &MemoryStore, id: usize, value: Vec<u8>, life: Duration) {
+        assert!(store.put(&key(id), Expected::Anything, value.into(), life).await.unwrap());
+    }
+
     #[tokio::test]
     async fn a_value_lives_for_its_life_and_no_longer() {
         let clock = Clock::held_at(1_000);
-        let store = MemoryStore { clock: clock.clone(), ..MemoryStore::default() };
-        store.put(&key(1), Bytes::from_static(b"x"), Duration::from_secs(2)).await.unwrap();
+        let store = MemoryStore::with_clock(clock.clone());
+        put(&store, 1, b"x".to_vec(), Duration::from_secs(2)).await;
         clock.advance(Duration::from_millis(1_999));
-        assert!(store.get(&key(1)).await.unwrap().is_some());
+        assert_ne!(store.get(&key(1)).await.unwrap(), Found::Nothing);
         clock.advance(Duration::from_millis(1));
-        assert!(store.get(&key(1)).await.unwrap().is_none());
+        assert_eq!(store.get(&key(1)).await.unwrap(), Found::Nothing);
         assert_eq!(store.kept().bytes, 0, "what has ended takes no room");
     }
 
@@ -130,17 +160,16 @@ mod tests {
     async fn the_least_recently_used_goes_first_when_it_is_full() {
         // Room for three values: each is 3 bytes of key and 97 of value.
         let store = MemoryStore::with_capacity_bytes(300);
-        let value = || Bytes::from(vec![0; 97]);
         let life = Duration::from_mins(1);
         for id in 1..=3 {
-            store.put(&key(id), value(), life).await.unwrap();
+            put(&store, id, vec![0; 97], life).await;
         }
         store.get(&key(1)).await.unwrap();
-        store.put(&key(4), value(), life).await.unwrap();
+        put(&store, 4, vec![0; 97], life).await;
 
         let mut left = Vec::new();
         for id in 1..=4 {
-            if store.get(&key(id)).await.unwrap().is_some() {
+            if store.get(&key(id)).await.unwrap() != Found::Nothing {
                 left.push(id);
             }
         }
@@ -151,8 +180,8 @@ mod tests {
     #[tokio::test]
     async fn a_value_that_is_larger_than_the_store_is_not_kept() {
         let store = MemoryStore::with_capacity_bytes(10);
-        store.put(&key(1), Bytes::from(vec![0; 11]), Duration::from_mins(1)).await.unwrap();
-        assert!(store.get(&key(1)).await.unwrap().is_none());
+        put(&store, 1, vec![0; 11], Duration::from_mins(1)).await;
+        assert_eq!(store.get(&key(1)).await.unwrap(), Found::Nothing);
         assert_eq!(store.kept().bytes, 0);
     }
 }

@@ -13,7 +13,7 @@ use lambda_http::http::StatusCode;
 /// let policy = Policy::new(Duration::from_secs(120)).with_not_found_ttl(Duration::from_secs(5));
 /// assert_eq!(policy.ttl, Duration::from_secs(120));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Policy {
     /// How long a 200 is fresh, counted from the start of its load.
@@ -25,8 +25,21 @@ pub struct Policy {
     pub client_max_age: Option<Duration>,
     /// An entry of more bytes than this, its metadata included, is not kept. 1 MiB by default.
     pub max_entry_bytes: usize,
-    /// How long one request may wait for the store, in sum. 600 ms by default.
+    /// How long one request may wait for the store, in sum. 600 ms by default. Waiting for another's
+    /// fill is apart.
     pub deadline: Duration,
+    /// How long one process may hold the right to fill a key. 5 s by default. It must be longer than a
+    /// load takes: what comes later than that is not kept. `None`: no leases, everyone loads.
+    pub lease: Option<Duration>,
+    /// The longest that a load takes. 4 s by default. A request waits for another's fill only while its
+    /// invocation has more time than this left.
+    pub load_limit: Duration,
+    /// How eagerly an entry is loaded anew before it ends: the beta of `XFetch`. 1 by default; more is
+    /// earlier, 0 is never.
+    pub early_refresh: f64,
+    /// How long past its freshness an entry may stand in where the load fails (RFC 5861 §4). Zero, the
+    /// default: not at all.
+    pub stale_if_error: Duration,
 }
 
 impl Policy {
@@ -34,6 +47,12 @@ impl Policy {
     pub const DEFAULT_MAX_ENTRY_BYTES: usize = 1024 * 1024;
     /// The default of [`deadline`](Self::deadline).
     pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(600);
+    /// The default of [`lease`](Self::lease).
+    pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+    /// The default of [`load_limit`](Self::load_limit).
+    pub const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(4);
+    /// The default of [`early_refresh`](Self::early_refresh).
+    pub const DEFAULT_EARLY_REFRESH: f64 = 1.0;
 
     /// Keeps 200s for `ttl`, and nothing else.
     #[must_use]
@@ -44,6 +63,10 @@ impl Policy {
             client_max_age: None,
             max_entry_bytes: Self::DEFAULT_MAX_ENTRY_BYTES,
             deadline: Self::DEFAULT_DEADLINE,
+            lease: Some(Self::DEFAULT_LEASE),
+            load_limit: Self::DEFAULT_LOAD_LIMIT,
+            early_refresh: Self::DEFAULT_EARLY_REFRESH,
+            stale_if_error: Duration::ZERO,
         }
     }
 
@@ -72,6 +95,34 @@ impl Policy {
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Lets one process hold the right to fill a key for `lease`; zero: no leases.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease).filter(|lease| !lease.is_zero());
+        self
+    }
+
+    /// Says that no load takes longer than `limit`.
+    #[must_use]
+    pub fn with_load_limit(mut self, limit: Duration) -> Self {
+        self.load_limit = limit;
+        self
+    }
+
+    /// Loads entries anew before they end, with this beta; 0: never.
+    #[must_use]
+    pub fn with_early_refresh(mut self, beta: f64) -> Self {
+        self.early_refresh = beta;
+        self
+    }
+
+    /// Lets an entry stand in for `window` past its freshness where the load fails.
+    #[must_use]
+    pub fn with_stale_if_error(mut self, window: Duration) -> Self {
+        self.stale_if_error = window;
         self
     }
 

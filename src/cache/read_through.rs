@@ -1,15 +1,38 @@
-//! The core: look up, else load and keep. Knows HTTP answers, but neither tower nor requests.
+//! The core: look up, else load and keep, so that nothing that is old is kept and nothing is loaded
+//! by everyone at once. Knows HTTP answers, but neither tower nor requests.
+//!
+//! [`ReadThrough::answer`] is the whole of it: [`ReadThrough::plan`] looks and decides, waiting for
+//! another's fill if there is one under way, and [`ReadThrough::settle`] says what becomes of a load.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lambda_http::http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
-use lambda_http::http::{HeaderMap, Response};
+use lambda_http::http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::cache::clock::Clock;
-use crate::cache::{CacheKey, CacheStatus, Entry, Policy, Store, StoreError};
+use crate::cache::lease::{self, PASS};
+use crate::cache::{CacheKey, CacheStatus, Entry, Expected, Found, Policy, Store, StoreError};
+
+/// How long it stays known that there is nothing to keep: long enough for those who have waited to
+/// see it.
+const PASS_LIFE: Duration = Duration::from_secs(1);
+/// How long to wait before the value is looked for again: at first, and at most.
+const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// How much longer than a lease lasts one waits for it to end, so as to see that it has.
+const PAST_THE_LEASE: Duration = Duration::from_millis(250);
+/// Loads that take less than this are never made early: there is nothing to be gained.
+const EARLY_REFRESH_FROM: Duration = Duration::from_millis(5);
+/// The longest that another's load of an entry that stands is waited for.
+const MAX_REFRESH_TIME: Duration = Duration::from_secs(5);
+/// How many bits of a random number are used: as many as a floating point number holds.
+const RANDOM_BITS: u32 = 53;
+/// As much of a value as tells it from all others: an entry's unique id is within it.
+const FINGERPRINT_BYTES: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct ReadThrough<S> {
@@ -27,79 +50,441 @@ pub(crate) enum Answer {
     Uncacheable { response: Response<Bytes>, status: CacheStatus },
 }
 
+/// What to do after the look.
+enum Plan {
+    Answer { entry: Entry, status: CacheStatus },
+    Load(Load),
+}
+
+/// Why to load, and what may become of it.
+struct Load {
+    right: Right,
+    reason: Reason,
+    /// What stands in for the answer if there is none.
+    standing: Option<Entry>,
+}
+
+/// What a fill may replace.
+enum Right {
+    /// A value that begins with this: one's own lease, or the entry that was read.
+    Replace(Bytes),
+    /// Whatever is there: leases are off.
+    Anything,
+    Nothing,
+}
+
+#[derive(Clone, Copy)]
+enum Reason {
+    Miss,
+    /// It was not waited for any longer.
+    GaveUp,
+    Stale,
+    Early,
+    Fault(&'static str),
+}
+
+/// What was found under a key.
+enum Seen {
+    Nothing,
+    Fresh {
+        entry: Entry,
+        left: Duration,
+        fingerprint: Bytes,
+    },
+    /// Past its freshness, and within the time in which it may stand in.
+    Stale {
+        entry: Entry,
+        fingerprint: Bytes,
+    },
+    Lease(Bytes),
+    Pass,
+    /// Something that is none of these, and is to be replaced if it still begins like this.
+    Other(Bytes),
+    /// Another Redis type.
+    Foreign,
+}
+
 impl<S: Store> ReadThrough<S> {
     /// The answer for `key`: the one that is kept, else the one that `load` gives, then kept.
     ///
     /// The store's faults cost time, the policy's deadline at most, and are never an error here. Of
     /// the time that is left until the whole request ends (`ends_at_ms`, if it does) the store gets
     /// half at most: the rest is for the load and for the answer's way.
-    /// `Err` is `load`'s own; nothing is kept then.
-    pub(crate) async fn answer<E>(
+    /// `Err` is `load`'s own; nothing is kept then, and no entry stands in for it.
+    pub(crate) async fn answer<E: fmt::Display>(
         &self,
         key: &CacheKey,
         ends_at_ms: Option<u64>,
         load: impl AsyncFnOnce() -> Result<Response<Bytes>, E>,
     ) -> Result<Answer, E> {
         let mut budget = Budget { left: self.policy.deadline, ends_at_ms, clock: &self.clock };
-        let fault = match budget.spend(self.store.get(key)).await {
-            Ok(found) => {
-                if let Some(entry) = found.and_then(|bytes| decode(&bytes)) {
-                    let age = entry.age(self.clock.now_ms());
-                    if let Some(left) = entry.ttl.checked_sub(age).filter(|left| !left.is_zero()) {
-                        let status = CacheStatus::Hit { ttl: left.as_secs() };
-                        return Ok(Answer::Cacheable { entry, age: Some(age), status });
-                    }
-                }
-                None
+        let plan = match self.plan(key, &mut budget).await {
+            Plan::Answer { entry, status } => {
+                let age = Some(entry.age(self.clock.now_ms()));
+                return Ok(Answer::Cacheable { entry, age, status });
             }
-            Err(error) => Some(log(&error, "cache not read; loading without it")),
+            Plan::Load(plan) => plan,
         };
-        let not_kept = match fault {
-            Some(detail) => CacheStatus::Bypass { detail },
-            None => CacheStatus::Miss { stored: false },
-        };
-
         // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
         // while it is on its way is already older than the answer says.
         let load_started_at_ms = self.clock.now_ms();
-        let response = load().await?;
-        let load_cost =
-            Duration::from_millis(self.clock.now_ms().saturating_sub(load_started_at_ms));
+        let loaded = load().await;
+        self.settle(key, plan, load_started_at_ms, loaded, &mut budget).await
+    }
 
-        let ttl = match self.policy.ttl_of(response.status()) {
-            Some(ttl) if !forbids_keeping(response.headers()) => ttl,
-            _ => {
-                return Ok(Answer::Uncacheable { response, status: not_kept });
+    /// Looks for an entry, and waits for the one that another is about to keep.
+    async fn plan(&self, key: &CacheKey, budget: &mut Budget<'_>) -> Plan {
+        let token = lease::new_token();
+        let mut wait = Wait::default();
+        let mut seen = budget.spend(self.look(key)).await;
+        loop {
+            let gave_up = if wait.has_begun() { Reason::GaveUp } else { Reason::Miss };
+            // Either there is a plan, or another is at it: how long to wait for that, and what to do
+            // when it was in vain.
+            let (limit, in_vain) = match seen {
+                Err(fault) => {
+                    let detail = log(&fault, "cache not read; loading without it");
+                    return Plan::load(Reason::Fault(detail), Right::Nothing);
+                }
+                Ok(Seen::Fresh { entry, left, fingerprint }) => {
+                    if let Some(status) = wait.status() {
+                        return Plan::Answer { entry, status };
+                    }
+                    if self.is_due(&entry, left) && self.announce(key, &entry, &token, budget).await
+                    {
+                        return Plan::refresh(Reason::Early, entry, fingerprint);
+                    }
+                    let status = CacheStatus::Hit { ttl: left.as_secs() };
+                    return Plan::Answer { entry, status };
+                }
+                Ok(Seen::Stale { entry, fingerprint }) => {
+                    let limit = refresh_time(&entry);
+                    let announced = self.announce(key, &entry, &token, budget).await;
+                    let refresh = Plan::refresh(Reason::Stale, entry, fingerprint);
+                    if announced {
+                        return refresh;
+                    }
+                    wait.is_for_refresh = true;
+                    (limit, refresh)
+                }
+                Ok(Seen::Pass) => return Plan::load(gave_up, Right::Nothing),
+                Ok(Seen::Lease(held)) if held == token => {
+                    // It was taken, only the reply was lost.
+                    return Plan::load(Reason::Miss, Right::Replace(token));
+                }
+                Ok(found) => {
+                    let Some(lease) = self.policy.lease else {
+                        return Plan::load(Reason::Miss, Right::Anything);
+                    };
+                    if let Some(expected) = found.expected() {
+                        let claim = self.store.put(key, expected, token.clone(), lease);
+                        match budget.spend(claim).await {
+                            Ok(true) => return Plan::load(Reason::Miss, Right::Replace(token)),
+                            // Somebody was quicker.
+                            Ok(false) => {}
+                            Err(fault) => {
+                                log(&fault, "no lease; the answer will not be kept");
+                                return Plan::load(gave_up, Right::Nothing);
+                            }
+                        }
+                    }
+                    (lease + PAST_THE_LEASE, Plan::load(Reason::GaveUp, Right::Nothing))
+                }
+            };
+            if !wait.has_time(limit, budget.until_end(), self.policy.load_limit) {
+                return in_vain;
+            }
+            wait.pause().await;
+            // The waiting is apart from the deadline; each look has one of its own.
+            let mut poll = Budget { left: self.policy.deadline, ..*budget };
+            seen = poll.spend(self.look(key)).await;
+        }
+    }
+
+    async fn look(&self, key: &CacheKey) -> Result<Seen, StoreError> {
+        let value = match self.store.get(key).await? {
+            Found::Nothing => return Ok(Seen::Nothing),
+            Found::Foreign => return Ok(Seen::Foreign),
+            Found::Value(value) if value == PASS => return Ok(Seen::Pass),
+            Found::Value(value) if lease::is_token(&value) => return Ok(Seen::Lease(value)),
+            Found::Value(value) => value,
+        };
+        let fingerprint = value.slice(..value.len().min(FINGERPRINT_BYTES));
+        let entry = match Entry::decode(&value) {
+            Ok(entry) => entry,
+            Err(error) => {
+                warn!(%error, "what is kept under the key is no entry; replacing it");
+                return Ok(Seen::Other(fingerprint));
             }
         };
+        let age = entry.age(self.clock.now_ms());
+        Ok(match entry.ttl.checked_sub(age).filter(|left| !left.is_zero()) {
+            Some(left) => Seen::Fresh { entry, left, fingerprint },
+            None if self.may_stand_in(&entry, age) => Seen::Stale { entry, fingerprint },
+            None => Seen::Other(fingerprint),
+        })
+    }
+
+    fn may_stand_in(&self, entry: &Entry, age: Duration) -> bool {
+        age < entry.ttl.saturating_add(self.policy.stale_if_error)
+    }
+
+    /// Whether to load a fresh entry anew before it ends: the nearer its end and the longer its load
+    /// took, the likelier (`XFetch`: Vattani et al., Optimal Probabilistic Cache Stampede Prevention,
+    /// VLDB '15). So it is mostly one reader that does, a little before all of them would have to.
+    fn is_due(&self, entry: &Entry, left: Duration) -> bool {
+        let scale = entry.load_cost.as_secs_f64() * self.policy.early_refresh;
+        // No random number that there is gets further than this, so most hits need none.
+        let furthest = scale * f64::from(RANDOM_BITS) * std::f64::consts::LN_2;
+        entry.load_cost >= EARLY_REFRESH_FROM
+            && left.as_secs_f64() <= furthest
+            && left.as_secs_f64() <= scale * -random().ln()
+    }
+
+    /// Tells others that the entry is being loaded anew, so that one of them does it and not all.
+    /// `false`: another is at it already. Nothing but the number of loads depends on it, so it is not
+    /// asked for a second time when it fails.
+    async fn announce(
+        &self,
+        key: &CacheKey,
+        entry: &Entry,
+        token: &Bytes,
+        budget: &mut Budget<'_>,
+    ) -> bool {
+        let refresh_key = key.beside("refresh");
+        let life = refresh_time(entry);
+        let announced = self.store.put(&refresh_key, Expected::Nothing, token.clone(), life);
+        budget.spend(announced).await.unwrap_or_else(|fault| {
+            log(&fault, "refresh not announced");
+            true
+        })
+    }
+
+    /// What becomes of a load.
+    async fn settle<E: fmt::Display>(
+        &self,
+        key: &CacheKey,
+        Load { right, reason, standing }: Load,
+        load_started_at_ms: u64,
+        loaded: Result<Response<Bytes>, E>,
+        budget: &mut Budget<'_>,
+    ) -> Result<Answer, E> {
+        let now_ms = self.clock.now_ms();
+        if let Some(entry) = standing
+            && let Some(failure) = failure(&loaded)
+            && let age = entry.age(now_ms)
+            && self.may_stand_in(&entry, age)
+        {
+            warn!(failure = failure.what, "load failed; the entry that is kept stands in");
+            let status =
+                CacheStatus::StoodIn { status: failure.status, ttl: ttl_left(&entry, age) };
+            return Ok(Answer::Cacheable { entry, age: Some(age), status });
+        }
+        let response = match loaded {
+            Ok(response) => response,
+            Err(error) => {
+                self.pass(key, &right, budget).await;
+                return Err(error);
+            }
+        };
+        let ttl = self.policy.ttl_of(response.status());
+        let Some(ttl) = ttl.filter(|_| !forbids_keeping(response.headers())) else {
+            self.pass(key, &right, budget).await;
+            return Ok(Answer::Uncacheable { response, status: reason.status(false) });
+        };
+        let load_cost = Duration::from_millis(now_ms.saturating_sub(load_started_at_ms));
         let entry = Entry::of_response(response, load_started_at_ms, load_cost, ttl);
-        let stored = fault.is_none() && self.keep(key, &entry, &mut budget).await;
-        let status = if stored { CacheStatus::Miss { stored } } else { not_kept };
-        Ok(Answer::Cacheable { entry, age: None, status })
+        let stored = self.keep(key, &right, &entry, budget).await;
+        Ok(Answer::Cacheable { entry, age: None, status: reason.status(stored) })
     }
 
     /// Whether the entry is now kept, as far as is known.
-    async fn keep(&self, key: &CacheKey, entry: &Entry, budget: &mut Budget<'_>) -> bool {
-        let life = entry.ttl.saturating_sub(entry.load_cost);
-        if life < Duration::from_millis(1) {
+    async fn keep(
+        &self,
+        key: &CacheKey,
+        right: &Right,
+        entry: &Entry,
+        budget: &mut Budget<'_>,
+    ) -> bool {
+        let Some(expected) = right.expected() else {
             return false;
-        }
+        };
+        let fresh_for = entry.ttl.saturating_sub(entry.load_cost);
         let bytes = entry.encode();
-        if bytes.len() > self.policy.max_entry_bytes {
+        if fresh_for < Duration::from_millis(1) || bytes.len() > self.policy.max_entry_bytes {
+            self.pass(key, right, budget).await;
             return false;
         }
-        match budget.spend(self.store.put(key, bytes, life)).await {
-            Ok(()) => true,
-            Err(error) => {
-                log(&error, "answer not kept");
+        let life = fresh_for.saturating_add(self.policy.stale_if_error);
+        let kept = self.store.put(key, expected, bytes, life);
+        match budget.spend(kept).await {
+            Ok(kept) => kept,
+            Err(fault) => {
+                log(&fault, "answer not kept");
+                self.let_go(key, right, &fault, budget).await;
                 false
             }
         }
     }
+
+    /// Gives up the right to fill a key, since there is nothing to fill it with: who waits for it, and
+    /// who comes in the next second, loads at once. Otherwise they would queue up, each as a holder.
+    async fn pass(&self, key: &CacheKey, right: &Right, budget: &mut Budget<'_>) {
+        if let Right::Replace(fingerprint) = right {
+            let expected = Expected::StartsWith(fingerprint);
+            if let Err(fault) = budget.spend(self.store.put(key, expected, PASS, PASS_LIFE)).await {
+                log(&fault, "lease not given up");
+                self.let_go(key, right, &fault, budget).await;
+            }
+        }
+    }
+
+    /// Removes a lease that the store does not let be replaced: it answers, but it may be full, or not
+    /// grant the right. Others would wait in vain until it ends. Whatever may stand there by now, to
+    /// remove it is never wrong.
+    async fn let_go(
+        &self,
+        key: &CacheKey,
+        right: &Right,
+        fault: &StoreError,
+        budget: &mut Budget<'_>,
+    ) {
+        if let (StoreError::Reply { .. }, Right::Replace(_)) = (fault, right)
+            && let Err(fault) = budget.spend(self.store.delete(key)).await
+        {
+            log(&fault, "lease not removed; others wait until it ends");
+        }
+    }
+}
+
+impl Plan {
+    fn load(reason: Reason, right: Right) -> Self {
+        Self::Load(Load { right, reason, standing: None })
+    }
+
+    /// To load what stands under the key anew. It is replaced only if it still stands there.
+    fn refresh(reason: Reason, standing: Entry, fingerprint: Bytes) -> Self {
+        Self::Load(Load { right: Right::Replace(fingerprint), reason, standing: Some(standing) })
+    }
+}
+
+impl Seen {
+    /// What must still be there to be replaced by a lease. `None`: it is another's.
+    fn expected(&self) -> Option<Expected<'_>> {
+        match self {
+            Self::Nothing => Some(Expected::Nothing),
+            Self::Other(fingerprint) => Some(Expected::StartsWith(fingerprint)),
+            Self::Foreign => Some(Expected::Foreign),
+            Self::Fresh { .. } | Self::Stale { .. } | Self::Lease(_) | Self::Pass => None,
+        }
+    }
+}
+
+impl Right {
+    fn expected(&self) -> Option<Expected<'_>> {
+        match self {
+            Self::Replace(fingerprint) => Some(Expected::StartsWith(fingerprint)),
+            Self::Anything => Some(Expected::Anything),
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl Reason {
+    fn status(self, stored: bool) -> CacheStatus {
+        match self {
+            Self::Miss => CacheStatus::Miss { stored, collapsed: None },
+            Self::GaveUp => CacheStatus::Miss { stored, collapsed: Some(false) },
+            Self::Stale => CacheStatus::Stale { stored, collapsed: false, early: false },
+            Self::Early => CacheStatus::Stale { stored, collapsed: false, early: true },
+            Self::Fault(detail) => CacheStatus::Bypass { detail },
+        }
+    }
+}
+
+/// A load that gave no answer to go by.
+struct Failure {
+    status: Option<StatusCode>,
+    what: String,
+}
+
+/// The statuses are those of RFC 5861 §4.
+fn failure<E: fmt::Display>(loaded: &Result<Response<Bytes>, E>) -> Option<Failure> {
+    match loaded {
+        Ok(response) => [500, 502, 503, 504].contains(&response.status().as_u16()).then(|| {
+            Failure { status: Some(response.status()), what: response.status().to_string() }
+        }),
+        Err(error) => Some(Failure { status: None, what: error.to_string() }),
+    }
+}
+
+/// Seconds of freshness left, rounded down; negative where it is over.
+fn ttl_left(entry: &Entry, age: Duration) -> i64 {
+    let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    if let Some(left) = entry.ttl.checked_sub(age) {
+        return whole(left);
+    }
+    let over = age.saturating_sub(entry.ttl);
+    -whole(over) - i64::from(over.subsec_nanos() > 0)
+}
+
+/// How long another's load of an entry is waited for: twice as long as it took, and a little.
+fn refresh_time(entry: &Entry) -> Duration {
+    entry.load_cost.saturating_mul(2).saturating_add(POLL.1).min(MAX_REFRESH_TIME)
+}
+
+/// A number above 0, and 1 at most.
+fn random() -> f64 {
+    // The two numbers are exact as floating point numbers: they have no more bits than its mantissa.
+    #[expect(clippy::cast_precision_loss)]
+    let (number, end) =
+        ((Uuid::new_v4().as_u128() >> (128 - RANDOM_BITS)) as f64, (1_u64 << RANDOM_BITS) as f64);
+    (number + 1.0) / end
+}
+
+/// The waiting for another's fill.
+#[derive(Default)]
+struct Wait {
+    began: Option<Instant>,
+    pauses: u32,
+    is_for_refresh: bool,
+}
+
+impl Wait {
+    fn has_begun(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// What became of the request, if it waits and there now is an answer.
+    fn status(&self) -> Option<CacheStatus> {
+        self.began?;
+        Some(if self.is_for_refresh {
+            CacheStatus::Stale { stored: false, collapsed: true, early: false }
+        } else {
+            CacheStatus::Miss { stored: false, collapsed: Some(true) }
+        })
+    }
+
+    /// Whether there is time for another pause, and then for a load of one's own.
+    fn has_time(&self, limit: Duration, until_end: Option<Duration>, load: Duration) -> bool {
+        let waited = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        let pause = self.next_pause();
+        waited + pause <= limit && until_end.is_none_or(|left| pause + load <= left)
+    }
+
+    async fn pause(&mut self) {
+        self.began.get_or_insert_with(Instant::now);
+        tokio::time::sleep(self.next_pause()).await;
+        self.pauses += 1;
+    }
+
+    fn next_pause(&self) -> Duration {
+        POLL.0.saturating_mul(2_u32.saturating_pow(self.pauses)).min(POLL.1)
+    }
 }
 
 /// How long this request may still wait for the store. The time of the load is not the store's.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Budget<'a> {
     left: Duration,
     ends_at_ms: Option<u64>,
@@ -107,12 +492,17 @@ struct Budget<'a> {
 }
 
 impl Budget<'_> {
+    /// How long the whole request has left, if it ends.
+    fn until_end(&self) -> Option<Duration> {
+        let end_ms = self.ends_at_ms?;
+        Some(Duration::from_millis(end_ms.saturating_sub(self.clock.now_ms())))
+    }
+
     async fn spend<T>(
         &mut self,
         asked: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let until_end_ms = self.ends_at_ms.map(|end_ms| end_ms.saturating_sub(self.clock.now_ms()));
-        let share = until_end_ms.map_or(Duration::MAX, |left| Duration::from_millis(left / 2));
+        let share = self.until_end().map_or(Duration::MAX, |left| left / 2);
         let limit = self.left.min(share);
         let spent = || StoreError::Timeout("deadline of the request".into());
         if limit.is_zero() {
@@ -123,12 +513,6 @@ impl Budget<'_> {
         self.left = self.left.saturating_sub(started.elapsed());
         answer.unwrap_or_else(|_| Err(spent()))
     }
-}
-
-fn decode(bytes: &Bytes) -> Option<Entry> {
-    Entry::decode(bytes)
-        .inspect_err(|error| warn!(%error, "what is kept under the key is no entry; replacing it"))
-        .ok()
 }
 
 /// Logs a fault of the store once, here where it is handled, and says its word.

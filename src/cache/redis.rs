@@ -6,6 +6,7 @@ mod iam;
 mod resolver;
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use url::Url;
 use self::connection::Connection;
 pub use self::iam::{IamName, IamSettings, InvalidIamName};
 use crate::cache::clock::whole_ms;
-use crate::cache::{CacheKey, Store, StoreError};
+use crate::cache::{CacheKey, Expected, Found, Store, StoreError};
 
 /// Keeps entries in Redis or Valkey, one key each.
 ///
@@ -208,24 +209,47 @@ impl RedisStore {
 }
 
 impl Store for RedisStore {
-    async fn get(&self, key: &CacheKey) -> Result<Option<Bytes>, StoreError> {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
         let mut get = Cmd::new();
         get.arg("GET").arg(key.as_str());
         match self.connection.read(get).await {
-            Ok(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
-            Ok(Value::Nil) => Ok(None),
+            Ok(Value::BulkString(bytes)) => Ok(Found::Value(bytes.into())),
+            Ok(Value::Nil) => Ok(Found::Nothing),
             Ok(_) => Err(unexpected_reply()),
-            // A list or a hash under our key was not put by us: nothing of ours is there.
-            Err(StoreError::Reply { code }) if code == "WRONGTYPE" => Ok(None),
+            // A list or a hash under our key was not put by us.
+            Err(StoreError::Reply { code }) if code == "WRONGTYPE" => Ok(Found::Foreign),
             Err(error) => Err(error),
         }
     }
 
-    async fn put(&self, key: &CacheKey, value: Bytes, life: Duration) -> Result<(), StoreError> {
-        let mut set = Cmd::new();
-        set.arg("SET").arg(key.as_str()).arg(&value[..]).arg("PX").arg(whole_ms(life));
-        match self.connection.write(&set).await? {
-            Value::Okay => Ok(()),
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        let (script, start) = match expected {
+            Expected::Anything => return self.set(key, &value, life, &[]).await,
+            Expected::Nothing => return self.set(key, &value, life, &["NX"]).await,
+            Expected::StartsWith(start) => (&REPLACE, start),
+            Expected::Foreign => (&CLAIM, &b""[..]),
+        };
+        let run = async |command: &str, script: &str| {
+            let mut run = Cmd::new();
+            run.arg(command).arg(script).arg(1).arg(key.as_str());
+            run.arg(&value[..]).arg(whole_ms(life)).arg(start);
+            self.connection.write(&run).await
+        };
+        let reply = match run("EVALSHA", &script.hash).await {
+            // The server does not know it yet, or has forgotten it: now it will.
+            Err(StoreError::Reply { code }) if code == "NOSCRIPT" => {
+                run("EVAL", script.code).await?
+            }
+            reply => reply?,
+        };
+        match reply {
+            Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected_reply()),
         }
     }
@@ -239,6 +263,48 @@ impl Store for RedisStore {
         }
     }
 }
+
+impl RedisStore {
+    async fn set(
+        &self,
+        key: &CacheKey,
+        value: &Bytes,
+        life: Duration,
+        options: &[&str],
+    ) -> Result<bool, StoreError> {
+        let mut set = Cmd::new();
+        set.arg("SET").arg(key.as_str()).arg(&value[..]).arg("PX").arg(whole_ms(life)).arg(options);
+        match self.connection.write(&set).await? {
+            Value::Okay => Ok(true),
+            Value::Nil => Ok(false),
+            _ => Err(unexpected_reply()),
+        }
+    }
+}
+
+/// A script that the server keeps: it is asked for by its hash, and sent where it is not known.
+struct Script {
+    code: &'static str,
+    hash: LazyLock<String>,
+}
+
+/// Puts `ARGV[1]` for `ARGV[2]` ms in the place of a value that begins with `ARGV[3]`.
+static REPLACE: Script = {
+    const CODE: &str = "\
+        if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end \
+        if redis.call('GETRANGE', KEYS[1], 0, #ARGV[3] - 1) ~= ARGV[3] then return 0 end \
+        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
+    Script { code: CODE, hash: LazyLock::new(|| redis::Script::new(CODE).get_hash().to_owned()) }
+};
+
+/// Puts `ARGV[1]` for `ARGV[2]` ms in the place of what is no string.
+static CLAIM: Script = {
+    const CODE: &str = "\
+        local held = redis.call('TYPE', KEYS[1]).ok \
+        if held == 'string' or held == 'none' then return 0 end \
+        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
+    Script { code: CODE, hash: LazyLock::new(|| redis::Script::new(CODE).get_hash().to_owned()) }
+};
 
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 

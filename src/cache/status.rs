@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use lambda_http::http::StatusCode;
+
 /// The outcome of one request. Its `Display` is the member of the `Cache-Status` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -11,10 +13,29 @@ pub enum CacheStatus {
         /// Seconds of freshness left, rounded down.
         ttl: u64,
     },
-    /// Nothing usable was there; loaded.
+    /// Nothing usable was there.
     Miss {
         /// Whether the answer is now kept. `false` also where that is not known.
         stored: bool,
+        /// Whether it is another's answer, which was waited for. `Some(false)`: it was waited for in
+        /// vain; loaded. `None`: nobody else was loading it.
+        collapsed: Option<bool>,
+    },
+    /// There was an entry past its freshness, or near its end; loaded anew.
+    Stale {
+        /// Whether the answer is now kept. `false` also where that is not known.
+        stored: bool,
+        /// It is another's answer, which was waited for.
+        collapsed: bool,
+        /// The entry was still fresh.
+        early: bool,
+    },
+    /// The load failed, and an entry stands in for it (RFC 5861 §4).
+    StoodIn {
+        /// The status of the failed answer, if there was any.
+        status: Option<StatusCode>,
+        /// Seconds of freshness that the entry has left; negative if it is past it.
+        ttl: i64,
     },
     /// The store could not be asked; loaded, nothing kept.
     Bypass {
@@ -33,6 +54,7 @@ impl CacheStatus {
         match self {
             Self::Hit { .. } => "hit",
             Self::Miss { .. } => "uri-miss",
+            Self::Stale { .. } | Self::StoodIn { .. } => "stale",
             Self::Bypass { .. } => "bypass",
         }
     }
@@ -41,11 +63,30 @@ impl CacheStatus {
 impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (cache, word) = (Self::CACHE, self.as_str());
+        if let Self::Hit { ttl } = self {
+            return write!(f, "{cache}; {word}; ttl={ttl}");
+        }
+        write!(f, "{cache}; fwd={word}")?;
         match self {
-            Self::Hit { ttl } => write!(f, "{cache}; {word}; ttl={ttl}"),
-            Self::Miss { stored: true } => write!(f, "{cache}; fwd={word}; stored"),
-            Self::Miss { stored: false } => write!(f, "{cache}; fwd={word}"),
-            Self::Bypass { detail } => write!(f, "{cache}; fwd={word}; detail={detail}"),
+            Self::Hit { .. } => Ok(()),
+            Self::Miss { stored, collapsed } => f.write_str(match (collapsed, stored) {
+                (None, true) => "; stored",
+                (None, false) => "",
+                (Some(true), _) => "; collapsed",
+                (Some(false), _) => "; collapsed=?0",
+            }),
+            Self::Stale { stored, collapsed, early } => {
+                f.write_str(if *stored { "; stored" } else { "" })?;
+                f.write_str(if *collapsed { "; collapsed" } else { "" })?;
+                f.write_str(if *early { "; detail=early-refresh" } else { "" })
+            }
+            Self::StoodIn { status, ttl } => {
+                if let Some(status) = status {
+                    write!(f, "; fwd-status={}", status.as_u16())?;
+                }
+                write!(f, "; ttl={ttl}")
+            }
+            Self::Bypass { detail } => write!(f, "; detail={detail}"),
         }
     }
 }
@@ -56,10 +97,23 @@ mod tests {
 
     #[test]
     fn each_outcome_reads_as_rfc_9211_has_it() {
+        let miss = |stored, collapsed| CacheStatus::Miss { stored, collapsed };
+        let stale = |stored, collapsed, early| CacheStatus::Stale { stored, collapsed, early };
         for (status, header) in [
             (CacheStatus::Hit { ttl: 87 }, "response-boost; hit; ttl=87"),
-            (CacheStatus::Miss { stored: true }, "response-boost; fwd=uri-miss; stored"),
-            (CacheStatus::Miss { stored: false }, "response-boost; fwd=uri-miss"),
+            (miss(true, None), "response-boost; fwd=uri-miss; stored"),
+            (miss(false, None), "response-boost; fwd=uri-miss"),
+            (miss(false, Some(true)), "response-boost; fwd=uri-miss; collapsed"),
+            (miss(false, Some(false)), "response-boost; fwd=uri-miss; collapsed=?0"),
+            (stale(true, false, false), "response-boost; fwd=stale; stored"),
+            (stale(false, false, false), "response-boost; fwd=stale"),
+            (stale(false, true, false), "response-boost; fwd=stale; collapsed"),
+            (stale(true, false, true), "response-boost; fwd=stale; stored; detail=early-refresh"),
+            (
+                CacheStatus::StoodIn { status: Some(StatusCode::SERVICE_UNAVAILABLE), ttl: -4 },
+                "response-boost; fwd=stale; fwd-status=503; ttl=-4",
+            ),
+            (CacheStatus::StoodIn { status: None, ttl: 2 }, "response-boost; fwd=stale; ttl=2"),
             (
                 CacheStatus::Bypass { detail: "redis-timeout" },
                 "response-boost; fwd=bypass; detail=redis-timeout",

@@ -13,27 +13,50 @@ use crate::cache::CacheKey;
 /// anything, is the reader's matter. Calls may run at the same time and may be cancelled at any
 /// await; a cancelled [`put`](Self::put) or [`delete`](Self::delete) may or may not have been done.
 pub trait Store: Send + Sync + 'static {
-    /// The bytes under `key`.
-    ///
-    /// `Ok(None)`: nothing is there, its life is over, or what is there was not put by a store
-    /// (another Redis type). `Err`: it is not known what is there.
-    fn get(&self, key: &CacheKey)
-    -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send;
+    /// What is under `key`. `Err`: it is not known.
+    fn get(&self, key: &CacheKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
-    /// Keeps `value` under `key` for `life`, whatever was there before.
+    /// Keeps `value` under `key` for `life` if there is what is expected, in one step: nothing comes
+    /// between the look and the change.
     ///
-    /// `life` is at least a millisecond. `Err`: it is not known whether it was kept.
+    /// Whether it did. `life` is at least a millisecond. `Err`: it is not known whether it was kept.
+    /// It may also be `false` although it was kept, where the answer to a first try was lost.
     fn put(
         &self,
         key: &CacheKey,
+        expected: Expected<'_>,
         value: Bytes,
         life: Duration,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Removes what is under `key`; it is no error if there is nothing.
     ///
     /// `Err`: it is not known whether it is gone.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What is under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or something whose life is over.
+    Nothing,
+    /// What was put.
+    Value(Bytes),
+    /// Something that no store has put there: another Redis type.
+    Foreign,
+}
+
+/// What must be under a key for a [`put`](Store::put).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected<'a> {
+    /// It does not matter.
+    Anything,
+    /// [`Found::Nothing`].
+    Nothing,
+    /// A value that begins with these bytes.
+    StartsWith(&'a [u8]),
+    /// [`Found::Foreign`].
+    Foreign,
 }
 
 /// Why a store could not do what it was asked. None of these names the key, the endpoint or a

@@ -75,6 +75,18 @@ impl RedisServer {
     pub fn connect(&self) -> Connection {
         connect(self.port).unwrap()
     }
+
+    /// Nothing is kept under this key but the word, for a second, that there was nothing to keep. It
+    /// is removed.
+    pub fn assert_passed(&self, key: &str) {
+        // It may have ended by itself.
+        let mark: Option<String> = self.command(&["GET", key]);
+        assert!(mark.as_deref().is_none_or(|mark| mark == "pass"), "{mark:?}");
+        let left_ms: i64 = self.command(&["PTTL", key]);
+        assert!(left_ms <= 1_000, "{left_ms}");
+        self.command::<()>(&["DEL", key]);
+        assert_eq!(self.command::<u64>(&["DBSIZE"]), 0);
+    }
 }
 
 pub fn send<T: FromRedisValue>(connection: &mut Connection, command: &[&str]) -> T {

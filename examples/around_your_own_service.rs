@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lambda_http::http::{Method, Response};
 use lambda_http::tower::{ServiceBuilder, service_fn};
-use lambda_http::{Body, Error, Request, RequestExt as _, lambda_runtime};
+use lambda_http::{Body, Error, Request, lambda_runtime};
 use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
 use response_boost::event::Gateway;
 
@@ -37,5 +37,5 @@ async fn greet(request: Request) -> Result<Response<Body>, Error> {
 }
 
 fn name(request: &Request) -> &str {
-    request.raw_http_path().trim_start_matches('/')
+    request.uri().path().trim_start_matches('/')
 }

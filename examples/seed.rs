@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PutRequest, ScalarAttributeType,
     TableStatus, WriteRequest,
@@ -132,7 +133,7 @@ async fn make(client: &Client, table: &TableName) -> Result<(), Error> {
         .send()
         .await;
     if let Err(error) = made
-        && !error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception())
+        && !error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception)
     {
         return Err(aws::causes(&error).into());
     }

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::cache::{IamName, IamSettings, Namespace, Policy, RedisSettings};
 use crate::telemetry::{LogFormat, LogSettings};
-use crate::users::TableName;
+use crate::users::{DynamoDbUsers, TableName};
 
 /// The names of the variables.
 pub mod variable {
@@ -46,8 +46,16 @@ pub mod variable {
     pub const CACHE_CLIENT_MAX_AGE_SECONDS: &str = "CACHE_CLIENT_MAX_AGE_SECONDS";
     /// The size of the largest entry that is kept, in bytes. 1 MiB.
     pub const CACHE_MAX_ENTRY_BYTES: &str = "CACHE_MAX_ENTRY_BYTES";
+    /// How long past its time an entry may stand in for a store that fails, in seconds. 0: not at all.
+    pub const CACHE_STALE_IF_ERROR_SECONDS: &str = "CACHE_STALE_IF_ERROR_SECONDS";
+    /// How eagerly an entry is loaded anew before it ends: the beta of `XFetch`. 1; 0: never.
+    pub const CACHE_EARLY_REFRESH: &str = "CACHE_EARLY_REFRESH";
+    /// How long one environment may hold the right to fill a key, in milliseconds. 5000; 0: no leases.
+    pub const CACHE_LEASE_MS: &str = "CACHE_LEASE_MS";
     /// The DynamoDB table of users; unset: the three in the program.
     pub const USERS_TABLE: &str = "USERS_TABLE";
+    /// How many requests an environment serves at a time, as Lambda sets it. 1.
+    pub const AWS_LAMBDA_MAX_CONCURRENCY: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
     /// `JSON` or `Text`, as Lambda sets it. Text.
     pub const AWS_LAMBDA_LOG_FORMAT: &str = "AWS_LAMBDA_LOG_FORMAT";
     /// The lowest level that is logged, as Lambda sets it. INFO.
@@ -70,6 +78,8 @@ pub struct Config {
     pub policy: Policy,
     /// The DynamoDB table of users. `None`: the three in the program. `USERS_TABLE`.
     pub users_table: Option<TableName>,
+    /// How many requests this environment serves at a time. `AWS_LAMBDA_MAX_CONCURRENCY`.
+    pub max_concurrency: u64,
     /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`.
     pub log: LogSettings,
 }
@@ -114,17 +124,35 @@ impl Config {
         let users_table = variables.read_optional(variable::USERS_TABLE, |text| {
             TableName::parse(text).map_err(|error| error.to_string())
         });
+        let max_concurrency =
+            variables.number(variable::AWS_LAMBDA_MAX_CONCURRENCY, "1", 1..=u64::from(u32::MAX));
         let log = variables.log();
 
-        let (Ok(redis), Ok(warm_up), Ok(namespace), Ok(mut policy), Ok(users_table), Ok(log)) =
-            (redis, warm_up, namespace, policy, users_table, log)
+        let (Ok(redis), Ok(warm_up), Ok(namespace), Ok(mut policy), Ok(users_table)) =
+            (redis, warm_up, namespace, policy, users_table)
         else {
+            return Err(ConfigError(variables.invalid));
+        };
+        let (Ok(max_concurrency), Ok(log)) = (max_concurrency, log) else {
             return Err(ConfigError(variables.invalid));
         };
         if let Some(redis) = &redis {
             policy = policy.with_deadline(redis.deadline());
         }
-        Ok(Self { redis, warm_up, namespace, policy, users_table, log })
+        if users_table.is_some() {
+            policy = policy.with_load_limit(DynamoDbUsers::TIME_LIMIT);
+            // A load that outlasts its lease is never kept.
+            if policy.lease.is_some_and(|lease| lease <= policy.load_limit) {
+                let accepted = format!(
+                    "0, or more than the {} ms that a look-up in {} may take",
+                    policy.load_limit.as_millis(),
+                    variable::USERS_TABLE,
+                );
+                let _: Result<(), Noted> = variables.judge(variable::CACHE_LEASE_MS, Err(accepted));
+                return Err(ConfigError(variables.invalid));
+            }
+        }
+        Ok(Self { redis, warm_up, namespace, policy, users_table, max_concurrency, log })
     }
 }
 
@@ -155,6 +183,9 @@ impl Variables<'_> {
     const MILLISECONDS: RangeInclusive<u64> = 1..=15 * 60 * 1000;
     /// Redis takes no larger value.
     const BYTES: RangeInclusive<u64> = 1..=512 * 1024 * 1024;
+
+    /// With more than that an entry is loaded anew as soon as it is kept.
+    const MAX_BETA: f64 = 1_000.0;
 
     fn redis(&mut self) -> Result<Option<RedisSettings>, Noted> {
         let connect = self.number(variable::REDIS_CONNECT_TIMEOUT_MS, "500", Self::MILLISECONDS);
@@ -222,6 +253,12 @@ impl Variables<'_> {
             whole_number(text, Self::SECONDS)
         });
         let bytes = self.number(variable::CACHE_MAX_ENTRY_BYTES, "1048576", Self::BYTES);
+        let stale = self.number(variable::CACHE_STALE_IF_ERROR_SECONDS, "0", Self::SECONDS);
+        let lease = self.number(variable::CACHE_LEASE_MS, "5000", 0..=*Self::MILLISECONDS.end());
+        let early_refresh = self.read(variable::CACHE_EARLY_REFRESH, "1", |text| {
+            let number = text.parse().ok().filter(|beta| (0.0..=Self::MAX_BETA).contains(beta));
+            number.ok_or_else(|| format!("a number from 0 to {}", Self::MAX_BETA))
+        });
 
         let mut policy = Policy::new(Duration::from_secs(ttl?));
         if let Some(seconds) = client? {
@@ -231,6 +268,10 @@ impl Variables<'_> {
         if !not_found.is_zero() {
             policy = policy.with_not_found_ttl(not_found);
         }
+        policy = policy
+            .with_stale_if_error(Duration::from_secs(stale?))
+            .with_lease(Duration::from_millis(lease?))
+            .with_early_refresh(early_refresh?);
         Ok(policy.with_max_entry_bytes(usize::try_from(bytes?).unwrap_or(usize::MAX)))
     }
 
@@ -372,7 +413,11 @@ mod tests {
             variable::CACHE_NOT_FOUND_TTL_SECONDS,
             variable::CACHE_CLIENT_MAX_AGE_SECONDS,
             variable::CACHE_MAX_ENTRY_BYTES,
+            variable::CACHE_STALE_IF_ERROR_SECONDS,
+            variable::CACHE_EARLY_REFRESH,
+            variable::CACHE_LEASE_MS,
             variable::USERS_TABLE,
+            variable::AWS_LAMBDA_MAX_CONCURRENCY,
             variable::AWS_LAMBDA_LOG_FORMAT,
             variable::AWS_LAMBDA_LOG_LEVEL,
             variable::RUST_LOG,
@@ -383,6 +428,7 @@ mod tests {
             assert_eq!(config.namespace.as_str(), "users");
             assert_eq!(config.policy, Policy::new(Duration::from_mins(2)));
             assert_eq!(config.users_table, None);
+            assert_eq!(config.max_concurrency, 1);
             assert_eq!(config.log.format, LogFormat::Text);
             assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::INFO));
         }
@@ -399,7 +445,11 @@ mod tests {
             (variable::CACHE_NOT_FOUND_TTL_SECONDS, "5"),
             (variable::CACHE_CLIENT_MAX_AGE_SECONDS, "0"),
             (variable::CACHE_MAX_ENTRY_BYTES, "1000"),
+            (variable::CACHE_STALE_IF_ERROR_SECONDS, "600"),
+            (variable::CACHE_EARLY_REFRESH, "0.5"),
+            (variable::CACHE_LEASE_MS, "4001"),
             (variable::USERS_TABLE, "people.v-2_a"),
+            (variable::AWS_LAMBDA_MAX_CONCURRENCY, "10"),
             (variable::AWS_LAMBDA_LOG_FORMAT, "JSON"),
             (variable::AWS_LAMBDA_LOG_LEVEL, "FATAL"),
         ])
@@ -410,9 +460,14 @@ mod tests {
             .with_not_found_ttl(Duration::from_secs(5))
             .with_client_max_age(Duration::ZERO)
             .with_max_entry_bytes(1_000)
-            .with_deadline(Duration::from_millis(750));
+            .with_deadline(Duration::from_millis(750))
+            .with_stale_if_error(Duration::from_mins(10))
+            .with_early_refresh(0.5)
+            .with_lease(Duration::from_millis(4_001))
+            .with_load_limit(DynamoDbUsers::TIME_LIMIT);
         assert_eq!(config.policy, policy);
         assert_eq!(config.users_table.unwrap().as_str(), "people.v-2_a");
+        assert_eq!(config.max_concurrency, 10);
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::ERROR));
 
@@ -435,7 +490,11 @@ mod tests {
             (variable::CACHE_NOT_FOUND_TTL_SECONDS, "-1"),
             (variable::CACHE_CLIENT_MAX_AGE_SECONDS, "+5"),
             (variable::CACHE_MAX_ENTRY_BYTES, "99999999999999999999999"),
+            (variable::CACHE_STALE_IF_ERROR_SECONDS, "1h"),
+            (variable::CACHE_EARLY_REFRESH, "NaN"),
+            (variable::CACHE_LEASE_MS, "900001"),
             (variable::USERS_TABLE, "a/b"),
+            (variable::AWS_LAMBDA_MAX_CONCURRENCY, "0"),
             (variable::AWS_LAMBDA_LOG_FORMAT, "XML"),
             (variable::AWS_LAMBDA_LOG_LEVEL, "LOUD"),
             (variable::RUST_LOG, "a=b=c"),
@@ -453,12 +512,28 @@ mod tests {
                 "invalid CACHE_NOT_FOUND_TTL_SECONDS: -1; accepted: a whole number from 0 to 31536000",
                 "invalid CACHE_CLIENT_MAX_AGE_SECONDS: +5; accepted: a whole number from 0 to 31536000",
                 "invalid CACHE_MAX_ENTRY_BYTES: 99999999999999999999999; accepted: a whole number from 1 to 536870912",
+                "invalid CACHE_STALE_IF_ERROR_SECONDS: 1h; accepted: a whole number from 0 to 31536000",
+                "invalid CACHE_LEASE_MS: 900001; accepted: a whole number from 0 to 900000",
+                "invalid CACHE_EARLY_REFRESH: NaN; accepted: a number from 0 to 1000",
                 "invalid USERS_TABLE: a/b; accepted: the name of a table: 3 to 255 characters out of A-Z a-z 0-9 _ - .",
+                "invalid AWS_LAMBDA_MAX_CONCURRENCY: 0; accepted: a whole number from 1 to 4294967295",
                 "invalid AWS_LAMBDA_LOG_FORMAT: XML; accepted: JSON or Text",
                 "invalid AWS_LAMBDA_LOG_LEVEL: LOUD; accepted: TRACE, DEBUG, INFO, WARN, ERROR or FATAL",
                 "invalid RUST_LOG: a=b=c; accepted: a level or a list of target=level, such as info,response_boost=debug",
             ]
         );
+    }
+
+    #[test]
+    fn a_lease_is_longer_than_a_look_up() {
+        for (lease, is_accepted) in [("0", true), ("4000", false), ("1", false), ("4001", true)] {
+            let set = [(variable::CACHE_LEASE_MS, lease), (variable::USERS_TABLE, "users")];
+            let accepted = "0, or more than the 4000 ms that a look-up in USERS_TABLE may take";
+            let error = format!("invalid CACHE_LEASE_MS: {lease}; accepted: {accepted}");
+            assert_eq!(read(&set).err(), Some(error).filter(|_| !is_accepted));
+            assert!(read(&set[..1]).is_ok(), "the users in the program take no time");
+        }
+        assert_eq!(read(&[(variable::CACHE_LEASE_MS, "0")]).unwrap().policy.lease, None);
     }
 
     #[test]

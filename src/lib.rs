@@ -19,12 +19,14 @@
 //! - [`aws`]: credentials, region and HTTPS, found when something first needs them.
 //! - [`cache`]: the layer, its key, its entries, the two stores. Knows nothing of users.
 //! - [`config`]: every environment variable, read once at the start; all errors at once.
+//! - [`environment`]: what the binaries share: where they run, and how they end.
 //! - [`event`]: raw gateway events made requests, and responses the gateway's replies.
 //! - [`problem`]: error responses (RFC 9457), the one place that makes them.
+//! - [`stream`]: changes of the users' table, and which keys they make old.
 //! - [`telemetry`]: log lines.
 //! - [`users`]: the example API: route, method, id → response. Does not know that it is cached.
 //!
-//! `src/bin/users.rs` wires them together.
+//! `src/bin/users.rs` and `src/bin/invalidate.rs` wire them together.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -32,7 +34,9 @@
 pub mod aws;
 pub mod cache;
 pub mod config;
+pub mod environment;
 pub mod event;
 pub mod problem;
+pub mod stream;
 pub mod telemetry;
 pub mod users;

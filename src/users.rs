@@ -25,7 +25,7 @@ pub use self::dynamodb::{DynamoDbUsers, InvalidTableName, TableName};
 pub use self::embedded::EmbeddedUsers;
 pub use self::store::{UserStore, UserStoreError};
 pub use self::user::{InvalidUserId, User, UserId};
-use crate::problem;
+use crate::{environment, problem};
 
 const METHODS: [Method; 2] = [Method::GET, Method::HEAD];
 
@@ -102,7 +102,11 @@ async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
     let Ok(id) = UserId::parse(&id) else {
         return problem::bad_request(&format!("A user id is {InvalidUserId}"));
     };
-    let found = tokio::time::timeout(time_left(request), store.find(id)).await;
+    let time_left = request.lambda_context_ref().map_or(Duration::MAX, |invocation| {
+        let until = environment::time_to_answer(invocation);
+        until.duration_since(SystemTime::now()).unwrap_or_default()
+    });
+    let found = tokio::time::timeout(time_left, store.find(id)).await;
     match found.unwrap_or_else(|_| Err(UserStoreError::new("the invocation is about to end"))) {
         Ok(Some(user)) => json(&user),
         Ok(None) => problem::not_found("User not found"),
@@ -112,15 +116,6 @@ async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
             problem::unavailable()
         }
     }
-}
-
-/// How long the store may take: nine tenths of what the invocation has left, so that there still is
-/// an answer.
-fn time_left(request: &Request) -> Duration {
-    let ends_at = request.lambda_context_ref().map(lambda_http::Context::deadline);
-    // `cargo lambda watch` gives an end that is long past; an invocation that runs has time left.
-    let left = ends_at.and_then(|end| end.duration_since(SystemTime::now()).ok());
-    left.map_or(Duration::MAX, |left| left * 9 / 10)
 }
 
 fn json(user: &User) -> Response<Body> {

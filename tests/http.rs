@@ -141,9 +141,7 @@ fn counted(redis: &RedisServer) -> (impl AsyncFnMut(&Value) -> Value, Arc<Atomic
     let cache = ResponseCache::new(
         RedisStore::new(config.unwrap().redis.unwrap()),
         Policy::new(std::time::Duration::from_mins(2)),
-        move |request: &Request| {
-            Some(namespace.key(["user", &requested_user(request)?.to_string()]))
-        },
+        move |request: &Request| Some(namespace.key(requested_user(request)?.key_parts())),
     );
     let loads = Arc::new(AtomicUsize::new(0));
     let mut gateway = Gateway::new(cache.layer(UsersApi::new(CountingUsers(Arc::clone(&loads)))));

@@ -10,33 +10,29 @@ use lambda_http::{Error, Request, lambda_runtime};
 use response_boost::cache::{MemoryStore, RedisStore, ResponseCache, Store};
 use response_boost::config::Config;
 use response_boost::event::Gateway;
-use response_boost::telemetry;
 use response_boost::users::{DynamoDbUsers, EmbeddedUsers, UserStore, UsersApi, requested_user};
+use response_boost::{environment, telemetry};
 use tracing::warn;
 
-// One environment serves one request at a time: a second thread would only cost its start.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match start().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[expect(clippy::print_stderr, reason = "there may be no log to write to yet")]
-            {
-                eprintln!("{error}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    environment::exit_code(start())
 }
 
-async fn start() -> Result<(), Error> {
+fn start() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var_os(name))?;
     telemetry::init(config.log.clone());
-    if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
-        return Err("AWS_LAMBDA_RUNTIME_API is not set: Lambda, or something that plays it, must \
-                    start this program. To try it here: make run"
-            .into());
-    }
+    environment::expect_lambda()?;
+    // An environment serves one request at a time: a second thread would only cost its start. Lambda
+    // Managed Instances have environments that serve several.
+    let mut runtime = if config.max_concurrency > 1 {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    runtime.enable_all().build()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> Result<(), Error> {
     match config.users_table.clone() {
         Some(table) => with_users(DynamoDbUsers::new(table), config).await,
         None => with_users(EmbeddedUsers, config).await,
@@ -74,7 +70,7 @@ async fn warm_up_users(users: &impl UserStore) {
 async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Result<(), Error> {
     let Config { namespace, policy, .. } = config;
     let cache = ResponseCache::new(store, policy, move |request: &Request| {
-        Some(namespace.key(["user", &requested_user(request)?.to_string()]))
+        Some(namespace.key(requested_user(request)?.key_parts()))
     });
-    lambda_runtime::run(Gateway::new(cache.layer(UsersApi::new(users)))).await
+    lambda_runtime::run_concurrent(Gateway::new(cache.layer(UsersApi::new(users)))).await
 }

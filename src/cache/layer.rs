@@ -81,7 +81,6 @@ pub struct ResponseCache<S, K> {
 }
 
 /// The service that [`ResponseCache`] makes of yours.
-#[derive(Clone)]
 pub struct Cached<Svc, S, K> {
     inner: Svc,
     cache: ResponseCache<S, K>,
@@ -111,6 +110,12 @@ impl<S: Store, K> ResponseCache<S, K> {
 impl<S, K: Clone> Clone for ResponseCache<S, K> {
     fn clone(&self) -> Self {
         Self { core: Arc::clone(&self.core), key_of: self.key_of.clone() }
+    }
+}
+
+impl<Svc: Clone, S, K: Clone> Clone for Cached<Svc, S, K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), cache: self.cache.clone() }
     }
 }
 
@@ -692,7 +697,7 @@ mod tests {
                     async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
                 });
                 fixture.cache.layer(slow).oneshot(get()).await.unwrap();
-                fixture.clock.advance(Duration::from_secs(100) - load);
+                fixture.clock.advance(Duration::from_secs(100).saturating_sub(load));
                 let answer = fixture.get(ok("second")).await;
                 let is_early =
                     status(&answer) == "response-boost; fwd=stale; stored; detail=early-refresh";

@@ -23,9 +23,6 @@ const ATTRIBUTES: [&str; 4] = ["id", "name", "email", "age"];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// One attempt, a new connection included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// All attempts, the pauses between them, and the making of the client. It is enough for two attempts
-/// that hang, and less than a lease lasts by default.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 /// The first pause before another attempt; the SDK's own is a second, while who asks waits.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -66,6 +63,10 @@ impl TableName {
 }
 
 impl DynamoDbUsers {
+    /// The longest that a look-up takes: all attempts, the pauses between them, and the making of the
+    /// client. It is enough for two attempts that hang, and less than a lease lasts by default.
+    pub const TIME_LIMIT: Duration = Duration::from_secs(4);
+
     /// The users in `table`. Nothing is asked of AWS yet.
     #[must_use]
     pub fn new(table: TableName) -> Self {
@@ -106,7 +107,7 @@ impl DynamoDbUsers {
             }
             request.send().await
         };
-        let answer = tokio::time::timeout(OPERATION_TIMEOUT, ask).await;
+        let answer = tokio::time::timeout(Self::TIME_LIMIT, ask).await;
         Ok(answer.map_err(|_| Fault::TimedOut)??.item)
     }
 

@@ -39,6 +39,13 @@ impl UserId {
         number.ok_or(InvalidUserId)?.try_into()
     }
 
+    /// What names this user among other things: `user` and the id. A cache that keeps answers about
+    /// users has these in the key.
+    #[must_use]
+    pub fn key_parts(self) -> [String; 2] {
+        ["user".to_owned(), self.to_string()]
+    }
+
     /// The id as a number.
     #[must_use]
     pub fn get(self) -> u64 {

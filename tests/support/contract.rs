@@ -15,7 +15,7 @@ pub fn function() -> impl FnMut(&str) -> Option<Value> {
     let namespace = Namespace::parse("users").unwrap();
     let policy = Policy::new(std::time::Duration::from_mins(2));
     let cache = ResponseCache::new(MemoryStore::default(), policy, move |request: &Request| {
-        Some(namespace.key(["user", &requested_user(request)?.to_string()]))
+        Some(namespace.key(requested_user(request)?.key_parts()))
     });
     let mut gateway = Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

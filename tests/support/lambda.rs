@@ -55,6 +55,11 @@ impl Function {
         Self::spawn(command(variables)).await
     }
 
+    /// Starts the invalidation function instead.
+    pub async fn start_invalidation(variables: &[(&str, &str)]) -> Self {
+        Self::spawn(program(env!("CARGO_BIN_EXE_invalidate"), variables)).await
+    }
+
     /// The same within a script that `runner` runs, which ends with `exec "$0"`.
     pub async fn start_in(runner: &[&str], script: &str, variables: &[(&str, &str)]) -> Self {
         let function = command(variables);
@@ -104,16 +109,29 @@ impl Function {
 
     /// The same with this much time until Lambda would end the invocation.
     async fn invoke_within(&self, event: &Value, time_left: Duration) -> Reply {
+        Reply::new(self.outcome(event, time_left).await)
+    }
+
+    /// What an invocation ends with, whatever that is but a function error.
+    pub async fn outcome(&self, event: &Value, time_left: Duration) -> Value {
+        self.end(event, time_left)
+            .await
+            .unwrap_or_else(|error| panic!("function error: {error}\nfor the event {event}"))
+    }
+
+    /// The function error that an invocation ends with.
+    pub async fn error(&self, event: &Value) -> String {
+        self.end(event, Duration::from_secs(10)).await.expect_err("a function error")
+    }
+
+    async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
         let event_text = event.to_string();
         self.invocations.send(Invocation { event: event_text, time_left, reply }).unwrap();
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let answer = answer
             .unwrap_or_else(|_| panic!("no answer; the function printed:\n{}", self.output()));
-        match answer.expect("the Runtime API drops no invocation") {
-            Ok(json) => Reply::new(json),
-            Err(error) => panic!("function error: {error}\nfor the event {event}"),
-        }
+        answer.expect("the Runtime API drops no invocation")
     }
 
     pub async fn get_within(&self, path: &str, time_left: Duration) -> Reply {
@@ -201,7 +219,11 @@ impl Reply {
 
 /// The function's binary with these variables and no others, not yet started.
 pub fn command(variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_users"));
+    program(env!("CARGO_BIN_EXE_users"), variables)
+}
+
+fn program(path: &str, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(path);
     command
         .env_clear()
         .envs([

@@ -13,6 +13,8 @@ pub enum Mode {
     Pass,
     /// Connections are accepted, and what comes is swallowed.
     Silent,
+    /// This many bytes of what is asked next, and then nothing; replies are passed on.
+    Hears(usize),
     /// This many bytes of the next replies, and then nothing.
     Part(usize),
     /// This many bytes of the next replies, and then a reset.
@@ -65,8 +67,19 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(read @ 1..) = read else { return };
-                let is_silent = *mode.lock().unwrap() == Mode::Silent;
-                if !is_silent && server.write_all(&asked[..read]).await.is_err() {
+                let heard = {
+                    let mut mode = mode.lock().unwrap();
+                    match &mut *mode {
+                        Mode::Silent => 0,
+                        Mode::Hears(left) => {
+                            let heard = read.min(*left);
+                            *left -= heard;
+                            heard
+                        }
+                        _ => read,
+                    }
+                };
+                if server.write_all(&asked[..heard]).await.is_err() {
                     return;
                 }
             }
@@ -75,7 +88,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                 let reply = &replied[..read];
                 let now = *mode.lock().unwrap();
                 let part = match now {
-                    Mode::Pass => reply,
+                    Mode::Pass | Mode::Hears(_) => reply,
                     Mode::Silent => &[],
                     Mode::Part(length) | Mode::Reset(length) => &reply[..length.min(read)],
                     Mode::Late(by) => {

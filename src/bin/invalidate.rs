@@ -1,0 +1,35 @@
+//! The invalidation function: deletes what is kept of users that have changed in their DynamoDB table,
+//! as the table's stream tells. Wires configuration, cache and stream together.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use response_boost::cache::RedisStore;
+use response_boost::config::Config;
+use response_boost::stream::{Batch, invalidate};
+use response_boost::users::UserId;
+use response_boost::{environment, telemetry};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    environment::exit_code(start().await)
+}
+
+async fn start() -> Result<(), Error> {
+    let config = Config::from_lookup(|name| std::env::var_os(name))?;
+    telemetry::init(config.log);
+    environment::expect_lambda()?;
+    let redis = config.redis.ok_or("REDIS_URL is not set: there is nothing to delete from")?;
+    let store = Arc::new(RedisStore::new(redis));
+    let namespace = config.namespace;
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Batch>| {
+        let key_of = |id: UserId| namespace.key(id.key_parts());
+        let ends_at = environment::time_to_answer(&event.context);
+        invalidate(&event.payload, &store, key_of, ends_at).await.map_err(Error::from)
+    }))
+    .await
+}

@@ -1,0 +1,149 @@
+//! Changes of the users' table, as DynamoDB Streams tells them: which answers they make old.
+//!
+//! A batch is done when the key of each changed user has been deleted. Here a fault of the cache is a
+//! failure, other than where answers come from: an answer that is old must not stay. What could not
+//! be deleted is reported, and Lambda gives it again, with all that came after it.
+//! <https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html>
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+
+use crate::cache::{CacheKey, Store, StoreError};
+use crate::users::UserId;
+
+/// How long to wait before a deletion that has failed is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The batch that one invocation is given. A record that cannot be read does no harm to the others.
+#[derive(Debug, Deserialize)]
+pub struct Batch {
+    #[serde(rename = "Records")]
+    records: Vec<Box<RawValue>>,
+}
+
+/// What Lambda reads of what was not done.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    batch_item_failures: Vec<Failure>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Failure {
+    item_identifier: String,
+}
+
+/// A change was not done, and its record has no number to report it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a change could not be done, and its record has no SequenceNumber to say which")]
+pub struct Unreportable;
+
+/// A record, as far as it is looked at: the keys are in it whatever the view of the stream is.
+#[derive(Deserialize)]
+struct Record {
+    dynamodb: Change,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Change {
+    keys: Keys,
+    sequence_number: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Keys {
+    id: Number,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Number {
+    n: String,
+}
+
+/// Deletes what is kept of each user that a batch says was changed, made or removed.
+///
+/// All are deleted at once, each by a command of its own, and again until `ends_at` where that fails.
+/// Only what the store has answered counts as done. The outcome names the first record in the order of
+/// the batch that is not: there Lambda goes on, so everything undone is given again. To delete what
+/// has been deleted does no harm.
+pub async fn invalidate<S: Store>(
+    batch: &Batch,
+    store: &Arc<S>,
+    key_of: impl Fn(UserId) -> CacheKey,
+    ends_at: SystemTime,
+) -> Result<Outcome, Unreportable> {
+    let ends_at = Instant::now() + ends_at.duration_since(SystemTime::now()).unwrap_or_default();
+    // For each key the first record that it stands in, and that record's number.
+    let mut changes = HashMap::new();
+    for (place, record) in batch.records.iter().enumerate() {
+        match read(record) {
+            Ok((id, number)) => {
+                changes.entry(key_of(id)).or_insert((place, number));
+            }
+            Err(reason) => warn!(place, reason, "a record that is not understood; passed over"),
+        }
+    }
+
+    let mut deletions = JoinSet::new();
+    for key in changes.keys().cloned() {
+        let store = Arc::clone(store);
+        deletions.spawn(async move {
+            let deleted = delete(&*store, &key, ends_at).await;
+            (key, deleted)
+        });
+    }
+    let mut last_fault = None;
+    while let Some(deletion) = deletions.join_next().await {
+        match deletion {
+            Ok((key, Ok(()))) => {
+                changes.remove(&key);
+            }
+            Ok((_, Err(fault))) => last_fault = Some(fault),
+            // It has panicked, and its key stays among those that are not done.
+            Err(_) => {}
+        }
+    }
+
+    let undone = changes.len();
+    let Some((place, number)) = changes.into_values().min_by_key(|(place, _)| *place) else {
+        info!(records = batch.records.len(), "all changes done");
+        return Ok(Outcome::default());
+    };
+    let fault = last_fault.as_ref().map(StoreError::detail);
+    warn!(undone, fault, from = place, "not all changes done; to be given again");
+    let item_identifier = number.ok_or(Unreportable)?;
+    Ok(Outcome { batch_item_failures: vec![Failure { item_identifier }] })
+}
+
+async fn delete(store: &impl Store, key: &CacheKey, ends_at: Instant) -> Result<(), StoreError> {
+    loop {
+        let deleted = timeout_at(ends_at, store.delete(key)).await;
+        let fault = match deleted {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(fault)) => fault,
+            Err(elapsed) => return Err(StoreError::Timeout(elapsed.into())),
+        };
+        if Instant::now() + PAUSE >= ends_at {
+            return Err(fault);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn read(record: &RawValue) -> Result<(UserId, Option<String>), &'static str> {
+    let Record { dynamodb } = serde_json::from_str(record.get())
+        .map_err(|_| "no change of an item with a number `id`")?;
+    let id = UserId::parse(&dynamodb.keys.id.n).map_err(|_| "an id that no user has")?;
+    Ok((id, dynamodb.sequence_number))
+}

@@ -4,6 +4,16 @@
 //! looks the key up in a [`Store`], and answers from the [`Entry`] found there; else it asks the
 //! service inside and keeps what that answers, as the [`Policy`] allows.
 //!
+//! While one loads, others that ask for the same key wait for its answer, and what was read before an
+//! invalidation is not kept after it. What that guarantees, word for word:
+//!
+//! > A request that begins after an invalidation has returned success is never answered with an older
+//! > version, provided that the write is visible to loads before the invalidation starts, loads are
+//! > strongly consistent, and leases are on. Requests that were already running may answer what they
+//! > had read. Not covered, and bounded by the entry's remaining life: a fail-over or a restore that
+//! > forgets the deletion, a demoted primary that still answers, invalidations that the stream gave up.
+//! > Bounded by their own lifetime: client caches (`max-age`).
+//!
 //! Two stores come with it: [`RedisStore`] for all environments of a function together, and
 //! [`MemoryStore`] for one process alone.
 //!

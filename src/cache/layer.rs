@@ -98,8 +98,25 @@ impl<S: Store, K> ResponseCache<S, K> {
 
     /// Removes the answer kept under `key`, so that the next request loads it anew.
     ///
-    /// For those who change the data through their own code. It waits for the store as long as a
-    /// request would, and `Err` means that the old answer may still be there.
+    /// For those who change the data through their own code: first the change, then this. It waits for
+    /// the store as long as a request would, and `Err` means that the old answer may still be there.
+    /// The [module](crate::cache) says what it guarantees.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache, StoreError};
+    ///
+    /// # async fn rename() {}
+    /// # async fn example() -> Result<(), StoreError> {
+    /// # let users = Namespace::parse("users").unwrap();
+    /// # let key_of = |_: &lambda_http::Request| None;
+    /// let cache = ResponseCache::new(MemoryStore::default(), Policy::new(Duration::from_secs(120)), key_of);
+    /// rename().await;
+    /// cache.invalidate(&users.key(["user", "1"])).await?;
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
+    /// ```
     pub async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
         tokio::time::timeout(self.core.policy.deadline, self.core.store.delete(key))
             .await

@@ -5,6 +5,7 @@
 //! another's fill if there is one under way, and [`ReadThrough::settle`] says what becomes of a load.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -134,14 +135,15 @@ impl<S: Store> ReadThrough<S> {
 
     /// Looks for an entry, and waits for the one that another is about to keep.
     async fn plan(&self, key: &CacheKey, budget: &mut Budget<'_>) -> Plan {
-        let token = lease::new_token();
+        // Most requests need none.
+        let token = LazyLock::new(lease::new_token);
         let mut wait = Wait::default();
         let mut seen = budget.spend(self.look(key)).await;
         loop {
             let gave_up = if wait.has_begun() { Reason::GaveUp } else { Reason::Miss };
-            // Either there is a plan, or another is at it: how long to wait for that, and what to do
-            // when it was in vain.
-            let (limit, in_vain) = match seen {
+            // Either there is a plan, or another is at it: who, how long to wait for that one, and what
+            // to do when it was in vain.
+            let (whose, limit, in_vain) = match seen {
                 Err(fault) => {
                     let detail = log(&fault, "cache not read; loading without it");
                     return Plan::load(Reason::Fault(detail), Right::Nothing);
@@ -160,17 +162,18 @@ impl<S: Store> ReadThrough<S> {
                 Ok(Seen::Stale { entry, fingerprint }) => {
                     let limit = refresh_time(&entry);
                     let announced = self.announce(key, &entry, &token, budget).await;
+                    let whose = fingerprint.clone();
                     let refresh = Plan::refresh(Reason::Stale, entry, fingerprint);
                     if announced {
                         return refresh;
                     }
                     wait.is_for_refresh = true;
-                    (limit, refresh)
+                    (whose, limit, refresh)
                 }
                 Ok(Seen::Pass) => return Plan::load(gave_up, Right::Nothing),
-                Ok(Seen::Lease(held)) if held == token => {
+                Ok(Seen::Lease(held)) if wait.has_begun() && held == *token => {
                     // It was taken, only the reply was lost.
-                    return Plan::load(Reason::Miss, Right::Replace(token));
+                    return Plan::load(Reason::Miss, Right::Replace(held));
                 }
                 Ok(found) => {
                     let Some(lease) = self.policy.lease else {
@@ -179,7 +182,9 @@ impl<S: Store> ReadThrough<S> {
                     if let Some(expected) = found.expected() {
                         let claim = self.store.put(key, expected, token.clone(), lease);
                         match budget.spend(claim).await {
-                            Ok(true) => return Plan::load(Reason::Miss, Right::Replace(token)),
+                            Ok(true) => {
+                                return Plan::load(Reason::Miss, Right::Replace(token.clone()));
+                            }
                             // Somebody was quicker.
                             Ok(false) => {}
                             Err(fault) => {
@@ -188,9 +193,13 @@ impl<S: Store> ReadThrough<S> {
                             }
                         }
                     }
-                    (lease + PAST_THE_LEASE, Plan::load(Reason::GaveUp, Right::Nothing))
+                    // Not known where somebody was quicker: the next look will tell.
+                    let whose = if let Seen::Lease(held) = found { held } else { Bytes::new() };
+                    let in_vain = Plan::load(Reason::GaveUp, Right::Nothing);
+                    (whose, lease + PAST_THE_LEASE, in_vain)
                 }
             };
+            wait.watch(whose);
             if !wait.has_time(limit, budget.until_end(), self.policy.load_limit) {
                 return in_vain;
             }
@@ -445,20 +454,27 @@ fn random() -> f64 {
 /// The waiting for another's fill.
 #[derive(Default)]
 struct Wait {
-    began: Option<Instant>,
+    /// Whose fill it is, and since when: another one gets a time of its own.
+    whose: Bytes,
+    since: Option<Instant>,
     pauses: u32,
     is_for_refresh: bool,
 }
 
 impl Wait {
-    fn has_begun(&self) -> bool {
-        self.began.is_some()
+    fn watch(&mut self, whose: Bytes) {
+        if self.since.is_none() || self.whose != whose {
+            (self.whose, self.since) = (whose, Some(Instant::now()));
+        }
     }
 
-    /// What became of the request, if it waits and there now is an answer.
+    fn has_begun(&self) -> bool {
+        self.pauses > 0
+    }
+
+    /// What became of the request, if it has waited and there now is an answer.
     fn status(&self) -> Option<CacheStatus> {
-        self.began?;
-        Some(if self.is_for_refresh {
+        self.has_begun().then_some(if self.is_for_refresh {
             CacheStatus::Stale { stored: false, collapsed: true, early: false }
         } else {
             CacheStatus::Miss { stored: false, collapsed: Some(true) }
@@ -467,13 +483,12 @@ impl Wait {
 
     /// Whether there is time for another pause, and then for a load of one's own.
     fn has_time(&self, limit: Duration, until_end: Option<Duration>, load: Duration) -> bool {
-        let waited = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        let waited = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         let pause = self.next_pause();
         waited + pause <= limit && until_end.is_none_or(|left| pause + load <= left)
     }
 
     async fn pause(&mut self) {
-        self.began.get_or_insert_with(Instant::now);
         tokio::time::sleep(self.next_pause()).await;
         self.pauses += 1;
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dynoxide::Database;
@@ -25,6 +26,8 @@ pub enum Mode {
     Refuse { status: u16, code: &'static str },
     /// No request is answered.
     Silent,
+    /// Each request is answered this much later.
+    Late(Duration),
 }
 
 /// The table `people` with the three users, in a server that counts.
@@ -159,6 +162,7 @@ async fn answer(
                 .header("content-type", "application/x-amz-json-1.0");
             return answer.body(body.to_string().into()).unwrap();
         }
+        Mode::Late(by) => tokio::time::sleep(by).await,
         Mode::Pass => {}
     }
     let stream = TcpStream::connect(behind).await.unwrap();

@@ -124,10 +124,24 @@ impl Function {
         self.end(event, Duration::from_secs(10)).await.expect_err("a function error")
     }
 
-    async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
+    /// Invokes the function and does not wait for its answer.
+    pub fn ask(&self, path: &str) {
+        self.begin(&super::request("GET", path), Duration::from_secs(10));
+    }
+
+    fn begin(
+        &self,
+        event: &Value,
+        time_left: Duration,
+    ) -> oneshot::Receiver<Result<Value, String>> {
         let (reply, answer) = oneshot::channel();
-        let event_text = event.to_string();
-        self.invocations.send(Invocation { event: event_text, time_left, reply }).unwrap();
+        let event = event.to_string();
+        self.invocations.send(Invocation { event, time_left, reply }).unwrap();
+        answer
+    }
+
+    async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
+        let answer = self.begin(event, time_left);
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let answer = answer
             .unwrap_or_else(|_| panic!("no answer; the function printed:\n{}", self.output()));

@@ -109,8 +109,9 @@ impl<S: Store, K> ResponseCache<S, K> {
     /// # async fn rename() {}
     /// # async fn example() -> Result<(), StoreError> {
     /// # let users = Namespace::parse("users").unwrap();
-    /// # let key_of = |_: &lambda_http::Request| None;
-    /// let cache = ResponseCache::new(MemoryStore::default(), Policy::new(Duration::from_secs(120)), key_of);
+    /// # let key_of = |_: &lambda_http::Request| None::<response_boost::cache::CacheKey>;
+    /// let policy = Policy::new(Duration::from_secs(120));
+    /// let cache = ResponseCache::new(MemoryStore::default(), policy, key_of);
     /// rename().await;
     /// cache.invalidate(&users.key(["user", "1"])).await?;
     /// # Ok(())

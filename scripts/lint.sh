@@ -6,6 +6,7 @@ check_prerequisites
 
 cargo fmt --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 

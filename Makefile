@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run test soak fuzz lint build invoke seed sam-local clean
+.PHONY: help setup run test soak fuzz lint build invoke seed purge sam-local clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,9 @@ invoke: ## one event to what `make run` started (EVENT, a file of events/)
 
 seed: ## users into the DynamoDB table TABLE: the three, or those of USERS (a JSON file)
 	@scripts/seed.sh
+
+purge: ## removes all that the Redis of REDIS_URL keeps in NAMESPACE
+	@scripts/purge.sh
 
 sam-local: ## the template on http://localhost:3000 (PORT), with Valkey, in containers
 	@scripts/sam-local.sh

@@ -204,10 +204,13 @@ impl World {
     }
 }
 
+/// A load that several wait for: its status and its body.
+type SharedLoad = Shared<BoxFuture<'static, (u16, String)>>;
+
 /// The loads of one process.
 #[derive(Clone, Default)]
 struct Loads {
-    under_way: Arc<Mutex<HashMap<usize, Shared<BoxFuture<'static, (u16, String)>>>>>,
+    under_way: Arc<Mutex<HashMap<usize, SharedLoad>>>,
 }
 
 impl Loads {

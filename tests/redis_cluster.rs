@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use response_boost::cache::{Expected, Namespace, RedisSettings, RedisStore, Store as _};
 use support::cluster::Cluster;
 use support::lambda::Function;
 use support::redis::RedisServer;
@@ -34,6 +35,22 @@ async fn keys_of_all_nodes_are_kept_over_one_connection_to_each() {
         let clients: String = node.command(&["CLIENT", "LIST", "TYPE", "normal"]);
         assert!(clients.lines().count() <= 2, "this one and the function's:\n{clients}");
     }
+}
+
+#[tokio::test]
+async fn a_purge_reaches_every_primary() {
+    let cluster = Cluster::start().await;
+    let settings = RedisSettings::parse(&cluster.nodes[4].url()).unwrap().with_cluster();
+    let store = RedisStore::new(settings);
+    let namespace = Namespace::parse("users").unwrap();
+    for id in 0..300 {
+        let (key, life) = (namespace.key(["user", &id.to_string()]), Duration::from_mins(1));
+        assert!(store.put(&key, Expected::Anything, "x".into(), life).await.unwrap());
+    }
+    let sizes = || cluster.nodes[..3].iter().map(|node| node.command::<u64>(&["DBSIZE"]));
+    assert!(sizes().all(|size| size > 50));
+    assert_eq!(store.purge(&namespace, |_| {}).await.unwrap(), 300);
+    assert!(sizes().all(|size| size == 0));
 }
 
 #[tokio::test]

@@ -235,6 +235,38 @@ async fn what_others_have_put_is_replaced_when_it_is_expected() {
     assert!(put_if(&store, &key, Expected::StartsWith(b"1"), "2").await);
 }
 
+/// Redis alone is shared with others.
+#[tokio::test]
+async fn a_purge_removes_a_namespace_and_nothing_else() {
+    let server = RedisServer::start().await;
+    let store = RedisStore::new(RedisSettings::parse(&server.url()).unwrap());
+    let namespace = |text| Namespace::parse(text).unwrap();
+    assert_eq!(store.purge(&namespace("a.b"), |_| {}).await.unwrap(), 0);
+    let mut set = vec!["MSET".to_owned()];
+    for id in 0..5_000 {
+        for key in [format!("a.b:user:{id}"), format!("axb:user:{id}")] {
+            set.extend([key, "x".to_owned()]);
+        }
+    }
+    set.extend([
+        "a.b".into(),
+        "x".into(),
+        "a.bc:1".into(),
+        "x".into(),
+        "a.b:v2:1".into(),
+        "x".into(),
+    ]);
+    server.command::<()>(&set.iter().map(String::as_str).collect::<Vec<_>>());
+    server.command::<()>(&["HSET", "a.b:foreign", "field", "value"]);
+
+    let mut told = Vec::new();
+    let removed = store.purge(&namespace("a.b"), |removed| told.push(removed)).await.unwrap();
+    assert_eq!(removed, 5_002);
+    assert!(told.len() > 3 && told.is_sorted() && told.last() == Some(&removed), "{told:?}");
+    assert_eq!(server.command::<u64>(&["DBSIZE"]), 5_002);
+    assert_eq!(server.command::<Vec<String>>(&["KEYS", "a.b:*"]), Vec::<String>::new());
+}
+
 /// Redis alone has a connection, which does not last for ever.
 #[tokio::test]
 async fn an_old_connection_is_replaced_without_a_fault() {

@@ -3,6 +3,7 @@
 mod breaker;
 mod connection;
 mod iam;
+mod purge;
 mod resolver;
 
 use std::fmt;

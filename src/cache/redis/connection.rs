@@ -17,6 +17,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::RoutingInfo;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -65,7 +66,7 @@ struct State {
 
 /// An open connection; clones share it.
 #[derive(Clone)]
-struct Link {
+pub(super) struct Link {
     commands: Commands,
     number: u64,
     opened_at_ms: u64,
@@ -122,6 +123,12 @@ impl Connection {
     /// The reply to a command that is to be sent even while Redis fails.
     pub(super) async fn insist(&self, command: &Cmd) -> Result<Value, StoreError> {
         self.inner.ask(command).await
+    }
+
+    /// The open connection, or a fresh one, for commands that no request waits for.
+    pub(super) async fn link(&self) -> Result<Link, StoreError> {
+        let link = self.inner.link(ATTEMPT_LIMIT).await;
+        link.map(|(link, _)| link).map_err(|error| StoreError::from(&error))
     }
 
     /// Opens the connection if it is not open. It waits no longer than a request would.
@@ -305,6 +312,30 @@ impl Inner {
 }
 
 impl Link {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.commands, Commands::Cluster(_))
+    }
+
+    /// Sends a command that no request waits for, in a cluster to this node.
+    pub(super) async fn send_to(
+        &mut self,
+        command: Cmd,
+        node: Option<&RoutingInfo>,
+    ) -> RedisResult<Value> {
+        let reply = async {
+            match (&mut self.commands, node) {
+                (Commands::Cluster(cluster), Some(node)) => {
+                    cluster.route_command(command, node.clone()).await
+                }
+                (Commands::Cluster(cluster), None) => cluster.req_packed_command(&command).await,
+                (Commands::Node(server), _) => server.send_packed_command(&command).await,
+            }
+        };
+        let reply = in_running_time(ATTEMPT_LIMIT, reply).await;
+        let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
+        reply.and_then(Value::extract_error)
+    }
+
     async fn send(&mut self, command: &Cmd, patience: Duration) -> RedisResult<Value> {
         let reply = async {
             match &mut self.commands {

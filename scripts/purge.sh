@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# `make purge`: removes all that the Redis of REDIS_URL keeps in NAMESPACE.
+. "$(dirname "$0")/lib.sh"
+
+check_prerequisites
+[ -n "${NAMESPACE:-}" ] || die 'NAMESPACE is not set; it names what to remove, as in: make purge NAMESPACE=users'
+cargo run --quiet --locked --example purge -- "$NAMESPACE"

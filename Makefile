@@ -27,7 +27,7 @@ lint: ## formatting, clippy, docs, licences, unused dependencies, template, scri
 build: ## the function as Lambda takes it, for ARCHITECTURE (x86_64 or arm64)
 	@scripts/build.sh
 
-invoke: ## one event to what `make run` started (EVENT, a file of events/)
+invoke: ## one event (EVENT, of events/) to what `make run` started (FUNCTION: users, invalidate)
 	@scripts/invoke.sh
 
 seed: ## users into the DynamoDB table TABLE: the three, or those of USERS (a JSON file)

@@ -13,5 +13,5 @@ check_prerequisites
   "rustup target add $target"
 ensure_cargo_lambda
 ensure_zig
-cargo lambda build --release --bin users "$flag" --output-format zip
-ls -l target/lambda/users/bootstrap.zip >&2
+cargo lambda build --release --bin users --bin invalidate "$flag" --output-format zip
+ls -l target/lambda/*/bootstrap.zip >&2

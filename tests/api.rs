@@ -139,6 +139,27 @@ async fn unknown_and_impossible_ids_leave_nothing_in_redis() {
 }
 
 #[tokio::test]
+async fn a_hit_is_one_command_and_a_miss_is_three() {
+    let (function, redis) = function_and_redis().await;
+    // So that Redis knows the script.
+    function.get("/users/2").await;
+    let calls = |command: &str| {
+        let stats: String = redis.command(&["INFO", "commandstats"]);
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        let calls = line.and_then(|line| line.split_once("calls=")?.1.split_once(','));
+        calls.map_or(0, |(calls, _)| calls.parse::<u64>().unwrap())
+    };
+    for (expected, status) in [([1, 2, 1], STORED), ([1, 0, 0], "response-boost; hit; ttl=1")] {
+        redis.command::<()>(&["CONFIG", "RESETSTAT"]);
+        let reply = function.get("/users/1").await;
+        assert!(reply.cache_status().starts_with(status), "{}", reply.cache_status());
+        // The script counts as one of the two that set.
+        assert_eq!(["get", "set", "evalsha"].map(calls), expected);
+        assert_eq!(["eval", "del", "hello", "client"].map(calls), [0; 4]);
+    }
+}
+
+#[tokio::test]
 async fn a_missing_user_is_kept_where_that_is_asked_for() {
     let redis = RedisServer::start().await;
     let function =

@@ -132,7 +132,7 @@ fn environment(redis: &RedisServer, flaw: Flaw) -> TestCache {
         .with_deadline(PATIENCE)
         // Some loads outlast it.
         .with_lease(Duration::from_millis(30))
-        .with_early_refresh(5.0)
+        .with_early_refresh(50.0)
         .with_stale_if_error(Duration::from_millis(300));
     let store = Slow { store: RedisStore::new(settings), flaw };
     ResponseCache::new(store, policy, |request| Some(key(number(request))))
@@ -151,6 +151,9 @@ impl World {
 
     /// A load: it reads at some moment of its own, and may fail.
     async fn load(&self, key: usize) -> Response<Body> {
+        if below(2) == 0 {
+            tokio::time::sleep(Duration::from_millis(u64::try_from(below(14)).unwrap())).await;
+        }
         delay().await;
         let mut version = self.keys[key].current.load(Ordering::SeqCst);
         if self.flaw == Flaw::EventualReads && below(4) == 0 {
@@ -190,7 +193,9 @@ impl World {
 
     /// One change and its invalidation, by the library or by hand.
     async fn write(&self, cache: &TestCache, redis: &RedisServer) {
-        let number = usize::try_from(below(KEYS as u128)).unwrap();
+        // Some are seldom changed, so that they live until their end.
+        let among = if below(20) == 0 { KEYS } else { KEYS / 3 };
+        let number = usize::try_from(below(among as u128)).unwrap();
         let version = self.keys[number].current.fetch_add(1, Ordering::SeqCst) + 1;
         delay().await;
         if below(4) == 0 {

@@ -84,6 +84,15 @@ async fn a_changed_user_is_loaded_anew() {
 }
 
 #[tokio::test]
+async fn the_event_in_the_folder_of_events_is_one() {
+    let redis = RedisServer::start().await;
+    fill(&redis, 1..=3);
+    let function = Function::start_invalidation(&[("REDIS_URL", &redis.url())]).await;
+    assert_eq!(function.outcome(&support::event("stream"), A_WHILE).await, all_done());
+    assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:3"]);
+}
+
+#[tokio::test]
 async fn that_there_is_no_such_user_ends_when_there_is_one() {
     let redis = RedisServer::start().await;
     let url = redis.url();

@@ -128,3 +128,99 @@ async fn when_redis_goes_away_nobody_waits_for_a_lease() {
     }
     assert_eq!(table.requests().len(), functions.len());
 }
+
+/// How often a key was loaded over this many of its lives, with these environments always at it.
+async fn loads_under_load(ttl_s: u64, lives: u64, load: Duration, early_refresh: &str) -> usize {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let ttl = ttl_s.to_string();
+    let variables = [("CACHE_TTL_SECONDS", &*ttl), ("CACHE_EARLY_REFRESH", early_refresh)];
+    let functions = environments(50, &table, &redis, &variables).await;
+    table.set(Mode::Late(load));
+    let ends = Instant::now() + Duration::from_secs(ttl_s * lives);
+    let busy = functions.iter().map(|function| async move {
+        while Instant::now() < ends {
+            let reply = function.get("/users/1").await;
+            assert_eq!(reply.body, MANAS, "{}", reply.cache_status());
+        }
+    });
+    join_all(busy).await;
+    table.requests().len()
+}
+
+#[tokio::test]
+async fn a_key_that_ends_under_load_is_loaded_once_in_each_life() {
+    let loads = loads_under_load(1, 20, LOAD, "0").await;
+    println!("{loads} loads in 20 lives");
+    assert!((19..=24).contains(&loads), "{loads}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_refreshed_early_is_loaded_hardly_more_often() {
+    let loads = loads_under_load(1, 20, LOAD, "1").await;
+    println!("{loads} loads in 20 lives, with early refresh");
+    assert!((19..=24).contains(&loads), "{loads}");
+}
+
+#[tokio::test]
+async fn requests_at_once_in_one_environment_wait_for_each_other_as_in_many() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let concurrency = [("AWS_LAMBDA_MAX_CONCURRENCY", "10")];
+    let functions = environments(1, &table, &redis, &concurrency).await;
+    table.set(Mode::Late(LOAD));
+    let started = Instant::now();
+    let asked = (0..10).map(|_| functions[0].get("/users/1"));
+    let answers = join_all(asked).await;
+    assert!(started.elapsed() < LOAD * 5, "one after the other: {:?}", started.elapsed());
+    let with = |status: &str| answers.iter().filter(|reply| reply.cache_status() == status).count();
+    assert_eq!(with(STORED), 1);
+    assert_eq!(with("response-boost; fwd=uri-miss; collapsed"), 9);
+    assert!(answers.iter().all(|reply| reply.body == MANAS));
+    assert_eq!(table.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_entry_stands_in_for_a_table_that_fails_until_its_window_is_over() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [
+        ("CACHE_TTL_SECONDS", "1"),
+        ("CACHE_STALE_IF_ERROR_SECONDS", "2"),
+        ("CACHE_EARLY_REFRESH", "0"),
+    ];
+    let functions = environments(2, &table, &redis, &variables).await;
+    let [first, second] = &functions[..] else { panic!("two") };
+    assert_eq!(first.get("/users/1").await.cache_status(), STORED);
+    let left_ms: i64 = redis.command(&["PTTL", "users:user:1"]);
+    assert!((2_500..=3_000).contains(&left_ms), "its time and the window: {left_ms}");
+
+    table.set(Mode::Refuse { status: 500, code: "InternalServerError" });
+    let stale = until(second, |status| !status.contains("; hit; ")).await;
+    assert_eq!((stale.status, stale.body.as_str()), (200, MANAS));
+    assert!(
+        stale.cache_status().starts_with("response-boost; fwd=stale; fwd-status=503; ttl=-"),
+        "{}",
+        stale.cache_status()
+    );
+    assert!(stale.header("age").parse::<u64>().unwrap() >= 1);
+    assert_eq!(stale.header("cache-control"), "private, max-age=1");
+    second.output_with("the entry that is kept stands in", 1).await;
+
+    table.set(Mode::Pass);
+    let fresh = first.get("/users/1").await;
+    assert_eq!(fresh.cache_status(), "response-boost; fwd=stale; stored");
+
+    table.set(Mode::Refuse { status: 500, code: "InternalServerError" });
+    let over = until(second, |status| status.contains("uri-miss")).await;
+    assert_eq!((over.status, over.cache_status()), (503, "response-boost; fwd=uri-miss"));
+}
+
+/// Asks until the answer is of this kind.
+async fn until(function: &Function, is_it: impl Fn(&str) -> bool) -> Reply {
+    let patience = Instant::now() + support::PATIENCE;
+    loop {
+        let reply = function.get("/users/1").await;
+        if is_it(reply.cache_status()) {
+            return reply;
+        }
+        assert!(Instant::now() < patience, "{}", reply.cache_status());
+    }
+}

@@ -697,13 +697,17 @@ mod tests {
 
     #[tokio::test]
     async fn near_its_end_an_entry_is_loaded_anew_the_likelier_the_longer_its_load_took() {
-        // With 20 s left: e^(-20/(beta·cost)) of a thousand, within six standard deviations.
-        for (load, beta, expected) in [
-            (Duration::from_secs(10), 1.0, 70..=200),
-            (Duration::from_secs(10), 4.0, 514..=700),
-            (Duration::from_secs(10), 0.0, 0..=0),
-            (Duration::from_millis(4), 1_000_000.0, 0..=0),
-            (Duration::from_millis(5), 1_000_000.0, 900..=1_000),
+        // With 10 s left: e^(-10/(beta·cost)) of a thousand, within six standard deviations. With more
+        // than a tenth of its life none, nor with less time than a load takes.
+        for (load, beta, left, expected) in [
+            (Duration::from_secs(9), 1.0, 10, 240..=418),
+            (Duration::from_secs(9), 4.0, 10, 676..=838),
+            (Duration::from_secs(9), 0.0, 10, 0..=0),
+            (Duration::from_secs(9), 1_000_000.0, 8, 0..=0),
+            (Duration::from_millis(4), 1_000_000.0, 10, 0..=0),
+            (Duration::from_millis(5), 1_000_000.0, 10, 900..=1_000),
+            (Duration::from_secs(10), 1_000_000.0, 13, 0..=0),
+            (Duration::from_secs(10), 1_000_000.0, 12, 900..=1_000),
         ] {
             let mut early = 0;
             for _ in 0..1_000 {
@@ -715,15 +719,15 @@ mod tests {
                     async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
                 });
                 fixture.cache.layer(slow).oneshot(get()).await.unwrap();
-                fixture.clock.advance(Duration::from_secs(100).saturating_sub(load));
+                fixture.clock.advance(Duration::from_secs(120 - left).saturating_sub(load));
                 let answer = fixture.get(ok("second")).await;
                 let is_early =
                     status(&answer) == "response-boost; fwd=stale; stored; detail=early-refresh";
-                assert!(is_early || status(&answer) == "response-boost; hit; ttl=20");
+                assert!(is_early || status(&answer) == format!("response-boost; hit; ttl={left}"));
                 assert_eq!(fixture.loads(), usize::from(is_early));
                 early += usize::from(is_early);
             }
-            assert!(expected.contains(&early), "{early} of 1000 for {load:?} and {beta}");
+            assert!(expected.contains(&early), "{early} of 1000 for {load:?}, {beta}, {left}");
         }
     }
 
@@ -736,12 +740,13 @@ mod tests {
             async { Ok::<_, Error>(ok("slow").map(LambdaBody::from)) }
         });
         fixture.cache.layer(slow).oneshot(get()).await.unwrap();
+        fixture.clock.advance(Duration::from_secs(115));
         let down = Response::builder().status(503).body("down").unwrap();
         let stands_in = fixture.get(down).await;
         assert_eq!(stands_in.body(), "slow");
-        assert_eq!(status(&stands_in), "response-boost; fwd=stale; fwd-status=503; ttl=119");
+        assert_eq!(status(&stands_in), "response-boost; fwd=stale; fwd-status=503; ttl=4");
         // It was announced, and so the next one lets it be.
-        assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; hit; ttl=119");
+        assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; hit; ttl=4");
         assert_eq!(fixture.loads(), 1);
     }
 
@@ -850,6 +855,7 @@ mod tests {
             };
             if early {
                 fixture.cache.layer(load("older", false)).oneshot(get()).await.unwrap();
+                fixture.clock.advance(Duration::from_secs(115));
             }
             let old = fixture.cache.layer(load("old", true)).oneshot(get()).await.unwrap();
             assert!(!old.headers()["cache-status"].to_str().unwrap().contains("stored"));

@@ -34,8 +34,8 @@ pub struct Policy {
     /// The longest that a load takes. 4 s by default. A request waits for another's fill only while its
     /// invocation has more time than this left.
     pub load_limit: Duration,
-    /// How eagerly an entry is loaded anew before it ends: the beta of `XFetch`. 1 by default; more is
-    /// earlier, 0 is never.
+    /// How eagerly an entry is loaded anew before it ends, in the last tenth of its life: the beta of
+    /// `XFetch`. 1 by default; more is earlier, 0 is never.
     pub early_refresh: f64,
     /// How long past its freshness an entry may stand in where the load fails (RFC 5861 §4). Zero, the
     /// default: not at all.

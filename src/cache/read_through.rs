@@ -241,11 +241,15 @@ impl<S: Store> ReadThrough<S> {
     /// Whether to load a fresh entry anew before it ends: the nearer its end and the longer its load
     /// took, the likelier (`XFetch`: Vattani et al., Optimal Probabilistic Cache Stampede Prevention,
     /// VLDB '15). So it is mostly one reader that does, a little before all of them would have to.
+    ///
+    /// But never before the last tenth of its life, so that it costs hardly more loads however many
+    /// readers there are, and not when it would end meanwhile: then another loads too.
     fn is_due(&self, entry: &Entry, left: Duration) -> bool {
         let scale = entry.load_cost.as_secs_f64() * self.policy.early_refresh;
         // No random number that there is gets further than this, so most hits need none.
         let furthest = scale * f64::from(RANDOM_BITS) * std::f64::consts::LN_2;
         entry.load_cost >= EARLY_REFRESH_FROM
+            && (entry.load_cost..=entry.ttl / 10).contains(&left)
             && left.as_secs_f64() <= furthest
             && left.as_secs_f64() <= scale * -random().ln()
     }

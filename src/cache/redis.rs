@@ -8,6 +8,7 @@ mod resolver;
 
 use std::fmt;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -242,13 +243,15 @@ impl Store for RedisStore {
             run.arg(&value[..]).arg(whole_ms(life)).arg(start);
             self.connection.write(&run).await
         };
-        let reply = match run("EVALSHA", &script.hash).await {
-            // The server does not know it yet, or has forgotten it: now it will.
-            Err(StoreError::Reply { code }) if code == "NOSCRIPT" => {
-                run("EVAL", script.code).await?
-            }
-            reply => reply?,
-        };
+        let mut reply = Err(StoreError::Reply { code: NO_SCRIPT.to_owned() });
+        if script.is_known.load(Ordering::Relaxed) {
+            reply = run("EVALSHA", &script.hash).await;
+        }
+        if matches!(&reply, Err(StoreError::Reply { code }) if code == NO_SCRIPT) {
+            reply = run("EVAL", script.code).await;
+        }
+        let reply = reply?;
+        script.is_known.store(true, Ordering::Relaxed);
         match reply {
             Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected_reply()),
@@ -283,19 +286,33 @@ impl RedisStore {
     }
 }
 
-/// A script that the server keeps: it is asked for by its hash, and sent where it is not known.
+/// The error reply to the hash of a script that the server does not know, or has forgotten.
+const NO_SCRIPT: &str = "NOSCRIPT";
+
+/// A script that the server keeps: once it has been sent, it is asked for by its hash.
 struct Script {
     code: &'static str,
     hash: LazyLock<String>,
+    /// Whether a server was sent it by this process. At first it is sent at once: to be told that it
+    /// is not known would take a round trip.
+    is_known: AtomicBool,
+}
+
+impl Script {
+    /// `hash` is that of `code`.
+    const fn new(code: &'static str, hash: fn() -> String) -> Self {
+        Self { code, hash: LazyLock::new(hash), is_known: AtomicBool::new(false) }
+    }
 }
 
 /// Puts `ARGV[1]` for `ARGV[2]` ms in the place of a value that begins with `ARGV[3]`.
 static REPLACE: Script = {
     const CODE: &str = "\
         if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end \
-        if redis.call('GETRANGE', KEYS[1], 0, #ARGV[3] - 1) ~= ARGV[3] then return 0 end \
+        local size = #ARGV[3] \
+        if size > 0 and redis.call('GETRANGE', KEYS[1], 0, size - 1) ~= ARGV[3] then return 0 end \
         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
-    Script { code: CODE, hash: LazyLock::new(|| redis::Script::new(CODE).get_hash().to_owned()) }
+    Script::new(CODE, || redis::Script::new(CODE).get_hash().to_owned())
 };
 
 /// Puts `ARGV[1]` for `ARGV[2]` ms in the place of what is no string.
@@ -304,7 +321,7 @@ static CLAIM: Script = {
         local held = redis.call('TYPE', KEYS[1]).ok \
         if held == 'string' or held == 'none' then return 0 end \
         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
-    Script { code: CODE, hash: LazyLock::new(|| redis::Script::new(CODE).get_hash().to_owned()) }
+    Script::new(CODE, || redis::Script::new(CODE).get_hash().to_owned())
 };
 
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";

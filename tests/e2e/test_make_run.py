@@ -88,6 +88,14 @@ class MakeRun(unittest.TestCase):
                 reply = json.loads(replied.stdout)
                 self.assertEqual(reply["statusCode"], status_of_event(event))
 
+        ask(f"{api}/users/2")
+        self.assertIn("users:user:2", self.redis_cli(make, "KEYS", "*"))
+        changed = subprocess.run(
+            ["make", "invoke", "EVENT=events/stream.json", "FUNCTION=invalidate", f"PORT={port}"],
+            cwd=self.copy, env=environment(), capture_output=True, text=True)
+        self.assertEqual(changed.stdout.strip(), '{"batchItemFailures":[]}', changed.stderr)
+        self.assertNotIn("users:user:2", self.redis_cli(make, "KEYS", "*"))
+
         self.assertEqual(make.interrupt(), [], "left running")
 
     def test_users_in_a_dynamodb_of_its_own(self):

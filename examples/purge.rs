@@ -22,11 +22,13 @@ async fn run() -> Result<(), String> {
     let redis = redis.ok_or("REDIS_URL is not set; it names the Redis to remove keys from")?;
 
     let is_terminal = std::io::stderr().is_terminal();
+    let mut lines = 0;
     let progress = |removed| {
         // A line that is written over, or in a log a line now and then.
         if is_terminal {
             eprint!("\r{removed} keys removed");
-        } else if removed > 0 && removed % 100_000 == 0 {
+        } else if removed / 100_000 > lines {
+            lines = removed / 100_000;
             eprintln!("{removed} keys removed");
         }
     };

@@ -191,7 +191,9 @@ async fn write_batch(client: &Client, table: &TableName, batch: &[User]) -> (usi
         if left.is_empty() {
             return (0, None);
         }
-        tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(attempt)).await;
+        if attempt + 1 < ATTEMPTS {
+            tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(attempt)).await;
+        }
     }
     (left.len(), Some("the table takes no more for now; run it again".into()))
 }

@@ -81,7 +81,8 @@ where
                 let trace_id = context.xray_trace_id.as_deref().map(HeaderValue::from_str);
                 if let Some(Ok(trace_id)) = trace_id {
                     let name = HeaderName::from_static("x-amzn-trace-id");
-                    request.headers_mut().insert(name, trace_id);
+                    // No room for it is no reason not to answer.
+                    let _ = request.headers_mut().try_insert(name, trace_id);
                 }
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {

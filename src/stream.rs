@@ -19,8 +19,10 @@ use tracing::{info, warn};
 use crate::cache::{CacheKey, Store, StoreError};
 use crate::users::UserId;
 
-/// How long to wait before a deletion that has failed is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait before a deletion that has failed is tried again: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How many deletions are under way at a time: more would wait for each other longer than for Redis.
+const AT_ONCE: usize = 100;
 
 /// The batch that one invocation is given. A record that cannot be read does no harm to the others.
 #[derive(Debug, Deserialize)]
@@ -73,7 +75,7 @@ struct Number {
 
 /// Deletes what is kept of each user that a batch says was changed, made or removed.
 ///
-/// All are deleted at once, each by a command of its own, and again until `ends_at` where that fails.
+/// Many are deleted at once, each by a command of its own, and again until `ends_at` where that fails.
 /// Only what the store has answered counts as done. The outcome names the first record in the order of
 /// the batch that is not: there Lambda goes on, so everything undone is given again. To delete what
 /// has been deleted does no harm.
@@ -95,16 +97,22 @@ pub async fn invalidate<S: Store>(
         }
     }
 
+    // In the order of the batch, so that when the time is over it is the last ones that are undone.
+    let mut keys: Vec<(usize, CacheKey)> =
+        changes.iter().map(|(key, (place, _))| (*place, key.clone())).collect();
+    keys.sort_unstable_by_key(|(place, _)| *place);
+    let mut keys = keys.into_iter().map(|(_, key)| key);
     let mut deletions = JoinSet::new();
-    for key in changes.keys().cloned() {
-        let store = Arc::clone(store);
-        deletions.spawn(async move {
-            let deleted = delete(&*store, &key, ends_at).await;
-            (key, deleted)
-        });
-    }
     let mut last_fault = None;
-    while let Some(deletion) = deletions.join_next().await {
+    loop {
+        for key in keys.by_ref().take(AT_ONCE - deletions.len()) {
+            let store = Arc::clone(store);
+            deletions.spawn(async move {
+                let deleted = delete(&*store, &key, ends_at).await;
+                (key, deleted)
+            });
+        }
+        let Some(deletion) = deletions.join_next().await else { break };
         match deletion {
             Ok((key, Ok(()))) => {
                 changes.remove(&key);
@@ -127,6 +135,7 @@ pub async fn invalidate<S: Store>(
 }
 
 async fn delete(store: &impl Store, key: &CacheKey, ends_at: Instant) -> Result<(), StoreError> {
+    let mut pause = PAUSE.0;
     loop {
         let deleted = timeout_at(ends_at, store.delete(key)).await;
         let fault = match deleted {
@@ -134,10 +143,11 @@ async fn delete(store: &impl Store, key: &CacheKey, ends_at: Instant) -> Result<
             Ok(Err(fault)) => fault,
             Err(elapsed) => return Err(StoreError::Timeout(elapsed.into())),
         };
-        if Instant::now() + PAUSE >= ends_at {
+        if Instant::now() + pause >= ends_at {
             return Err(fault);
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::io::IsTerminal as _;
 
+use tracing::Level;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -36,11 +37,17 @@ pub fn init(settings: LogSettings) {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    // The signer traces the requests that it signs, with their session tokens, and the SDK the items
-    // that it reads: not here, whatever the filter says. What fails is logged by those who asked.
-    let filter = ["aws_sigv4", "aws_smithy_runtime"]
-        .iter()
-        .fold(settings.filter, |filter, &target| filter.with_target(target, LevelFilter::OFF));
+    // The signer traces the requests that it signs, with their session tokens, the SDK the items that
+    // it reads, and the runtime the events: not here, whatever the filter says. What fails is logged by
+    // those who asked.
+    let is_harmless = filter_fn(|line| {
+        let target = line.target();
+        let is_trace = *line.level() == Level::TRACE;
+        !(target.starts_with("aws_sigv4")
+            || target.starts_with("aws_smithy_runtime")
+            || (target.starts_with("lambda_") && is_trace))
+    });
+    let filter = settings.filter.and(is_harmless);
     // Fails only where a subscriber is set already, which is then what the caller wants.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }

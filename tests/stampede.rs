@@ -13,6 +13,7 @@ use support::{MANAS, STORED};
 /// As many environments as a popular key meets.
 const ENVIRONMENTS: usize = 100;
 const LOAD: Duration = Duration::from_millis(200);
+const ANOTHERS_LEASE: &str = "lease:00000000000000000000000000000000";
 
 async fn environments(
     count: usize,
@@ -115,7 +116,7 @@ async fn an_unknown_id_keeps_nobody_waiting_in_line() {
 async fn when_redis_goes_away_nobody_waits_for_a_lease() {
     let (table, mut redis) = (DynamoDb::start().await, RedisServer::start().await);
     let functions = environments(20, &table, &redis, &[]).await;
-    redis.command::<()>(&["SET", "users:user:1", "lease:of-another", "PX", "600000"]);
+    redis.command::<()>(&["SET", "users:user:1", ANOTHERS_LEASE, "PX", "600000"]);
     let gone = async {
         // They have seen the lease by then.
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -175,11 +175,20 @@ impl Entry {
         let line = &bytes[..line_end];
         let body = bytes.slice(line_end + 1..);
 
-        let AnyVersion { version } = serde_json::from_slice(line).map_err(DecodeError::Metadata)?;
-        if version != VERSION {
-            return Err(DecodeError::Version(version));
-        }
-        let metadata: Metadata<'_> = serde_json::from_slice(line).map_err(DecodeError::Metadata)?;
+        let metadata: Metadata<'_> = match serde_json::from_slice(line) {
+            Ok(Metadata { version, .. }) if version != VERSION => {
+                return Err(DecodeError::Version(version));
+            }
+            Ok(metadata) => metadata,
+            Err(error) => {
+                return Err(match serde_json::from_slice(line) {
+                    Ok(AnyVersion { version }) if version != VERSION => {
+                        DecodeError::Version(version)
+                    }
+                    _ => DecodeError::Metadata(error),
+                });
+            }
+        };
         if metadata.body_bytes != body.len() {
             return Err(DecodeError::BodyLength {
                 expected: metadata.body_bytes,
@@ -192,13 +201,14 @@ impl Entry {
             404 => StatusCode::NOT_FOUND,
             _ => return Err(DecodeError::NotHttp),
         };
-        let mut headers = HeaderMap::with_capacity(metadata.headers.len());
+        let headers = HeaderMap::try_with_capacity(metadata.headers.len());
+        let mut headers = headers.map_err(|_| DecodeError::NotHttp)?;
         for (name, value) in metadata.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| DecodeError::NotHttp)?;
             // One that is not text was never kept: see `encode`.
             let value = Some(value).filter(|value| value.is_ascii()).ok_or(DecodeError::NotHttp)?;
             let value = HeaderValue::from_str(&value).map_err(|_| DecodeError::NotHttp)?;
-            headers.append(name, value);
+            headers.try_append(name, value).map_err(|_| DecodeError::NotHttp)?;
         }
         let entry = Self {
             id: metadata.id.to_owned(),
@@ -350,6 +360,11 @@ pub(super) mod tests {
         assert_eq!(changed("application/json", r"a\nb"), "metadata of no answer that is kept");
         assert_eq!(changed("application/json", "é"), "metadata of no answer that is kept");
         assert_eq!(changed("a43e", r"\u0022"), "malformed metadata");
+        let crowd = format!("[{}[\"a\",\"\"]]", "[\"a\",\"\"],".repeat(30_000));
+        assert_eq!(
+            changed(r#"[["content-type","application/json"]]"#, &crowd),
+            "metadata of no answer that is kept"
+        );
         assert_eq!(
             decode(&format!("{GOLDEN}!")).unwrap_err().to_string(),
             "a body of 61 bytes where the metadata says 60"

@@ -59,16 +59,20 @@ impl Namespace {
         let mut key = self.0.clone();
         for part in parts {
             key.push(':');
-            escape_into(&mut key, part.as_ref());
+            match part.as_ref() {
+                // What stands beside a key ends so: see `beside`.
+                REFRESH => key.push_str("%72efresh"),
+                part => escape_into(&mut key, part),
+            }
         }
         CacheKey(key)
     }
 }
 
 impl CacheKey {
-    /// Another key for what belongs to this one: `<key>:<part>`.
-    pub(crate) fn beside(&self, part: &str) -> Self {
-        Self(format!("{}:{part}", self.0))
+    /// The key beside this one by which a refresh is announced: `<key>:refresh`. No answer has it.
+    pub(crate) fn refresh(&self) -> Self {
+        Self(format!("{}:{REFRESH}", self.0))
     }
 
     /// The key as Redis has it.
@@ -83,6 +87,8 @@ impl fmt::Display for CacheKey {
         f.write_str(&self.0)
     }
 }
+
+const REFRESH: &str = "refresh";
 
 fn escape_into(key: &mut String, part: &str) {
     for byte in part.bytes() {
@@ -121,6 +127,14 @@ mod tests {
     #[test]
     fn what_could_be_mistaken_is_escaped() {
         assert_eq!(key(&["user", "a:b%{c} d\u{e9}\0"]), "users:user:a%3Ab%25%7Bc%7D%20d%C3%A9%00");
+    }
+
+    #[test]
+    fn no_key_is_the_one_beside_another() {
+        let beside = Namespace::parse("users").unwrap().key(["user", "1"]).refresh();
+        assert_eq!(beside.as_str(), "users:user:1:refresh");
+        assert_eq!(key(&["user", "1", "refresh"]), "users:user:1:%72efresh");
+        assert_eq!(key(&["user", "refreshed"]), "users:user:refreshed");
     }
 
     #[test]

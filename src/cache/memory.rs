@@ -128,8 +128,11 @@ impl Kept {
 }
 
 fn size(key: &CacheKey, value: &Bytes) -> usize {
-    key.as_str().len() + value.len()
+    OVERHEAD_BYTES + key.as_str().len() + value.len()
 }
+
+/// What the list, the table and the allocator take for each value, about.
+const OVERHEAD_BYTES: usize = 160;
 
 #[cfg(test)]
 mod tests {
@@ -159,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn the_least_recently_used_goes_first_when_it_is_full() {
         // Room for three values: each is 3 bytes of key and 97 of value.
-        let store = MemoryStore::with_capacity_bytes(300);
+        let store = MemoryStore::with_capacity_bytes(3 * (100 + OVERHEAD_BYTES));
         let life = Duration::from_mins(1);
         for id in 1..=3 {
             put(&store, id, vec![0; 97], life).await;
@@ -174,12 +177,12 @@ mod tests {
             }
         }
         assert_eq!(left, [1, 3, 4]);
-        assert_eq!(store.kept().bytes, 300);
+        assert_eq!(store.kept().bytes, 3 * (100 + OVERHEAD_BYTES));
     }
 
     #[tokio::test]
     async fn a_value_that_is_larger_than_the_store_is_not_kept() {
-        let store = MemoryStore::with_capacity_bytes(10);
+        let store = MemoryStore::with_capacity_bytes(10 + OVERHEAD_BYTES);
         put(&store, 1, vec![0; 11], Duration::from_mins(1)).await;
         assert_eq!(store.get(&key(1)).await.unwrap(), Found::Nothing);
         assert_eq!(store.kept().bytes, 0);

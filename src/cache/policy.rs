@@ -35,7 +35,8 @@ pub struct Policy {
     /// invocation has more time than this left.
     pub load_limit: Duration,
     /// How eagerly an entry is loaded anew before it ends, in the last tenth of its life: the beta of
-    /// `XFetch`. 1 by default; more is earlier, 0 is never.
+    /// `XFetch`. 1 by default; more is earlier, 0 is never. Only where a load takes less than that tenth:
+    /// it could not be over in time.
     pub early_refresh: f64,
     /// How long past its freshness an entry may stand in where the load fails (RFC 5861 §4). Zero, the
     /// default: not at all.

@@ -16,12 +16,9 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::cache::clock::Clock;
-use crate::cache::lease::{self, PASS};
+use crate::cache::lease::{self, PASS_LIFE};
 use crate::cache::{CacheKey, CacheStatus, Entry, Expected, Found, Policy, Store, StoreError};
 
-/// How long it stays known that there is nothing to keep: long enough for those who have waited to
-/// see it.
-const PASS_LIFE: Duration = Duration::from_secs(1);
 /// How long to wait before the value is looked for again: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 /// How much longer than a lease lasts one waits for it to end, so as to see that it has.
@@ -67,8 +64,10 @@ struct Load {
 
 /// What a fill may replace.
 enum Right {
-    /// A value that begins with this: one's own lease, or the entry that was read.
-    Replace(Bytes),
+    /// One's own lease.
+    Lease(Bytes),
+    /// The entry that was read, which begins like this.
+    Entry(Bytes),
     /// Whatever is there: leases are off.
     Anything,
     Nothing,
@@ -140,9 +139,12 @@ impl<S: Store> ReadThrough<S> {
         let mut wait = Wait::default();
         let mut seen = budget.spend(self.look(key)).await;
         loop {
+            // Waiting is apart from the deadline: what is asked after a pause has one of its own.
+            let mut own = Budget { left: self.policy.deadline, ..*budget };
+            let budget = if wait.has_begun() { &mut own } else { &mut *budget };
             let gave_up = if wait.has_begun() { Reason::GaveUp } else { Reason::Miss };
             // Either there is a plan, or another is at it: who, how long to wait for that one, and what
-            // to do when it was in vain.
+            // to do where the invocation has no time for it.
             let (whose, limit, in_vain) = match seen {
                 Err(fault) => {
                     let detail = log(&fault, "cache not read; loading without it");
@@ -161,29 +163,36 @@ impl<S: Store> ReadThrough<S> {
                 }
                 Ok(Seen::Stale { entry, fingerprint }) => {
                     let limit = refresh_time(&entry);
-                    let announced = self.announce(key, &entry, &token, budget).await;
+                    let is_free = self.announce(key, &entry, &token, budget).await;
                     let whose = fingerprint.clone();
                     let refresh = Plan::refresh(Reason::Stale, entry, fingerprint);
-                    if announced {
+                    if is_free || wait.is_over(&whose, limit) {
                         return refresh;
                     }
                     wait.is_for_refresh = true;
                     (whose, limit, refresh)
                 }
                 Ok(Seen::Pass) => return Plan::load(gave_up, Right::Nothing),
-                Ok(Seen::Lease(held)) if wait.has_begun() && held == *token => {
-                    // It was taken, only the reply was lost.
-                    return Plan::load(Reason::Miss, Right::Replace(held));
-                }
                 Ok(found) => {
                     let Some(lease) = self.policy.lease else {
                         return Plan::load(Reason::Miss, Right::Anything);
                     };
-                    if let Some(expected) = found.expected() {
+                    let limit = lease.saturating_add(PAST_THE_LEASE);
+                    let expected = match &found {
+                        Seen::Nothing => Some(Expected::Nothing),
+                        Seen::Other(fingerprint) => Some(Expected::StartsWith(fingerprint)),
+                        Seen::Foreign => Some(Expected::Foreign),
+                        // It has outlasted itself: its end was lost. Its holder's fill will fail.
+                        Seen::Lease(held) if wait.is_over(held, limit) => {
+                            Some(Expected::StartsWith(held))
+                        }
+                        _ => None,
+                    };
+                    if let Some(expected) = expected {
                         let claim = self.store.put(key, expected, token.clone(), lease);
                         match budget.spend(claim).await {
                             Ok(true) => {
-                                return Plan::load(Reason::Miss, Right::Replace(token.clone()));
+                                return Plan::load(Reason::Miss, Right::Lease(token.clone()));
                             }
                             // Somebody was quicker.
                             Ok(false) => {}
@@ -195,18 +204,14 @@ impl<S: Store> ReadThrough<S> {
                     }
                     // Not known where somebody was quicker: the next look will tell.
                     let whose = if let Seen::Lease(held) = found { held } else { Bytes::new() };
-                    let in_vain = Plan::load(Reason::GaveUp, Right::Nothing);
-                    (whose, lease + PAST_THE_LEASE, in_vain)
+                    (whose, limit, Plan::load(Reason::GaveUp, Right::Nothing))
                 }
             };
-            wait.watch(whose);
-            if !wait.has_time(limit, budget.until_end(), self.policy.load_limit) {
+            if !wait.watch(whose, budget.until_end(), self.policy.load_limit) {
                 return in_vain;
             }
-            wait.pause().await;
-            // The waiting is apart from the deadline; each look has one of its own.
-            let mut poll = Budget { left: self.policy.deadline, ..*budget };
-            seen = poll.spend(self.look(key)).await;
+            wait.pause(limit).await;
+            seen = Budget { left: self.policy.deadline, ..*budget }.spend(self.look(key)).await;
         }
     }
 
@@ -214,7 +219,9 @@ impl<S: Store> ReadThrough<S> {
         let value = match self.store.get(key).await? {
             Found::Nothing => return Ok(Seen::Nothing),
             Found::Foreign => return Ok(Seen::Foreign),
-            Found::Value(value) if value == PASS => return Ok(Seen::Pass),
+            Found::Value(value) if lease::is_pass(&value, self.clock.now_ms()) => {
+                return Ok(Seen::Pass);
+            }
             Found::Value(value) if lease::is_token(&value) => return Ok(Seen::Lease(value)),
             Found::Value(value) => value,
         };
@@ -264,7 +271,7 @@ impl<S: Store> ReadThrough<S> {
         token: &Bytes,
         budget: &mut Budget<'_>,
     ) -> bool {
-        let refresh_key = key.beside("refresh");
+        let refresh_key = key.refresh();
         let life = refresh_time(entry);
         let announced = self.store.put(&refresh_key, Expected::Nothing, token.clone(), life);
         budget.spend(announced).await.unwrap_or_else(|fault| {
@@ -334,7 +341,9 @@ impl<S: Store> ReadThrough<S> {
             Ok(kept) => kept,
             Err(fault) => {
                 log(&fault, "answer not kept");
-                self.let_go(key, right, &fault, budget).await;
+                if let Right::Lease(_) = right {
+                    self.remove(key, &fault, budget).await;
+                }
                 false
             }
         }
@@ -343,29 +352,24 @@ impl<S: Store> ReadThrough<S> {
     /// Gives up the right to fill a key, since there is nothing to fill it with: who waits for it, and
     /// who comes in the next second, loads at once. Otherwise they would queue up, each as a holder.
     async fn pass(&self, key: &CacheKey, right: &Right, budget: &mut Budget<'_>) {
-        if let Right::Replace(fingerprint) = right {
-            let expected = Expected::StartsWith(fingerprint);
-            if let Err(fault) = budget.spend(self.store.put(key, expected, PASS, PASS_LIFE)).await {
+        if let Right::Lease(start) | Right::Entry(start) = right {
+            let pass = lease::new_pass(self.clock.now_ms());
+            let put = self.store.put(key, Expected::StartsWith(start), pass, PASS_LIFE);
+            if let Err(fault) = budget.spend(put).await {
                 log(&fault, "lease not given up");
-                self.let_go(key, right, &fault, budget).await;
+                self.remove(key, &fault, budget).await;
             }
         }
     }
 
-    /// Removes a lease that the store does not let be replaced: it answers, but it may be full, or not
-    /// grant the right. Others would wait in vain until it ends. Whatever may stand there by now, to
-    /// remove it is never wrong.
-    async fn let_go(
-        &self,
-        key: &CacheKey,
-        right: &Right,
-        fault: &StoreError,
-        budget: &mut Budget<'_>,
-    ) {
-        if let (StoreError::Reply { .. }, Right::Replace(_)) = (fault, right)
+    /// Removes what the store does not let be replaced, though it answers: it may be full, or not grant
+    /// the right. Others would wait in vain for a lease to end, or be given what is gone. Whatever
+    /// stands there by now, to remove it is never wrong.
+    async fn remove(&self, key: &CacheKey, fault: &StoreError, budget: &mut Budget<'_>) {
+        if let StoreError::Reply { .. } = fault
             && let Err(fault) = budget.spend(self.store.delete(key)).await
         {
-            log(&fault, "lease not removed; others wait until it ends");
+            log(&fault, "not removed either; it stands until it ends");
         }
     }
 }
@@ -377,26 +381,14 @@ impl Plan {
 
     /// To load what stands under the key anew. It is replaced only if it still stands there.
     fn refresh(reason: Reason, standing: Entry, fingerprint: Bytes) -> Self {
-        Self::Load(Load { right: Right::Replace(fingerprint), reason, standing: Some(standing) })
-    }
-}
-
-impl Seen {
-    /// What must still be there to be replaced by a lease. `None`: it is another's.
-    fn expected(&self) -> Option<Expected<'_>> {
-        match self {
-            Self::Nothing => Some(Expected::Nothing),
-            Self::Other(fingerprint) => Some(Expected::StartsWith(fingerprint)),
-            Self::Foreign => Some(Expected::Foreign),
-            Self::Fresh { .. } | Self::Stale { .. } | Self::Lease(_) | Self::Pass => None,
-        }
+        Self::Load(Load { right: Right::Entry(fingerprint), reason, standing: Some(standing) })
     }
 }
 
 impl Right {
     fn expected(&self) -> Option<Expected<'_>> {
         match self {
-            Self::Replace(fingerprint) => Some(Expected::StartsWith(fingerprint)),
+            Self::Lease(start) | Self::Entry(start) => Some(Expected::StartsWith(start)),
             Self::Anything => Some(Expected::Anything),
             Self::Nothing => None,
         }
@@ -466,10 +458,19 @@ struct Wait {
 }
 
 impl Wait {
-    fn watch(&mut self, whose: Bytes) {
+    /// Begins to wait for this one, if it is another than before. `false`: there is no time for
+    /// another pause and then for a load of one's own.
+    fn watch(&mut self, whose: Bytes, until_end: Option<Duration>, load: Duration) -> bool {
         if self.since.is_none() || self.whose != whose {
             (self.whose, self.since) = (whose, Some(Instant::now()));
         }
+        let needed = self.next_pause().saturating_add(load);
+        until_end.is_none_or(|left| needed <= left)
+    }
+
+    /// Whether this one was waited for as long as that.
+    fn is_over(&self, whose: &Bytes, limit: Duration) -> bool {
+        self.whose == *whose && self.since.is_some_and(|since| since.elapsed() >= limit)
     }
 
     fn has_begun(&self) -> bool {
@@ -485,15 +486,10 @@ impl Wait {
         })
     }
 
-    /// Whether there is time for another pause, and then for a load of one's own.
-    fn has_time(&self, limit: Duration, until_end: Option<Duration>, load: Duration) -> bool {
+    /// Waits, but not past the limit.
+    async fn pause(&mut self, limit: Duration) {
         let waited = self.since.map_or(Duration::ZERO, |since| since.elapsed());
-        let pause = self.next_pause();
-        waited + pause <= limit && until_end.is_none_or(|left| pause + load <= left)
-    }
-
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.next_pause()).await;
+        tokio::time::sleep(self.next_pause().min(limit.saturating_sub(waited))).await;
         self.pauses += 1;
     }
 

@@ -20,7 +20,7 @@ use redis::{
 use thiserror::Error;
 use url::Url;
 
-use self::connection::Connection;
+use self::connection::{Again, Connection};
 pub use self::iam::{IamName, IamSettings, InvalidIamName};
 use crate::cache::clock::whole_ms;
 use crate::cache::{CacheKey, Expected, Found, Store, StoreError};
@@ -232,8 +232,8 @@ impl Store for RedisStore {
         life: Duration,
     ) -> Result<bool, StoreError> {
         let (script, start) = match expected {
-            Expected::Anything => return self.set(key, &value, life, &[]).await,
-            Expected::Nothing => return self.set(key, &value, life, &["NX"]).await,
+            Expected::Anything => return self.set(key, &value, life, None).await,
+            Expected::Nothing => return self.set(key, &value, life, Some("NX")).await,
             Expected::StartsWith(start) => (&REPLACE, start),
             Expected::Foreign => (&CLAIM, &b""[..]),
         };
@@ -241,7 +241,7 @@ impl Store for RedisStore {
             let mut run = Cmd::new();
             run.arg(command).arg(script).arg(1).arg(key.as_str());
             run.arg(&value[..]).arg(whole_ms(life)).arg(start);
-            self.connection.write(&run).await
+            self.connection.write(&run, Again::Allowed).await
         };
         let mut reply = Err(StoreError::Reply { code: NO_SCRIPT.to_owned() });
         if script.is_known.load(Ordering::Relaxed) {
@@ -274,11 +274,17 @@ impl RedisStore {
         key: &CacheKey,
         value: &Bytes,
         life: Duration,
-        options: &[&str],
+        condition: Option<&str>,
     ) -> Result<bool, StoreError> {
         let mut set = Cmd::new();
-        set.arg("SET").arg(key.as_str()).arg(&value[..]).arg("PX").arg(whole_ms(life)).arg(options);
-        match self.connection.write(&set).await? {
+        set.arg("SET")
+            .arg(key.as_str())
+            .arg(&value[..])
+            .arg("PX")
+            .arg(whole_ms(life))
+            .arg(condition);
+        let again = if condition.is_some() { Again::Forbidden } else { Again::Allowed };
+        match self.connection.write(&set, again).await? {
             Value::Okay => Ok(true),
             Value::Nil => Ok(false),
             _ => Err(unexpected_reply()),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lambda_http::aws_lambda_events::query_map::QueryMap;
-use lambda_http::http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use lambda_http::http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MaxSizeReached};
 use lambda_http::http::uri::{self, Authority, Scheme, Uri};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _};
@@ -141,7 +141,8 @@ fn request(event: Event<'_>, context: &Context, kind: Kind) -> Result<Request, &
 
     let mut request = Request::new(body);
     *request.method_mut() = method;
-    *request.headers_mut() = headers(event.headers, event.multi_value_headers, event.cookies);
+    *request.headers_mut() = headers(event.headers, event.multi_value_headers, event.cookies)
+        .map_err(|_| "There are too many headers")?;
     *request.uri_mut() = absolute(url, request.headers(), context.domain_name.as_deref())?;
     let Ok(query) = query.parse::<QueryMap>();
     let request = request
@@ -260,26 +261,28 @@ fn headers(
     single: Option<HashMap<String, String>>,
     multi_value: Option<HashMap<String, Vec<String>>>,
     cookies: Option<Vec<String>>,
-) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(single.as_ref().map_or(0, HashMap::len));
+) -> Result<HeaderMap, MaxSizeReached> {
+    let mut headers = HeaderMap::new();
     // Of a repeated header the single form has only the last value.
     for (name, values) in multi_value.unwrap_or_default() {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         for value in values.into_iter().filter_map(|value| header_value(&value)) {
-            headers.append(&name, value);
+            headers.try_append(&name, value)?;
         }
     }
     for (name, value) in single.unwrap_or_default() {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
-        if let Some(value) = header_value(&value) {
-            headers.entry(name).or_insert(value);
+        if let Some(value) = header_value(&value)
+            && !headers.contains_key(&name)
+        {
+            headers.try_insert(name, value)?;
         }
     }
     let cookies = cookies.unwrap_or_default().join("; ");
     if let Some(cookies) = header_value(&cookies).filter(|cookies| !cookies.is_empty()) {
-        headers.insert(COOKIE, cookies);
+        headers.try_insert(COOKIE, cookies)?;
     }
-    headers
+    Ok(headers)
 }
 
 fn header_value(value: &str) -> Option<HeaderValue> {
@@ -588,6 +591,11 @@ mod tests {
     fn what_is_no_request_is_named() {
         let mut long = http_api("/");
         long["rawQueryString"] = "x".repeat(70_000).into();
+        let names = (0..30_000).map(|number| (format!("x-{number}"), "x".into()));
+        let (mut crowded, mut more_crowded) = (http_api("/"), http_api("/"));
+        crowded["headers"] = names.clone().collect();
+        more_crowded["multiValueHeaders"] =
+            names.map(|(name, value): (String, Value)| (name, json!([value]))).collect();
         let mut no_method = http_api("/");
         no_method["requestContext"]["http"]["method"] = "GE T".into();
         let mut no_context = http_api("/");
@@ -596,6 +604,8 @@ mod tests {
         twice.insert_str(1, r#""version":"2.0","#);
         for (event, reason) in [
             (long.to_string(), TOO_LONG),
+            (crowded.to_string(), "There are too many headers"),
+            (more_crowded.to_string(), "There are too many headers"),
             (no_method.to_string(), "The method is none that HTTP has"),
             (no_context.to_string(), UNKNOWN),
             (twice, UNKNOWN),

@@ -18,7 +18,9 @@ use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::RoutingInfo;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, RedisError, RedisResult, Value,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
@@ -81,6 +83,14 @@ enum Commands {
 /// Where the outcome of an attempt will be seen.
 type Opening = watch::Receiver<Option<RedisResult<Link>>>;
 
+/// Whether a command may be done twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    Allowed,
+    /// It would do harm late: a lease that comes back after it was deleted.
+    Forbidden,
+}
+
 /// How long to wait for a connection, and then for a reply.
 #[derive(Clone, Copy)]
 struct Patience {
@@ -101,7 +111,7 @@ impl Connection {
     pub(super) async fn read(&self, command: Cmd) -> Result<Value, StoreError> {
         let admission = self.inner.state().breaker.admit(self.inner.clock.now_ms());
         match admission {
-            Admission::Ask => self.inner.ask(&command).await,
+            Admission::Ask => self.inner.ask(&command, Again::Allowed).await,
             Admission::Refused => Err(StoreError::BreakerOpen),
             Admission::RefusedButProbe => {
                 tokio::spawn(Arc::clone(&self.inner).probe(command));
@@ -112,9 +122,9 @@ impl Connection {
 
     /// The reply to a command that writes. While Redis fails it is refused at once: a write must
     /// not be done late.
-    pub(super) async fn write(&self, command: &Cmd) -> Result<Value, StoreError> {
+    pub(super) async fn write(&self, command: &Cmd, again: Again) -> Result<Value, StoreError> {
         if self.inner.state().breaker.is_closed() {
-            self.inner.ask(command).await
+            self.inner.ask(command, again).await
         } else {
             Err(StoreError::BreakerOpen)
         }
@@ -122,13 +132,21 @@ impl Connection {
 
     /// The reply to a command that is to be sent even while Redis fails.
     pub(super) async fn insist(&self, command: &Cmd) -> Result<Value, StoreError> {
-        self.inner.ask(command).await
+        self.inner.ask(command, Again::Allowed).await
     }
 
     /// The open connection, or a fresh one, for commands that no request waits for.
     pub(super) async fn link(&self) -> Result<Link, StoreError> {
         let link = self.inner.link(ATTEMPT_LIMIT).await;
         link.map(|(link, _)| link).map_err(|error| StoreError::from(&error))
+    }
+
+    /// The host that the settings name.
+    pub(super) fn host(&self) -> &str {
+        match self.inner.settings.endpoint.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
+            _ => "",
+        }
     }
 
     /// Opens the connection if it is not open. It waits no longer than a request would.
@@ -155,9 +173,10 @@ impl Inner {
         Patience { connect: connect_timeout, response: response_timeout }
     }
 
-    async fn ask(self: &Arc<Self>, command: &Cmd) -> Result<Value, StoreError> {
+    async fn ask(self: &Arc<Self>, command: &Cmd, again: Again) -> Result<Value, StoreError> {
         let mut exchange = Exchange::new(self);
-        let reply = self.exchange(command, self.patience(), &mut exchange.link_number).await;
+        let link_number = &mut exchange.link_number;
+        let reply = self.exchange(command, again, self.patience(), link_number).await;
         exchange.is_over = true;
         reply.map_err(|error| self.judge(exchange.link_number, &error))
     }
@@ -167,7 +186,7 @@ impl Inner {
         let mut probe = Probe { inner: &self, has_succeeded: false };
         let patience = Patience { connect: ATTEMPT_LIMIT, ..self.patience() };
         let mut link_number = None;
-        let reply = self.exchange(&command, patience, &mut link_number).await;
+        let reply = self.exchange(&command, Again::Allowed, patience, &mut link_number).await;
         match reply {
             Err(error) if verdict(&error, self.settings.is_cluster).opens => {
                 let fault = self.judge(link_number, &error);
@@ -183,18 +202,19 @@ impl Inner {
     /// Sends a command and waits for its reply.
     ///
     /// Where a connection that was open already turns out to be closed, it is sent once more over
-    /// a fresh one: a server may close what lay idle or frozen, and that is no fault. So a command
-    /// may be done twice, and only such may be sent here as do no harm then.
+    /// a fresh one: a server may close what lay idle or frozen, and that is no fault. So a command may
+    /// be done twice, unless [`Again`] forbids it.
     async fn exchange(
         self: &Arc<Self>,
         command: &Cmd,
+        again: Again,
         patience: Patience,
         link_number: &mut Option<u64>,
     ) -> RedisResult<Value> {
         let (mut link, was_open) = self.link(patience.connect).await?;
         *link_number = Some(link.number);
         match link.send(command, patience.response).await {
-            Err(error) if was_open && is_closed(&error) => {
+            Err(error) if was_open && again == Again::Allowed && is_closed(&error) => {
                 self.throw_away(link.number);
                 let (mut link, _) = self.link(patience.connect).await?;
                 *link_number = Some(link.number);

@@ -27,7 +27,7 @@ impl RedisStore {
         let mut link = self.connection.link().await?;
         let pattern = format!("{}:*", namespace.as_str());
         let mut removed = 0;
-        for node in primaries(&mut link).await? {
+        for node in primaries(&mut link, self.connection.host()).await? {
             let mut cursor = b"0".to_vec();
             loop {
                 let mut scan = Cmd::new();
@@ -47,7 +47,7 @@ impl RedisStore {
 }
 
 /// Each primary of a cluster; `None` alone is the one server that there is.
-async fn primaries(link: &mut Link) -> Result<Vec<Option<RoutingInfo>>, StoreError> {
+async fn primaries(link: &mut Link, host: &str) -> Result<Vec<Option<RoutingInfo>>, StoreError> {
     if !link.is_cluster() {
         return Ok(vec![None]);
     }
@@ -59,9 +59,9 @@ async fn primaries(link: &mut Link) -> Result<Vec<Option<RoutingInfo>>, StoreErr
     };
     let mut primaries = Vec::new();
     for range in ranges {
-        let (host, port) = primary(&range).ok_or_else(unexpected_reply)?;
-        if !primaries.contains(&(host.clone(), port)) {
-            primaries.push((host, port));
+        let primary = primary(&range, host).ok_or_else(unexpected_reply)?;
+        if !primaries.contains(&primary) {
+            primaries.push(primary);
         }
     }
     let route = |(host, port)| {
@@ -70,16 +70,20 @@ async fn primaries(link: &mut Link) -> Result<Vec<Option<RoutingInfo>>, StoreErr
     Ok(primaries.into_iter().map(route).collect())
 }
 
-/// The primary of a range of slots: `[first, last, [host, port, …], replicas…]`.
-fn primary(range: &Value) -> Option<(String, u16)> {
+/// The primary of a range of slots: `[first, last, [host, port, …], replicas…]`. One that does not know
+/// its own host, or does not tell, is at the one that was connected to.
+fn primary(range: &Value, connected_to: &str) -> Option<(String, u16)> {
     let Value::Array(range) = range else { return None };
     let Value::Array(primary) = range.get(2)? else { return None };
-    match &primary[..] {
-        [Value::BulkString(host), Value::Int(port), ..] => {
-            Some((String::from_utf8(host.clone()).ok()?, u16::try_from(*port).ok()?))
+    let [host, Value::Int(port), ..] = &primary[..] else { return None };
+    let host = match host {
+        Value::BulkString(host) if !host.is_empty() && host != b"?" => {
+            std::str::from_utf8(host).ok()?
         }
-        _ => None,
-    }
+        Value::BulkString(_) | Value::Nil => connected_to,
+        _ => return None,
+    };
+    Some((host.to_owned(), u16::try_from(*port).ok()?))
 }
 
 /// The next cursor, and keys.

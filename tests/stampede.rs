@@ -5,6 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use support::cluster::Cluster;
 use support::dynamodb::{DynamoDb, Mode};
 use support::lambda::{Function, Reply};
 use support::redis::RedisServer;
@@ -21,10 +22,18 @@ async fn environments(
     redis: &RedisServer,
     more: &[(&str, &str)],
 ) -> Vec<Function> {
-    let url = redis.url();
+    environments_at(count, table, &redis.url(), more).await
+}
+
+async fn environments_at(
+    count: usize,
+    table: &DynamoDb,
+    url: &str,
+    more: &[(&str, &str)],
+) -> Vec<Function> {
     let variables = table.variables();
     let mut all: Vec<(&str, &str)> = vec![
-        ("REDIS_URL", &url),
+        ("REDIS_URL", url),
         // A hundred processes on a small machine are slow; that is not what is tested.
         ("REDIS_CONNECT_TIMEOUT_MS", "5000"),
         ("REDIS_RESPONSE_TIMEOUT_MS", "5000"),
@@ -51,13 +60,15 @@ async fn ask_all(functions: &[Function], path: &'static str) -> Vec<(Reply, Dura
     join_all(asked).await
 }
 
+// `STAMPEDE_ROUNDS` is how often.
 #[tokio::test]
 async fn a_cold_key_is_loaded_once() {
+    let rounds = std::env::var("STAMPEDE_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let functions = environments(ENVIRONMENTS, &table, &redis, &[]).await;
     table.set(Mode::Late(LOAD));
     let (mut loads, mut slowest) = (Vec::new(), Duration::ZERO);
-    for _ in 0..5 {
+    for _ in 0..rounds {
         redis.command::<()>(&["DEL", "users:user:1"]);
         let answers = ask_all(&functions, "/users/1").await;
         let stored = answers.iter().filter(|(reply, _)| reply.cache_status() == STORED).count();
@@ -75,6 +86,20 @@ async fn a_cold_key_is_loaded_once() {
     }
     println!("loads {loads:?}, slowest {slowest:?}");
     assert!(loads.iter().all(|&loads| loads == 1), "{loads:?}");
+}
+
+#[tokio::test]
+async fn a_cold_key_of_a_cluster_is_loaded_once() {
+    let (table, cluster) = (DynamoDb::start().await, Cluster::start().await);
+    let url = cluster.nodes[0].url();
+    let functions = environments_at(20, &table, &url, &[("REDIS_CLUSTER", "true")]).await;
+    table.set(Mode::Late(LOAD));
+    for path in ["/users/1", "/users/2", "/users/3"] {
+        let answers = ask_all(&functions, path).await;
+        let stored = answers.iter().filter(|(reply, _)| reply.cache_status() == STORED).count();
+        assert_eq!((stored, table.requests().len()), (1, 1), "{path}");
+        assert!(answers.iter().all(|(reply, _)| reply.status == 200));
+    }
 }
 
 #[tokio::test]

@@ -244,7 +244,7 @@ fn odd_text() -> impl Strategy<Value = String> {
             "", "/", "//", "/users/1", "/users/2?x", "/users/%31", "users/1", "/users/..", "/users/\u{0}",
             "/users/１", "*", "GET", "HEAD", "get", "POST", "a b", "<", "\"", "#", "?a=<b>&c", "a=%zz",
             "%", "%FF", "é", "🦀", "localhost", "a@b", "[::1]:80", "host:99999", "http", "x\r\ny: z",
-            "\"a43ee3cf8af93a7ebee04608a7d6657f\"", "W/\"x\", *", "1.0", "2.0", "$default", "GET /users/{id}",
+            "\"a43ee3cf8af93a7ebee04608a7d6657f\"", "W/\"x\", *", "\"a b\"", "\"\t\"", "1.0", "2.0", "$default", "GET /users/{id}",
             "/users/{id}", "/{proxy+}", "{", "e30=", "null", "9223372036854775808",
         ]).prop_map(str::to_owned),
         2 => any::<String>(),

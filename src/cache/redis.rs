@@ -7,8 +7,7 @@ mod purge;
 mod resolver;
 
 use std::fmt;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -243,15 +242,21 @@ impl Store for RedisStore {
             run.arg(&value[..]).arg(whole_ms(life)).arg(start);
             self.connection.write(&run, Again::Allowed).await
         };
-        let mut reply = Err(StoreError::Reply { code: NO_SCRIPT.to_owned() });
-        if script.is_known.load(Ordering::Relaxed) {
-            reply = run("EVALSHA", &script.hash).await;
+        let mut reply = None;
+        if let Some(hash) = script.hash.get() {
+            reply = match run("EVALSHA", hash).await {
+                // The server does not know it, or has forgotten it.
+                Err(StoreError::Reply { code }) if code == "NOSCRIPT" => None,
+                reply => Some(reply?),
+            };
         }
-        if matches!(&reply, Err(StoreError::Reply { code }) if code == NO_SCRIPT) {
-            reply = run("EVAL", script.code).await;
-        }
-        let reply = reply?;
-        script.is_known.store(true, Ordering::Relaxed);
+        let reply = if let Some(reply) = reply {
+            reply
+        } else {
+            let reply = run("EVAL", script.code).await?;
+            script.hash.get_or_init(|| redis::Script::new(script.code).get_hash().to_owned());
+            reply
+        };
         match reply {
             Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected_reply()),
@@ -292,43 +297,34 @@ impl RedisStore {
     }
 }
 
-/// The error reply to the hash of a script that the server does not know, or has forgotten.
-const NO_SCRIPT: &str = "NOSCRIPT";
-
 /// A script that the server keeps: once it has been sent, it is asked for by its hash.
 struct Script {
     code: &'static str,
-    hash: LazyLock<String>,
-    /// Whether a server was sent it by this process. At first it is sent at once: to be told that it
-    /// is not known would take a round trip.
-    is_known: AtomicBool,
+    /// Set when this process has sent the script to a server. Before that it is sent at once: to be
+    /// told that it is not known would take a round trip.
+    hash: OnceLock<String>,
 }
 
 impl Script {
-    /// `hash` is that of `code`.
-    const fn new(code: &'static str, hash: fn() -> String) -> Self {
-        Self { code, hash: LazyLock::new(hash), is_known: AtomicBool::new(false) }
+    const fn new(code: &'static str) -> Self {
+        Self { code, hash: OnceLock::new() }
     }
 }
 
 /// Puts `ARGV[1]` for `ARGV[2]` ms in the place of a value that begins with `ARGV[3]`.
-static REPLACE: Script = {
-    const CODE: &str = "\
-        if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end \
-        local size = #ARGV[3] \
-        if size > 0 and redis.call('GETRANGE', KEYS[1], 0, size - 1) ~= ARGV[3] then return 0 end \
-        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
-    Script::new(CODE, || redis::Script::new(CODE).get_hash().to_owned())
-};
+static REPLACE: Script = Script::new(
+    "if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end \
+     local size = #ARGV[3] \
+     if size > 0 and redis.call('GETRANGE', KEYS[1], 0, size - 1) ~= ARGV[3] then return 0 end \
+     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
+);
 
 /// Puts `ARGV[1]` for `ARGV[2]` ms in the place of what is no string.
-static CLAIM: Script = {
-    const CODE: &str = "\
-        local held = redis.call('TYPE', KEYS[1]).ok \
-        if held == 'string' or held == 'none' then return 0 end \
-        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
-    Script::new(CODE, || redis::Script::new(CODE).get_hash().to_owned())
-};
+static CLAIM: Script = Script::new(
+    "local held = redis.call('TYPE', KEYS[1]).ok \
+     if held == 'string' or held == 'none' then return 0 end \
+     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
+);
 
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 

@@ -1,4 +1,7 @@
 //! A redis-server on a port of its own: loopback only, nothing on disk.
+//!
+//! Whoever does not sign in has the rights that `template.yaml` gives to the functions, no others: so
+//! all tests run under them. The tests' own commands are those of a user who may do everything.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -37,6 +40,11 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// For what needs more rights than the functions have.
+    pub fn operator_url(&self) -> String {
+        operator_url(self.port)
     }
 
     pub fn port(&self) -> u16 {
@@ -117,6 +125,11 @@ impl Process {
         let server = Command::new(program.expect("redis-server on the PATH: `make setup`"))
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir", &folder.path()])
+            .args(["--user", "default", "nopass"])
+            .args(function_rights().split(' '))
+            .args(["--user", OPERATOR, "on", "nopass", "~*", "&*", "+@all"])
+            // As which a replica signs in to its primary.
+            .args(["--masteruser", OPERATOR, "--masterauth", "any"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -151,8 +164,27 @@ impl Drop for Process {
 }
 
 fn connect(port: u16) -> redis::RedisResult<Connection> {
-    let client = Client::open(("127.0.0.1", port))?;
+    let client = Client::open(operator_url(port))?;
     client.get_connection_with_timeout(Duration::from_secs(5))
+}
+
+/// Who may do everything, with any password.
+pub const OPERATOR: &str = "operator";
+
+fn operator_url(port: u16) -> String {
+    format!("redis://{OPERATOR}:any@127.0.0.1:{port}")
+}
+
+/// The access string of `template.yaml`, for the namespaces that the tests use.
+fn function_rights() -> String {
+    let template = include_str!("../../template.yaml");
+    let line = template.lines().find_map(|line| line.trim().strip_prefix("AccessString: !Sub "));
+    let keys_of = |namespace| format!("~{namespace}:*");
+    // The last is a key without any part, which the contract of a store has and no function.
+    let keys = ["users", "contract", "guarantee"].map(keys_of).join(" ") + " ~contract";
+    let rights = line.expect("an AccessString").replace(&keys_of("${CacheNamespace}"), &keys);
+    assert!(rights.contains("~users:*"), "{rights}");
+    rights
 }
 
 pub fn free_port() -> u16 {

@@ -88,7 +88,7 @@ async fn the_event_in_the_folder_of_events_is_one() {
     let redis = RedisServer::start().await;
     fill(&redis, 1..=3);
     let function = Function::start_invalidation(&[("REDIS_URL", &redis.url())]).await;
-    assert_eq!(function.outcome(&support::event("stream"), A_WHILE).await, all_done());
+    assert_eq!(function.outcome(&support::event("stream-changed"), A_WHILE).await, all_done());
     assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:3"]);
 }
 

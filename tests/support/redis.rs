@@ -3,13 +3,14 @@
 //! Whoever does not sign in has the rights that `template.yaml` gives to the functions, no others: so
 //! all tests run under them. The tests' own commands are those of a user who may do everything.
 
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::{Client, Connection, FromRedisValue};
 
-use super::{Folder, wait_for};
+use super::{Folder, PATIENCE, wait_for};
 
 pub struct RedisServer {
     port: u16,
@@ -84,6 +85,18 @@ impl RedisServer {
         connect(self.port).unwrap()
     }
 
+    /// Listens to all commands from now on.
+    pub fn monitor(&self) -> Monitor {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("AUTH {OPERATOR} any\r\nMONITOR\r\n").as_bytes()).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        for _ in 0..2 {
+            assert_eq!(lines.next().unwrap().unwrap(), "+OK");
+        }
+        Monitor { lines }
+    }
+
     /// Nothing is kept under this key but the word, for a second, that there was nothing to keep. It
     /// is removed.
     pub fn assert_passed(&self, key: &str) {
@@ -94,6 +107,21 @@ impl RedisServer {
         assert!(left_ms <= 1_000, "{left_ms}");
         self.command::<()>(&["DEL", key]);
         assert_eq!(self.command::<u64>(&["DBSIZE"]), 0);
+    }
+}
+
+/// All commands that a server is sent, a line each.
+pub struct Monitor {
+    lines: Lines<BufReader<TcpStream>>,
+}
+
+impl Monitor {
+    /// Those so far.
+    pub fn until_now(self, redis: &RedisServer) -> Vec<String> {
+        const END: &str = "no more";
+        redis.command::<String>(&["ECHO", END]);
+        let lines = self.lines.map(|line| line.expect("the server says what it is asked"));
+        lines.take_while(|line| !line.contains(END)).collect()
     }
 }
 

@@ -3,7 +3,8 @@
 //! Whoever does not sign in has the rights that `template.yaml` gives to the functions, no others: so
 //! all tests run under them. The tests' own commands are those of a user who may do everything.
 
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -108,6 +109,36 @@ impl RedisServer {
         self.command::<()>(&["DEL", key]);
         assert_eq!(self.command::<u64>(&["DBSIZE"]), 0);
     }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if self.process.is_some()
+            && !std::thread::panicking()
+            && let Some(refused) = refused_commands(self.port)
+        {
+            assert_eq!(refused, Vec::<String>::new(), "the functions lack the right to these");
+        }
+    }
+}
+
+/// What the functions have been refused since the server was started: a library may pass over that in
+/// silence, and do it in another way. `None`: the server says nothing any more.
+fn refused_commands(port: u16) -> Option<Vec<String>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    // A test may have stopped it.
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.write_all(format!("AUTH {OPERATOR} any\r\nACL LOG 100\r\nQUIT\r\n").as_bytes()).ok()?;
+    let mut replies = Vec::new();
+    stream.read_to_end(&mut replies).ok()?;
+    let log = redis::parse_redis_value(replies.strip_prefix(b"+OK\r\n")?).ok()?;
+    let entries: Vec<HashMap<String, redis::Value>> = redis::from_redis_value(log).ok()?;
+    let text = |value: &redis::Value| redis::from_redis_value(value.clone()).unwrap_or_default();
+    let refused =
+        entries.iter().map(|entry| ["username", "reason", "object"].map(|name| text(&entry[name])));
+    let refused =
+        refused.filter(|[user, reason, _]: &[String; 3]| user == "default" && reason != "auth");
+    Some(refused.map(|[_, reason, object]| format!("{reason} {object}")).collect())
 }
 
 /// All commands that a server is sent, a line each.

@@ -321,11 +321,28 @@ class OneChoice(unittest.TestCase):
         for name in alarms:
             self.assertIn(f"`{name}`", operations, "an alarm that docs/operations.md does not explain")
 
-    def test_the_dashboard_is_json(self):
+    def test_alarms_and_dashboard_look_for_metrics_that_there_are(self):
+        """`docs/logs.md` lists those of the functions, and a test of them holds it to that."""
+        documented = dict(re.findall(r"^\| `?([A-Z][A-Za-z`, ]+)`? \| \w+ \| (`service`(?:, `outcome`)?) \|",
+                                     (ROOT / "docs/logs.md").read_text(), re.MULTILINE))
+        there = {(name, dimensions.count("`") // 2) for names, dimensions in documented.items()
+                 for name in re.findall(r"[A-Za-z]+", names)}
+        self.assertIn(("Hits", 1), there)
+
         dashboard, = of_type({"Resources": load("dashboard.yaml")["Resources"]}, "AWS::CloudWatch::Dashboard").values()
-        body = json.loads(dashboard["DashboardBody"]["Fn::Sub"])
-        titles = [widget["properties"]["title"] for widget in body["widgets"]]
-        self.assertEqual(len(titles), 6)
+        looked_for = set()
+        for widget in json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]:
+            for metric in widget["properties"]["metrics"]:
+                if metric[0] == "ResponseBoost":
+                    names = [part for part in metric if isinstance(part, str)]
+                    self.assertEqual(names[2:4], ["service", "${Name}"])
+                    looked_for.add((names[1], len(names) // 2 - 1))
+        self.assertGreaterEqual(len(looked_for), 10)
+        alarm = deployed()["Resources"]["CacheFaultsAlarm"]["Properties"]
+        variables = self.variables()
+        self.assertEqual(alarm["Namespace"], variables["POWERTOOLS_METRICS_NAMESPACE"])
+        self.assertEqual(alarm["Dimensions"], [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}])
+        self.assertLessEqual(looked_for | {(alarm["MetricName"], 1)}, there)
 
     def test_every_parameter_is_described_and_in_a_group(self):
         template = load("template.yaml")

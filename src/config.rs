@@ -539,8 +539,8 @@ mod tests {
                 "invalid AWS_LAMBDA_LOG_FORMAT: XML; accepted: JSON or Text",
                 "invalid AWS_LAMBDA_LOG_LEVEL: LOUD; accepted: TRACE, DEBUG, INFO, WARN, ERROR or FATAL",
                 "invalid RUST_LOG: a=b=c; accepted: a level or a list of target=level, such as info,response_boost=debug",
-                "invalid POWERTOOLS_SERVICE_NAME: my service; accepted: 1 to 48 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
-                "invalid POWERTOOLS_METRICS_NAMESPACE: AWS/Lambda; accepted: 1 to 48 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
+                "invalid POWERTOOLS_SERVICE_NAME: my service; accepted: 1 to 64 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
+                "invalid POWERTOOLS_METRICS_NAMESPACE: AWS/Lambda; accepted: 1 to 64 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
             ]
         );
     }

@@ -224,9 +224,9 @@ impl Drop for Record {
     }
 }
 
-/// The line as text: a log line with what matters to somebody who watches.
+/// The line as text, with the same names.
 fn log(line: &Line<'_>) {
-    let Report { status, connect, command, wait, load, faults, fault, .. } = &line.report;
+    let Report { status, connect, command, wait, load, saved, faults, fault } = &line.report;
     let in_milliseconds = |time: &Option<_>| time.map(in_milliseconds);
     macro_rules! log {
         ($level:ident) => {
@@ -236,13 +236,14 @@ fn log(line: &Line<'_>) {
                 outcome = Outcome::of(&line.report).as_str(),
                 cache_status = status.map(CacheStatus::as_str),
                 fault,
-                cache_faults = Some(faults).filter(|faults| **faults > 0),
-                cold_start = Some(true).filter(|_| line.is_cold_start),
+                CacheFaults = Some(faults).filter(|&&faults| faults > 0),
+                ColdStarts = Some(1).filter(|_| line.is_cold_start),
                 redis_connect_ms = in_milliseconds(connect),
-                redis_command_ms = in_milliseconds(command),
                 lease_wait_ms = in_milliseconds(wait),
-                store_ms = in_milliseconds(load),
-                total_ms = in_milliseconds(&Some(line.total)),
+                saved_ms = in_milliseconds(saved),
+                RedisLatency = in_milliseconds(command),
+                StoreLatency = in_milliseconds(load),
+                Latency = in_milliseconds(&Some(line.total)),
                 "request"
             )
         };

@@ -7,8 +7,9 @@ use thiserror::Error;
 
 /// A namespace or the value of a dimension.
 ///
-/// Of what CloudWatch takes for either, without spaces, and no longer than what leaves the line of an
-/// invocation under a kilobyte.
+/// What CloudWatch takes for either, but for spaces, and no longer than a name should be: it stands in
+/// every line, that of a namespace twice. With up to 20 characters for both, each line of a request is
+/// shorter than a kilobyte, whatever it has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
 
@@ -22,7 +23,7 @@ pub struct InvalidLabel;
 
 impl Label {
     /// The most characters of one.
-    pub const MAX_LENGTH: usize = 48;
+    pub const MAX_LENGTH: usize = 64;
 
     /// The label as text.
     #[must_use]

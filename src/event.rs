@@ -26,9 +26,10 @@ mod request;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use lambda_http::http::Method;
 use lambda_http::http::header::{HeaderName, HeaderValue};
 use lambda_http::tower::Service;
-use lambda_http::{IntoResponse, LambdaEvent, Request, RequestExt as _};
+use lambda_http::{Body, IntoResponse, LambdaEvent, Request, RequestExt as _};
 use serde_json::value::RawValue;
 use tracing::{error, warn};
 
@@ -86,6 +87,7 @@ where
                     // No room for it is no reason not to answer.
                     let _ = request.headers_mut().try_insert(name, trace_id);
                 }
+                let is_head = request.method() == Method::HEAD;
                 let time_left = environment::time_to_reply(&context);
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
@@ -96,7 +98,8 @@ where
                     let response = tokio::time::timeout(time_left, answer).await;
                     let response = response.unwrap_or_else(|_| {
                         error!("no answer in time; answered with 503");
-                        Ok(problem::unavailable())
+                        let problem = problem::unavailable();
+                        Ok(if is_head { problem.map(|_| Body::Empty) } else { problem })
                     });
                     Ok(Reply::new(kind, response?))
                 })

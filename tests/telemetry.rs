@@ -14,7 +14,7 @@ use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
 use response_boost::config::Config;
 use response_boost::event::Gateway;
-use response_boost::telemetry::{Recorded, Telemetry};
+use response_boost::telemetry::{self, LogSettings, Recorded, Telemetry};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::dynamodb::{DynamoDb, Mode};
@@ -304,12 +304,17 @@ impl Output {
     }
 }
 
-/// A function in this process whose service does what the test wants, and where its lines go.
-fn recorded<S>(service: S) -> (Recorded<Gateway<S>>, Output) {
+/// Lines as JSON.
+fn settings() -> LogSettings {
     let config =
         Config::from_lookup(|name| (name == "AWS_LAMBDA_LOG_FORMAT").then(|| "JSON".into()));
+    config.unwrap().log
+}
+
+/// A function in this process whose service does what the test wants, and where its lines go.
+fn recorded<S>(service: S) -> (Recorded<Gateway<S>>, Output) {
     let output = Output::default();
-    let telemetry = Telemetry::writing_to(output.clone(), &config.unwrap().log);
+    let telemetry = Telemetry::writing_to(output.clone(), &settings());
     (telemetry.layer(Gateway::new(service)), output)
 }
 
@@ -353,6 +358,29 @@ async fn a_service_that_never_answers_is_given_up_before_lambda_ends_the_invocat
     assert!((9_000..9_600).contains(&waited.as_millis()), "{waited:?}");
     let line = output.line();
     assert_eq!((&line["level"], &line["status"]), (&json!("ERROR"), &json!(503)));
+}
+
+#[test]
+fn a_panic_is_a_line_like_others_and_tells_no_data() {
+    const NAME: &str = "a_panic_is_a_line_like_others_and_tells_no_data";
+    if std::env::var_os("PANIC").is_some() {
+        telemetry::init(&settings());
+        let _ = std::panic::catch_unwind(|| panic!("a literal"));
+        std::panic::panic_any("manas@example.com".to_owned());
+    }
+    // In a process of its own: the hook is the process's.
+    let this = std::env::current_exe().unwrap();
+    let ended = std::process::Command::new(this).args(["--exact", NAME]).env("PANIC", "1").output();
+    let output = String::from_utf8(ended.unwrap().stdout).unwrap();
+    let lines: Vec<_> =
+        output.lines().filter(|line| line.contains("\"panicked\"")).map(assert_line).collect();
+    let [literal, data] = &lines[..] else { panic!("{output}") };
+    for line in [literal, data] {
+        assert_eq!(line["level"], "ERROR");
+        assert!(line["location"].as_str().unwrap().starts_with("tests/telemetry.rs:"), "{line}");
+    }
+    assert_eq!((&literal["reason"], data.get("reason")), (&json!("a literal"), None));
+    assert!(!output.contains("example.com"), "{output}");
 }
 
 /// The members of a kind of line.

@@ -58,7 +58,7 @@ where
 {
     let payload = RawValue::from_string(include_str!("../events/http-existing.json").to_owned())?;
     let mut context = Context::default();
-    context.request_id = "8476a536-e9f4-11e8-9739-2dfe598c3fcd".to_owned();
+    "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
     context.xray_trace_id =
         Some("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1".into());
     let started = Instant::now();

@@ -241,7 +241,8 @@ mod tests {
     /// A line that says all that one can, each as long as it can be.
     fn longest(service: &Label, status: Option<CacheStatus>) -> Line<'_> {
         // As many digits as a time has.
-        let time = Some(Duration::from_micros(999_999));
+        let total = Duration::from_micros(999_999);
+        let time = Some(total);
         // An answer that was kept is not loaded.
         let is_kept = matches!(
             status,
@@ -270,7 +271,7 @@ mod tests {
             route: Some("/users/{id}"),
             status: Some(503),
             report,
-            total: time.unwrap_or_default(),
+            total,
         }
     }
 

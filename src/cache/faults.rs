@@ -37,12 +37,16 @@ impl Faults {
         now_ms: u64,
     ) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // That it is not asked after a fault never is.
+        if matches!(fault, StoreError::BreakerOpen) {
+            state.untold += 1;
+            return None;
+        }
         let cause = std::error::Error::source(fault).map(ToString::to_string);
         let what = format!("{consequence}: {fault}: {}", cause.unwrap_or_default());
         let told = state.told.iter().position(|told| told.what == what);
-        // That it is not asked after a fault never is.
         let is_old = |told: usize| now_ms.abs_diff(state.told[told].at_ms) < whole_ms(NO_NEWS_FOR);
-        if matches!(fault, StoreError::BreakerOpen) || told.is_some_and(is_old) {
+        if told.is_some_and(is_old) {
             state.untold += 1;
             return None;
         }

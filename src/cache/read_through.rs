@@ -389,7 +389,10 @@ impl<S: Store> ReadThrough<S> {
     fn tell(&self, fault: &StoreError, consequence: &str) -> &'static str {
         record(|report| {
             report.faults += 1;
-            report.fault = Some(fault.detail());
+            // What failed tells more than that it was not asked after that.
+            if report.fault.is_none() || !matches!(fault, StoreError::BreakerOpen) {
+                report.fault = Some(fault.detail());
+            }
         });
         if let Some(untold) = self.faults.is_news(fault, consequence, self.clock.now_ms()) {
             let cause = std::error::Error::source(fault).map(ToString::to_string);

@@ -11,6 +11,8 @@
 //! - **The path of the URI is the same wherever the function stands behind:** percent-encoded,
 //!   without a stage and without the base path of a custom domain. (An HTTP API decodes the path; the
 //!   others leave it as the client sent it.) [`RequestExt::raw_http_path`] is the one of the event.
+//! - **No invocation ends without a reply.** A service that has not answered shortly before Lambda
+//!   would end the invocation is given up, and the reply is a 503 problem.
 //! - **Path parameters are decoded**, once, whether the gateway has done it or not.
 //! - All values of a repeated header are there, in the request and in the reply.
 //! - A request context that `lambda_http`'s types do not fit is left out.
@@ -24,14 +26,15 @@ mod request;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use lambda_http::http::Method;
 use lambda_http::http::header::{HeaderName, HeaderValue};
 use lambda_http::tower::Service;
-use lambda_http::{IntoResponse, LambdaEvent, Request, RequestExt as _};
+use lambda_http::{Body, IntoResponse, LambdaEvent, Request, RequestExt as _};
 use serde_json::value::RawValue;
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use self::reply::Reply;
-use crate::problem;
+use crate::{environment, problem};
 
 /// Serves gateway events by a service of HTTP requests: what [`lambda_http::run`] does, but as the
 /// [module](self) says.
@@ -84,10 +87,21 @@ where
                     // No room for it is no reason not to answer.
                     let _ = request.headers_mut().try_insert(name, trace_id);
                 }
+                let is_head = request.method() == Method::HEAD;
+                let time_left = environment::time_to_reply(&context);
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
-                    let response = answer.await?.into_response();
-                    Ok(Reply::new(kind, response.await))
+                    let answer = async {
+                        let response = answer.await?.into_response();
+                        Ok(response.await)
+                    };
+                    let response = tokio::time::timeout(time_left, answer).await;
+                    let response = response.unwrap_or_else(|_| {
+                        error!("no answer in time; answered with 503");
+                        let problem = problem::unavailable();
+                        Ok(if is_head { problem.map(|_| Body::Empty) } else { problem })
+                    });
+                    Ok(Reply::new(kind, response?))
                 })
             }
             Err(reason) => {

@@ -271,6 +271,10 @@ impl Store for RedisStore {
             _ => Err(unexpected_reply()),
         }
     }
+
+    fn closed_for(&self) -> Option<Duration> {
+        self.connection.closed_for()
+    }
 }
 
 impl RedisStore {

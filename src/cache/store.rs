@@ -33,6 +33,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// `Err`: it is not known whether it is gone.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// How long it still will not be asked after a fault ([`StoreError::BreakerOpen`]); for the log.
+    fn closed_for(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What is under a key.

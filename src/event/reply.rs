@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use lambda_http::Body;
-use lambda_http::http::Response;
 use lambda_http::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use lambda_http::http::{Response, StatusCode};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::Kind;
@@ -19,6 +19,12 @@ pub struct Reply {
 impl Reply {
     pub(super) fn new(kind: Kind, response: Response<Body>) -> Self {
         Self { kind, response }
+    }
+
+    /// The status that the client gets.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
     }
 }
 

@@ -121,8 +121,8 @@ class Stack:
         if function == "Fn::Or":
             return any(map(self.is_true, argument))
         left, right = map(self.value, argument)
-        if function == "Fn::Contains":
-            return right in left
+        if function == "Fn::EachMemberEquals":
+            return all(member == right for member in left)
         assert function == "Fn::Equals", function
         return str(left) == str(right)
 

@@ -205,6 +205,7 @@ class OneChoice(unittest.TestCase):
         ]:
             with self.subTest(**choice):
                 self.assertEqual(refusals(**choice), said)
+        self.assertEqual(transformed()["Rules"].keys(), load("template.yaml")["Rules"].keys())
 
     def test_what_the_patterns_refuse(self):
         patterns = {name: parameter["AllowedPattern"] for name, parameter in load("template.yaml")["Parameters"].items()

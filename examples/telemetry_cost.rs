@@ -49,21 +49,18 @@ fn main() -> Result<(), Error> {
             times_bare.push(round(&mut without, &[b' '; LINE_BYTES]).await?);
             times_with.push(round(&mut with, &[]).await?);
         }
-        for (clock, place) in [("processor", 0), ("wall clock", 1)] {
-            let [without, bare, with] =
-                [&times_without, &times_bare, &times_with].map(|times| median(times, place));
-            let (costs, own) = (with.saturating_sub(without), with.saturating_sub(bare));
-            eprintln!(
-                "{clock}: a hit {without:?}, with its line {with:?}: that costs {costs:?}, \
-                 {own:?} more than to write so many bytes"
-            );
-        }
+        let [without, bare, with] = [times_without, times_bare, times_with].map(median);
+        let (costs, own) = (with.saturating_sub(without), with.saturating_sub(bare));
+        eprintln!(
+            "a hit {without:?}, with its line {with:?}: that costs {costs:?}, {own:?} more than to \
+             write so many bytes"
+        );
         Ok(())
     })
 }
 
-/// The time that one of many requests takes, of the processor and by the clock on the wall.
-async fn round<S>(function: &mut S, bare: &[u8]) -> Result<[Duration; 2], Error>
+/// The time that one of many requests takes.
+async fn round<S>(function: &mut S, bare: &[u8]) -> Result<Duration, Error>
 where
     S: Service<LambdaEvent<Box<RawValue>>, Response = Reply, Error = Error>,
 {
@@ -72,7 +69,7 @@ where
     "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
     context.xray_trace_id =
         Some("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1".into());
-    let (busy, started) = (busy()?, Instant::now());
+    let started = Instant::now();
     for _ in 0..REQUESTS_A_ROUND {
         let event = LambdaEvent { payload: payload.clone(), context: context.clone() };
         function.call(event).await?;
@@ -81,19 +78,10 @@ where
             std::io::stdout().flush()?;
         }
     }
-    let times = [self::busy()?.saturating_sub(busy), started.elapsed()];
-    Ok(times.map(|time| time / REQUESTS_A_ROUND))
+    Ok(started.elapsed() / REQUESTS_A_ROUND)
 }
 
-/// How long this thread has run so far, as Linux says it: what others do meanwhile does not count.
-fn busy() -> Result<Duration, Error> {
-    let figures = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let busy_ns = figures.split(' ').next().unwrap_or_default().parse()?;
-    Ok(Duration::from_nanos(busy_ns))
-}
-
-fn median(times: &[[Duration; 2]], place: usize) -> Duration {
-    let mut times: Vec<_> = times.iter().map(|times| times[place]).collect();
+fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
 }

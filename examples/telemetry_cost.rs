@@ -1,10 +1,12 @@
 //! What the line of a request costs a warm hit: the same function with it and without it, in turns,
-//! in one run. Lines go to standard output, so give it a reader, as Lambda does:
+//! in one run; and with as many bytes written to the same place, which is what any line costs there.
+//! Lines go to standard output, so give it a reader, as Lambda does (its waking up is most of the cost):
 //!
 //! ```sh
 //! cargo run --release --example telemetry_cost | cat >/dev/null
 //! ```
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use lambda_http::tower::{Layer as _, Service, ServiceExt as _};
@@ -18,6 +20,8 @@ use serde_json::value::RawValue;
 
 const ROUNDS: usize = 400;
 const REQUESTS_A_ROUND: u32 = 500;
+/// About as many as the line of a hit has.
+const LINE_BYTES: usize = 660;
 
 fn main() -> Result<(), Error> {
     let config = Config::from_lookup(|name| {
@@ -39,20 +43,24 @@ fn main() -> Result<(), Error> {
         })));
 
     tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
-        let (mut times_without, mut times_with) = (Vec::new(), Vec::new());
+        let (mut times_without, mut times_bare, mut times_with) = (vec![], vec![], vec![]);
         for _ in 0..ROUNDS {
-            times_without.push(round(&mut without).await?);
-            times_with.push(round(&mut with).await?);
+            times_without.push(round(&mut without, &[]).await?);
+            times_bare.push(round(&mut without, &[b' '; LINE_BYTES]).await?);
+            times_with.push(round(&mut with, &[]).await?);
         }
-        let (without, with) = (median(times_without), median(times_with));
-        let costs = with.saturating_sub(without);
-        eprintln!("a hit without its line {without:?}, with it {with:?}: the line costs {costs:?}");
+        let [without, bare, with] = [times_without, times_bare, times_with].map(median);
+        let (costs, own) = (with.saturating_sub(without), with.saturating_sub(bare));
+        eprintln!(
+            "a hit {without:?}, with its line {with:?}: that costs {costs:?}, {own:?} more than to \
+             write so many bytes"
+        );
         Ok(())
     })
 }
 
 /// The time that one of many requests takes.
-async fn round<S>(function: &mut S) -> Result<Duration, Error>
+async fn round<S>(function: &mut S, bare: &[u8]) -> Result<Duration, Error>
 where
     S: Service<LambdaEvent<Box<RawValue>>, Response = Reply, Error = Error>,
 {
@@ -65,6 +73,10 @@ where
     for _ in 0..REQUESTS_A_ROUND {
         let event = LambdaEvent { payload: payload.clone(), context: context.clone() };
         function.call(event).await?;
+        if !bare.is_empty() {
+            std::io::stdout().write_all(bare)?;
+            std::io::stdout().flush()?;
+        }
     }
     Ok(started.elapsed() / REQUESTS_A_ROUND)
 }

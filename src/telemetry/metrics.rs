@@ -103,6 +103,8 @@ impl Lines {
         };
         let emf = Emf::builder(namespace.to_string(), vec![vec!["service".to_owned()]])
             .directive(by_outcome)
+            // Tests look at every line that the suite writes.
+            .skip_all_validations(!cfg!(debug_assertions))
             .build();
         Self { emf, buffer: Vec::with_capacity(1_024) }
     }

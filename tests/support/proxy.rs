@@ -59,10 +59,12 @@ impl Proxy {
     }
 }
 
-/// Passes on between the two until one of them ends, or the mode says otherwise.
+/// Passes on between the two until one of them ends, or the mode says otherwise. Whatever the mode says
+/// later, a stream of which something is lost has nothing after that: no network leaves out its middle.
 async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", server_port)).await else { return };
     let (mut asked, mut replied) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let (mut asked_is_cut, mut replied_is_cut) = (false, false);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
@@ -71,6 +73,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                     let mut mode = mode.lock().unwrap();
                     match &mut *mode {
                         Mode::Silent => 0,
+                        _ if asked_is_cut => 0,
                         Mode::Hears(left) => {
                             let heard = read.min(*left);
                             *left -= heard;
@@ -79,6 +82,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                         _ => read,
                     }
                 };
+                asked_is_cut |= heard < read;
                 if server.write_all(&asked[..heard]).await.is_err() {
                     return;
                 }
@@ -88,8 +92,9 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                 let reply = &replied[..read];
                 let now = *mode.lock().unwrap();
                 let part = match now {
-                    Mode::Pass | Mode::Hears(_) => reply,
                     Mode::Silent => &[],
+                    _ if replied_is_cut => &[],
+                    Mode::Pass | Mode::Hears(_) => reply,
                     Mode::Part(length) | Mode::Reset(length) => &reply[..length.min(read)],
                     Mode::Late(by) => {
                         tokio::time::sleep(by).await;
@@ -101,6 +106,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                         reply
                     }
                 };
+                replied_is_cut |= part.len() < read;
                 if client.write_all(part).await.is_err() {
                     return;
                 }

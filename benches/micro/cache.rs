@@ -37,10 +37,7 @@ fn key() -> CacheKey {
 }
 
 /// A gateway with a cache over this store around a service that answers with this body.
-fn gateway(
-    store: impl Store,
-    bytes: usize,
-) -> impl FnMut(&tokio::runtime::Runtime) -> Vec<u8> {
+fn gateway(store: impl Store, bytes: usize) -> impl FnMut(&tokio::runtime::Runtime) -> Vec<u8> {
     let policy = Policy::new(A_DAY).with_max_entry_bytes(usize::MAX);
     let cache = ResponseCache::new(store, policy, |request: &Request| {
         (request.method() == Method::GET).then(key)

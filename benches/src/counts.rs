@@ -45,9 +45,7 @@ pub(crate) fn count(places: &Places) -> Result<Counts> {
     redis::cmd("SET").arg(KEY).arg(entry(USER)?).exec(&mut connection)?;
     // Under valgrind everything takes fifty times as long.
     let patient = |program: Program| {
-        program
-            .with("REDIS_CONNECT_TIMEOUT_MS", "60000")
-            .with("REDIS_RESPONSE_TIMEOUT_MS", "60000")
+        program.with("REDIS_CONNECT_TIMEOUT_MS", "60000").with("REDIS_RESPONSE_TIMEOUT_MS", "60000")
     };
     let programs = [
         ("limit: blocking sockets, no library", places.limit(&redis.url(), FLOOR_KEY)),
@@ -70,8 +68,11 @@ pub(crate) fn count(places: &Places) -> Result<Counts> {
         say(&format!("counting: {name}"));
         let mut counted = Counted::default();
         if is_installed("valgrind") {
-            let (first, few, many) =
-                (instructions(&program, 1)?, instructions(&program, FEW)?, instructions(&program, MANY)?);
+            let (first, few, many) = (
+                instructions(&program, 1)?,
+                instructions(&program, FEW)?,
+                instructions(&program, MANY)?,
+            );
             counted.start_instructions = Some(first);
             counted.instructions = Some(each(few, many));
             let ([allocations, bytes], [more_allocations, more_bytes]) =
@@ -147,8 +148,12 @@ impl Counts {
         let mut table = Table::new(
             "Counted",
             &[
-                "function", "instructions, start and first call", "instructions a hit",
-                "allocations a hit", "bytes allocated a hit", "system calls a hit",
+                "function",
+                "instructions, start and first call",
+                "instructions a hit",
+                "allocations a hit",
+                "bytes allocated a hit",
+                "system calls a hit",
             ],
         );
         for name in &self.names {

@@ -107,7 +107,8 @@ fn calls(environment: &mut One) -> Result<Vec<(Duration, Ended)>> {
             None => Ended::Silent,
         };
         calls.push((took, ended));
-        if ended == Ended::Silent {
+        // Lambda would start another environment.
+        if ended == Ended::Silent || !environment.is_idle() {
             break;
         }
     }
@@ -132,21 +133,15 @@ impl Seen {
                 Ended::Silent => format!("nothing after {took}"),
             }
         };
-        let mut text = String::new();
-        if let Some(init) = self.init {
-            text += &format!("init {}; ", millis(init.as_secs_f64()));
-        }
-        if let Some(&(took, ended)) = self.calls.first() {
-            text += &one(took, ended);
-        }
-        if let Some(&(_, ended)) = self.calls.get(1) {
+        let init = self.init.map(|init| format!("init {}; ", millis(init.as_secs_f64())));
+        let first = self.calls.first().map(|&(took, ended)| one(took, ended));
+        let then = self.calls.get(1).map(|&(_, ended)| {
             let rest = self.calls[1..].iter();
-            let is_alike = rest.clone().all(|call| call.1 == ended);
+            let others = if rest.clone().all(|call| call.1 == ended) { "" } else { " and others" };
             let took = median(rest.map(|call| call.0.as_secs_f64()));
-            text += &format!(", then {}", one(Duration::from_secs_f64(took), ended));
-            text += if is_alike { "" } else { " and others" };
-        }
-        text
+            format!(", then {}{others}", one(Duration::from_secs_f64(took), ended))
+        });
+        [init, first, then].into_iter().flatten().collect()
     }
 
     fn json(&self) -> Value {

@@ -362,8 +362,8 @@ impl One {
                 None => {}
             }
         };
-        let error = error
-            .map(|error| format!("{:?}: {error}\n{}", program.command, lambda.output(0)));
+        let error =
+            error.map(|error| format!("{:?}: {error}\n{}", program.command, lambda.output(0)));
         Ok((Self { lambda, init }, error))
     }
 
@@ -382,7 +382,10 @@ impl One {
         let given = self.lambda.give(0, event)?;
         let mut outcome = None;
         loop {
-            let left = patience.saturating_sub(given.elapsed());
+            let mut left = patience.saturating_sub(given.elapsed());
+            if outcome.is_some() {
+                left = PATIENCE;
+            }
             let turns = self.lambda.turns(left)?;
             if turns.is_empty() {
                 return Ok(outcome.unwrap_or(Outcome { took: given.elapsed(), reply: None }));
@@ -403,6 +406,11 @@ impl One {
                 }
             }
         }
+    }
+
+    /// Whether it asks for an event.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lambda.environments[0].idle.is_some()
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -120,7 +120,8 @@ fn run() -> Result<Vec<String>> {
 /// What the figures were taken on.
 fn machine() -> Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
+    let model =
+        cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
     let count = std::thread::available_parallelism()?;
     let version = |program: &str| -> Result<String> {
         let output = Command::new(program).arg("--version").output()?.stdout;

@@ -5,18 +5,21 @@
 //! <https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::functions::{KEY, Places, USER, entry, event, with_dynamodb};
 use crate::lambda::{One, Program};
 use crate::peers::{Certificates, Cluster, DynamoDb, Redis};
-use crate::report::{Table, median, millis, quantile};
+use crate::report::{Table, median, millis, quantile, time};
 use crate::{Result, say};
 
 const SIZES_MB: [u32; 4] = [128, 256, 512, 1769];
 const PERIOD_US: u32 = 20_000;
-const WARM_INVOCATIONS: usize = 200;
+/// As many warm calls, each after a pause in which what it used is given back.
+const WARM_INVOCATIONS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// A control group whose processes get a share of a processor.
 struct Quota(PathBuf);
@@ -52,10 +55,13 @@ impl Drop for Quota {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
+
+/// The case whose warm calls are looked at, too.
+const WARM_ROW: &str = "first hit, TCP, WARM_UP=false";
 
 pub(crate) struct Sizes {
     rows: Vec<Row>,
@@ -73,7 +79,6 @@ struct Figures {
     init: Vec<f64>,
     first: Vec<f64>,
     warm_p50: Vec<f64>,
-    warm_p99: Vec<f64>,
     /// How many of the first calls were what they should have been.
     as_expected: usize,
 }
@@ -91,8 +96,7 @@ pub(crate) fn sizes(places: &Places, rounds: usize) -> Result<Sizes> {
     let dynamodb = DynamoDb::start(Some(&certificates))?;
     let mut kept = vec![redis.connect()?];
     let ca_file = certificates.ca_file.to_string_lossy().into_owned();
-    let encrypted =
-        |url: &str| places.ours(url).with("REDIS_TLS_CA_FILE", ca_file.clone());
+    let encrypted = |url: &str| places.ours(url).with("REDIS_TLS_CA_FILE", ca_file.clone());
     let mut programs: Vec<(&str, Program, &str)> =
         vec![("first hit, TCP", places.ours(&redis.url()), "; hit; ")];
     match (&tls, &cluster) {
@@ -143,8 +147,9 @@ pub(crate) fn sizes(places: &Places, rounds: usize) -> Result<Sizes> {
                 let (first, reply) = environment.invoke(&event)?;
                 let is_expected = String::from_utf8_lossy(&reply).contains(expected);
                 let mut warm = Vec::new();
-                if row.name.starts_with("first hit") {
+                if row.name == WARM_ROW {
                     for _ in 0..WARM_INVOCATIONS {
+                        std::thread::sleep(PAUSE);
                         warm.push(environment.invoke(&event)?.0);
                     }
                 }
@@ -158,7 +163,6 @@ pub(crate) fn sizes(places: &Places, rounds: usize) -> Result<Sizes> {
                 figures.as_expected += usize::from(is_expected);
                 if !warm.is_empty() {
                     figures.warm_p50.push(quantile(&warm, 0.5).as_secs_f64());
-                    figures.warm_p99.push(quantile(&warm, 0.99).as_secs_f64());
                 }
             }
         }
@@ -177,20 +181,19 @@ impl Sizes {
         for row in &self.rows {
             let init = median(row.figures.iter().flat_map(|it| it.init.iter().copied()));
             let first = row.figures.iter().map(|it| {
-                let text = millis(median(it.first.iter().copied()));
+                let text = time(median(it.first.iter().copied()));
                 let others = it.first.len() - it.as_expected;
-                if others == 0 { text } else { format!("{text} ({others} of {} not)", it.first.len()) }
+                if others == 0 {
+                    text
+                } else {
+                    format!("{text} ({others} of {} not)", it.first.len())
+                }
             });
             table.row([row.name.clone(), millis(init)].into_iter().chain(first));
         }
-        for (name, of) in [
-            ("warm hit, p50", (|it| &it.warm_p50) as fn(&Figures) -> &Vec<f64>),
-            ("warm hit, p99", |it| &it.warm_p99),
-        ] {
-            if let Some(row) = self.rows.first() {
-                let cells = row.figures.iter().map(|it| millis(median(of(it).iter().copied())));
-                table.row([format!("{name}, TCP"), String::new()].into_iter().chain(cells));
-            }
+        if let Some(row) = self.rows.iter().find(|row| row.name == WARM_ROW) {
+            let cells = row.figures.iter().map(|it| time(median(it.warm_p50.iter().copied())));
+            table.row(["a warm hit, TCP".to_owned(), String::new()].into_iter().chain(cells));
         }
         for left_out in &self.left_out {
             table.note(&format!("Left out: {left_out}."));
@@ -206,7 +209,6 @@ impl Sizes {
                     "init_s": median(&figures.init),
                     "first_s": median(&figures.first),
                     "warm_p50_s": median(&figures.warm_p50),
-                    "warm_p99_s": median(&figures.warm_p99),
                     "as_expected": figures.as_expected,
                     "rounds": figures.first.len(),
                 });

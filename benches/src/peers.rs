@@ -1,13 +1,13 @@
 //! What the functions talk to: Redis alone, behind TLS and as a cluster, and a DynamoDB.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -25,6 +25,8 @@ pub(crate) struct Certificates {
 impl Certificates {
     pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
+        // Another name than that of the certificate, which would else pass for signed by itself.
+        params.distinguished_name.push(DnType::CommonName, "response-boost");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_key = KeyPair::generate()?;
         let ca = params.self_signed(&ca_key)?;
@@ -77,14 +79,10 @@ impl Redis {
         Self::start_with(free_port()?, free_port()?, &tls_arguments(certificates))
     }
 
-    /// Starts one anew on the port of one that has ended.
-    pub(crate) fn start_on(port: u16) -> Result<Self> {
-        Self::start_with(port, 0, &[])
-    }
-
     fn start_with(port: u16, tls_port: u16, arguments: &[String]) -> Result<Self> {
         // One that is built without TLS does not know the option.
-        let tls = if tls_port == 0 { vec![] } else { vec!["--tls-port".into(), tls_port.to_string()] };
+        let tls =
+            if tls_port == 0 { vec![] } else { vec!["--tls-port".into(), tls_port.to_string()] };
         let program = ["redis-server", "valkey-server"].into_iter().find(|program| {
             let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
             version.is_ok_and(|status| status.success())
@@ -116,10 +114,6 @@ impl Redis {
     pub(crate) fn command<T: redis::FromRedisValue>(&self, command: &[&str]) -> Result<T> {
         let (name, arguments) = command.split_first().ok_or("no command")?;
         Ok(redis::cmd(name).arg(arguments).query(&mut self.connect()?)?)
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     pub(crate) fn url(&self) -> String {
@@ -276,10 +270,4 @@ fn wait_for(what: &str, mut is_there: impl FnMut() -> Result<bool>) -> Result<()
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-/// Whether the redis-server here speaks TLS.
-pub(crate) fn has_tls(certificates: &Certificates) -> bool {
-    let tls = Redis::start_with_tls(certificates);
-    tls.is_ok_and(|redis| TcpStream::connect(("127.0.0.1", redis.tls_port)).is_ok())
 }

@@ -106,9 +106,14 @@ pub(crate) fn plot(bars: &[(&str, f64, f64)]) -> String {
          <text x=\"{:.0}\" y=\"18\" fill=\"#888\">init and first call (logarithmic scale)</text>\n",
         LEFT + 110.0,
     );
-    for (seconds, label) in
-        [(1e-5, "10 µs"), (1e-4, "100 µs"), (1e-3, "1 ms"), (1e-2, "10 ms"), (1e-1, "100 ms"), (1.0, "1 s")]
-    {
+    for (seconds, label) in [
+        (1e-5, "10 µs"),
+        (1e-4, "100 µs"),
+        (1e-3, "1 ms"),
+        (1e-2, "10 ms"),
+        (1e-1, "100 ms"),
+        (1.0, "1 s"),
+    ] {
         // Writing to a String cannot fail.
         let _ = writeln!(
             svg,

@@ -167,8 +167,17 @@ impl Scale {
         let mut table = Table::new(
             "Many environments at once",
             &[
-                "environments", "keys", "connections", "loads of the first calls", "first p50",
-                "first max", "hits a second", "p50", "p99", "later loads", "Redis' processor",
+                "environments",
+                "keys",
+                "connections",
+                "loads of the first calls",
+                "first p50",
+                "first max",
+                "hits a second",
+                "p50",
+                "p99",
+                "later loads",
+                "Redis' processor",
             ],
         );
         for it in &self.0 {

@@ -8,8 +8,9 @@ const USER: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":2
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     run(service_fn(async |_: Request| {
-        let response =
-            Response::builder().header("content-type", "application/json").body(Body::from(USER))?;
+        let response = Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(USER))?;
         Ok::<_, Error>(response)
     }))
     .await

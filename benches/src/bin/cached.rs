@@ -23,6 +23,7 @@ struct CacheError(String);
     cache_prefix_block = r#"{ "cached" }"#,
     map_error = r#"|error| CacheError(format!("{error:?}"))"#
 )]
+#[expect(clippy::unused_async, reason = "a look-up would wait")]
 async fn user(id: u64) -> Result<User, CacheError> {
     Ok(User { id, name: "Manas".into(), email: "manas@example.com".into(), age: 25 })
 }
@@ -36,8 +37,9 @@ async fn main() -> Result<(), Error> {
         };
         let user = user(id).await.map_err(|CacheError(error)| error)?;
         let body = serde_json::to_string(&user)?;
-        let response =
-            Response::builder().header("content-type", "application/json").body(Body::from(body))?;
+        let response = Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(body))?;
         Ok::<_, Error>(response)
     }))
     .await

@@ -11,8 +11,9 @@ async fn main() -> Result<(), Error> {
     let redis = client.get_multiplexed_async_connection().await?;
     run(service_fn(async |_: Request| {
         let user: String = redis.clone().get(&key).await?;
-        let response =
-            Response::builder().header("content-type", "application/json").body(Body::from(user))?;
+        let response = Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(user))?;
         Ok::<_, Error>(response)
     }))
     .await

@@ -19,7 +19,7 @@ async fn main() -> Result<(), Error> {
         .set_connection_timeout(Some(Duration::from_secs(5)));
     let manager = client.get_connection_manager_with_config(config).await?;
     let cache = CacheLayer::builder(RedisBackend::new(manager))
-        .ttl(Duration::from_secs(3600))
+        .ttl(Duration::from_hours(1))
         .stale_while_revalidate(Duration::from_secs(10))
         .build();
     run(ServiceBuilder::new().layer(cache).service(service_fn(async |_: Request| {

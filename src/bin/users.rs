@@ -72,5 +72,6 @@ async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Resu
     let cache = ResponseCache::new(store, policy, move |request: &Request| {
         Some(namespace.key(requested_user(request)?.key_parts()))
     });
-    lambda_runtime::run_concurrent(Gateway::new(cache.layer(UsersApi::new(users)))).await
+    let function = Gateway::new(cache.layer(UsersApi::new(users))).without_request_context();
+    lambda_runtime::run_concurrent(function).await
 }

@@ -79,9 +79,14 @@ impl Serialize for Joined<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let names = self.headers.keys().filter(|name| self.with_cookie || *name != SET_COOKIE);
         serializer.collect_map(names.map(|name| {
-            let values = self.headers.get_all(name).iter().map(text);
-            let at_most = if name == SET_COOKIE { 1 } else { usize::MAX };
-            (name.as_str(), values.take(at_most).collect::<Vec<_>>().join(", "))
+            let mut values = self.headers.get_all(name).iter().map(text);
+            // There always is one, and mostly no other.
+            let mut joined = values.next().unwrap_or_default();
+            let at_most = if name == SET_COOKIE { 0 } else { usize::MAX };
+            for value in values.take(at_most) {
+                joined = format!("{joined}, {value}").into();
+            }
+            (name.as_str(), joined)
         }))
     }
 }

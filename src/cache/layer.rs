@@ -1051,7 +1051,9 @@ mod tests {
     }
 
     /// A store that never answers; a real one does so when packets are swallowed.
-    struct Silent;
+    struct Silent {
+        get_limit: Option<Duration>,
+    }
 
     impl Store for Silent {
         async fn get(&self, _: &CacheKey) -> Result<Found, StoreError> {
@@ -1070,6 +1072,10 @@ mod tests {
 
         async fn delete(&self, _: &CacheKey) -> Result<(), StoreError> {
             std::future::pending().await
+        }
+
+        fn get_limit(&self) -> Option<Duration> {
+            self.get_limit
         }
     }
 
@@ -1136,19 +1142,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_store_costs_the_deadline_and_no_more() {
         let policy = minutes_2().with_deadline(Duration::from_millis(600));
-        let cache = ResponseCache::new(Silent, policy, key_of);
         let service = service_fn(async |_: Request<LambdaBody>| {
             Ok::<_, Error>(ok("body").map(LambdaBody::from))
         });
+        // Whatever it says of itself: it may have more patience than the request.
+        for get_limit in [None, Some(Duration::from_millis(601))] {
+            let cache = ResponseCache::new(Silent { get_limit }, policy.clone(), key_of);
+            let started = tokio::time::Instant::now();
+            let response = cache.layer(service).oneshot(get()).await.unwrap();
+            assert_eq!(started.elapsed(), Duration::from_millis(600));
+            assert_eq!(response.status(), 200);
+            assert_eq!(
+                response.headers()["cache-status"],
+                "response-boost; fwd=bypass; detail=redis-timeout"
+            );
+            let error = cache.invalidate(&key_of(&get()).unwrap()).await.unwrap_err();
+            assert_eq!(error.detail(), "redis-timeout");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_keeps_to_the_deadline_is_cut_off_where_the_invocation_ends_before() {
+        let clock = Clock::held_at(START_MS);
+        let policy = minutes_2().with_deadline(Duration::from_millis(600));
+        let store = Silent { get_limit: Some(Duration::from_millis(600)) };
+        let core = ReadThrough { store, policy, clock };
+        let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
+        let service = service_fn(async |_: Request<LambdaBody>| {
+            Ok::<_, Error>(ok("body").map(LambdaBody::from))
+        });
+        let mut invocation = lambda_http::Context::default();
+        invocation.deadline = START_MS + 1_000;
         let started = tokio::time::Instant::now();
-        let response = cache.layer(service).oneshot(get()).await.unwrap();
-        assert_eq!(started.elapsed(), Duration::from_millis(600));
-        assert_eq!(response.status(), 200);
-        assert_eq!(
-            response.headers()["cache-status"],
-            "response-boost; fwd=bypass; detail=redis-timeout"
-        );
-        let error = cache.invalidate(&key_of(&get()).unwrap()).await.unwrap_err();
-        assert_eq!(error.detail(), "redis-timeout");
+        let request = get().with_lambda_context(invocation);
+        assert_eq!(cache.layer(service).oneshot(request).await.unwrap().status(), 200);
+        assert_eq!(started.elapsed(), Duration::from_millis(500));
     }
 }

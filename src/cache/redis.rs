@@ -271,6 +271,10 @@ impl Store for RedisStore {
             _ => Err(unexpected_reply()),
         }
     }
+
+    fn get_limit(&self) -> Option<Duration> {
+        Some(self.connection.limit())
+    }
 }
 
 impl RedisStore {

@@ -33,6 +33,12 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// `Err`: it is not known whether it is gone.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The longest that a [`get`](Self::get) takes, where the store sees to that itself. A request that
+    /// may wait that long then needs no timer of its own around it, each of which is a system call.
+    fn get_limit(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What is under a key.

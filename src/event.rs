@@ -13,6 +13,8 @@
 //!   others leave it as the client sent it.) [`RequestExt::raw_http_path`] is the one of the event.
 //! - **Path parameters are decoded**, once, whether the gateway has done it or not.
 //! - All values of a repeated header are there, in the request and in the reply.
+//! - **The body of a reply is the service's, byte for byte**, as text where it is UTF-8 and encoded where
+//!   it is not. `lambda_http` goes by its type, and may change its character set.
 //! - A request context that `lambda_http`'s types do not fit is left out.
 //!
 //! [`RequestExt`]: lambda_http::RequestExt
@@ -21,14 +23,19 @@
 mod reply;
 mod request;
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use lambda_http::http::Response;
 use lambda_http::http::header::{HeaderName, HeaderValue};
 use lambda_http::tower::Service;
-use lambda_http::{IntoResponse, LambdaEvent, Request, RequestExt as _};
+use lambda_http::{LambdaEvent, Request, RequestExt as _};
 use serde_json::value::RawValue;
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use self::reply::Reply;
 use crate::problem;
@@ -66,12 +73,13 @@ impl<S> Gateway<S> {
     }
 }
 
-impl<S> Service<LambdaEvent<Box<RawValue>>> for Gateway<S>
+impl<S, B> Service<LambdaEvent<Box<RawValue>>> for Gateway<S>
 where
-    S: Service<Request>,
-    S::Response: IntoResponse,
+    S: Service<Request, Response = Response<B>>,
     S::Error: Send + 'static,
     S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: fmt::Display,
 {
     type Response = Reply;
     type Error = S::Error;
@@ -94,16 +102,31 @@ where
                 }
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
-                    let response = answer.await?.into_response();
-                    Ok(Reply::new(kind, response.await))
+                    let (parts, body) = answer.await?.into_parts();
+                    let response = match body.collect().await {
+                        Ok(body) => Response::from_parts(parts, body.to_bytes()),
+                        Err(failure) => {
+                            error!(%failure, "a body that could not be read; answered with 503");
+                            problem::unavailable().map(bytes)
+                        }
+                    };
+                    Ok(Reply::new(kind, response))
                 })
             }
             Err(reason) => {
                 warn!(reason, "an event that is no request; answered with 400");
-                let reply = Reply::new(kind, problem::bad_request(reason));
+                let reply = Reply::new(kind, problem::bad_request(reason).map(bytes));
                 Box::pin(async { Ok(reply) })
             }
         }
+    }
+}
+
+fn bytes(body: lambda_http::Body) -> Bytes {
+    match body {
+        lambda_http::Body::Text(text) => text.into(),
+        lambda_http::Body::Binary(bytes) => bytes.into(),
+        _ => Bytes::new(),
     }
 }
 
@@ -118,4 +141,40 @@ enum Kind {
     Alb,
     /// None of these, so the reply must be one that all of them can read.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Frame;
+    use lambda_http::tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+
+    struct Broken;
+
+    impl Body for Broken {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(Some(Err("cut off")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_cannot_be_read_is_a_503() {
+        let service = service_fn(async |_: Request| Ok::<_, &str>(Response::new(Broken)));
+        let event = include_str!("../events/http-existing.json").to_owned();
+        let payload = RawValue::from_string(event).unwrap();
+        let event = LambdaEvent { payload, context: lambda_http::Context::default() };
+        let reply = Gateway::new(service).oneshot(event).await.unwrap();
+        let reply = serde_json::to_value(&reply).unwrap();
+        assert_eq!(
+            (&reply["statusCode"], &reply["headers"]["retry-after"]),
+            (&503.into(), &"1".into())
+        );
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use lambda_http::Body;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use lambda_http::http::Response;
 use lambda_http::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
@@ -13,11 +15,11 @@ use super::Kind;
 #[derive(Debug)]
 pub struct Reply {
     kind: Kind,
-    response: Response<Body>,
+    response: Response<Bytes>,
 }
 
 impl Reply {
-    pub(super) fn new(kind: Kind, response: Response<Body>) -> Self {
+    pub(super) fn new(kind: Kind, response: Response<Bytes>) -> Self {
         Self { kind, response }
     }
 }
@@ -47,10 +49,13 @@ impl Serialize for Reply {
         if self.kind == Kind::Alb {
             reply.serialize_entry("statusDescription", &status.to_string())?;
         }
-        if !body.is_empty() {
-            reply.serialize_entry("body", body)?;
+        let text = std::str::from_utf8(body);
+        match text {
+            Ok("") => {}
+            Ok(text) => reply.serialize_entry("body", text)?,
+            Err(_) => reply.serialize_entry("body", &BASE64_STANDARD.encode(body))?,
         }
-        reply.serialize_entry("isBase64Encoded", &matches!(body, Body::Binary(_)))?;
+        reply.serialize_entry("isBase64Encoded", &text.is_err())?;
         reply.end()
     }
 }
@@ -102,14 +107,14 @@ mod tests {
 
     use super::*;
 
-    fn reply(kind: Kind, body: Body) -> Value {
+    fn reply(kind: Kind, body: impl Into<Bytes>) -> Value {
         let response = Response::builder()
             .header("link", "<a>")
             .header("link", "<b>")
             .header("set-cookie", "a=1")
             .header("set-cookie", "b=2")
             .header("odd", HeaderValue::from_bytes(b"\xff").unwrap())
-            .body(body)
+            .body(body.into())
             .unwrap();
         serde_json::to_value(Reply::new(kind, response)).unwrap()
     }
@@ -122,7 +127,7 @@ mod tests {
             "odd": ["\u{fffd}"],
         });
         assert_eq!(
-            reply(Kind::V1, "x".into()),
+            reply(Kind::V1, "x"),
             json!({
                 "statusCode": 200,
                 "multiValueHeaders": lists,
@@ -131,7 +136,7 @@ mod tests {
             })
         );
         assert_eq!(
-            reply(Kind::V2, "x".into()),
+            reply(Kind::V2, "x"),
             json!({
                 "statusCode": 200,
                 "headers": { "link": "<a>, <b>", "odd": "\u{fffd}" },
@@ -142,7 +147,7 @@ mod tests {
         );
         let headers = json!({ "link": "<a>, <b>", "set-cookie": "a=1", "odd": "\u{fffd}" });
         assert_eq!(
-            reply(Kind::Alb, "x".into()),
+            reply(Kind::Alb, "x"),
             json!({
                 "statusCode": 200,
                 "statusDescription": "200 OK",
@@ -153,7 +158,7 @@ mod tests {
             })
         );
         assert_eq!(
-            reply(Kind::Unknown, "x".into()),
+            reply(Kind::Unknown, "x"),
             json!({
                 "statusCode": 200,
                 "headers": headers,
@@ -166,10 +171,11 @@ mod tests {
 
     #[test]
     fn bytes_are_encoded_and_nothing_is_left_out() {
-        let binary = reply(Kind::V2, Body::Binary(vec![0, 255]));
+        let binary = reply(Kind::V2, vec![0, 255]);
         assert_eq!((&binary["body"], &binary["isBase64Encoded"]), (&json!("AP8="), &json!(true)));
-        for empty in [reply(Kind::V2, Body::Empty), reply(Kind::V2, "".into())] {
-            assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
-        }
+        let text = reply(Kind::V2, "é\0");
+        assert_eq!((&text["body"], &text["isBase64Encoded"]), (&json!("é\0"), &json!(false)));
+        let empty = reply(Kind::V2, "");
+        assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
     }
 }

@@ -661,6 +661,26 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_nobody_wants_is_left_out_and_changes_nothing_else() {
+        for event in [
+            http_api("/users/1"),
+            load_balancer("/users/1"),
+            rest_api("/users/{id}", "/users/1", &json!({ "id": "1" })),
+        ] {
+            let (kind, without) = of_event(&event.to_string(), false);
+            let (same_kind, with) = of_event(&event.to_string(), true);
+            let (without, with) = (without.unwrap(), with.unwrap());
+            assert!(
+                without.request_context_ref().is_none() && with.request_context_ref().is_some()
+            );
+            assert_eq!(
+                (kind, without.uri(), without.headers(), without.path_parameters()),
+                (same_kind, with.uri(), with.headers(), with.path_parameters())
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_request_is_named() {
         let mut long = http_api("/");
         long["rawQueryString"] = "x".repeat(70_000).into();

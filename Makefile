@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run test soak fuzz bench lint build invoke seed purge sam-local clean
+.PHONY: help setup run test soak fuzz bench lint build invoke purge sam-local deploy seed smoke url logs destroy clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,14 +33,29 @@ build: ## the function as Lambda takes it, for ARCHITECTURE (x86_64 or arm64)
 invoke: ## one event (EVENT, of events/) to what `make run` started (FUNCTION: users, invalidate)
 	@scripts/invoke.sh
 
-seed: ## users into the DynamoDB table TABLE: the three, or those of USERS (a JSON file)
-	@scripts/seed.sh
-
 purge: ## removes all that the Redis of REDIS_URL keeps in NAMESPACE
 	@scripts/purge.sh
 
 sam-local: ## the template on http://localhost:3000 (PORT), with Valkey, in containers
 	@scripts/sam-local.sh
+
+deploy: ## the stack of CONFIG (default or prod, of samconfig.toml), with more PARAMETERS
+	@scripts/deploy.sh
+
+seed: ## users into the table TABLE, or that of CONFIG: the three, or those of USERS (a JSON file)
+	@scripts/seed.sh
+
+smoke: ## asks the deployed API of CONFIG (or the one at URL) all that it should answer
+	@scripts/smoke.sh
+
+url: ## where the deployed API of CONFIG is
+	@scripts/url.sh
+
+logs: ## what the deployed functions and API of CONFIG log, as it comes
+	@scripts/logs.sh
+
+destroy: ## deletes the stack of CONFIG, and says first what that means
+	@scripts/destroy.sh
 
 clean: ## remove all that was built or installed in this checkout
 	rm -rf target .aws-sam .tools

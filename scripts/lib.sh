@@ -79,10 +79,44 @@ ensure_openapi_tools() {
     pip_install "$tools/openapi" 'openapi-spec-validator==0.9.0' 'schemathesis==4.32.5'
 }
 
+# What template.yaml is held against before it is deployed.
+ensure_checkov() {
+  PATH=$tools/checkov/bin:$PATH
+  has checkov && return
+  say 'installing checkov into .tools/checkov'
+  python3 -m venv "$tools/checkov" || die 'python3 cannot make a venv' \
+    'Debian, Ubuntu: sudo apt-get install python3-venv'
+  "$tools/checkov/bin/python" -m pip install --quiet --disable-pip-version-check 'checkov==3.3.30'
+}
+
+# What makes of template.yaml the resources that CloudFormation makes, and checks those.
+ensure_template_tools() {
+  PYTHONPATH=$tools/template python3 -c 'import cfnlint, samtranslator' 2>/dev/null ||
+    pip_install "$tools/template" 'cfn-lint==1.58.*'
+}
+
+# What signs requests to an API that takes no others.
+ensure_botocore() {
+  PYTHONPATH=$tools/botocore python3 -c 'import botocore' 2>/dev/null ||
+    pip_install "$tools/botocore" 'botocore==1.44.*'
+}
+
 # A second DynamoDB, made by others than the one in the tests.
 ensure_moto() {
   PYTHONPATH=$tools/moto python3 -c 'import moto.server' 2>/dev/null ||
     pip_install "$tools/moto" 'moto[dynamodb,server]==5.2.5'
+}
+
+# check_target ARCHITECTURE: whether Rust can build for it, which it does not know how to for all.
+check_target() {
+  local target
+  case $1 in
+    x86_64) target=x86_64-unknown-linux-gnu ;;
+    arm64) target=aarch64-unknown-linux-gnu ;;
+    *) die "the architecture is $1; accepted: x86_64, arm64" ;;
+  esac
+  [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] || die "Rust cannot build for $target yet" \
+    "rustup target add $target"
 }
 
 # Prints the path of a redis-server or valkey-server, or nothing.

@@ -22,8 +22,14 @@ else
   say 'SKIPPED: known vulnerabilities (the advisory database cannot be reached from here)'
 fi
 
-ensure_sam
-sam validate --lint --region us-east-1
+(
+  ensure_sam
+  sam validate --region us-east-1
+  sam validate --lint --region us-east-1
+  cfn-lint dashboard.yaml
+  ensure_checkov
+  checkov --quiet --compact --skip-download --framework cloudformation -f template.yaml -f dashboard.yaml
+)
 if has shellcheck; then
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
 else

@@ -3,6 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 port=${PORT:-3000}
+authorization=${AUTHORIZATION:-NONE}
 
 check_prerequisites
 docker info >/dev/null 2>&1 || die 'no container engine answers to docker' \
@@ -14,6 +15,10 @@ elif has docker-compose; then
 else
   die 'no docker compose' 'see https://docs.docker.com/compose/install'
 fi
+case $authorization in
+  NONE | AWS_IAM) ;;
+  *) die "AUTHORIZATION is $authorization; accepted: NONE or AWS_IAM (sam local cannot check a JWT)" ;;
+esac
 port_is_free "$port" || die "port $port on 127.0.0.1 is in use" \
   'take another: make sam-local PORT=3001'
 ensure_cargo_lambda
@@ -21,7 +26,8 @@ ensure_zig
 ensure_sam
 
 architecture=$(uname -m | sed 's/aarch64/arm64/')
-parameters=("Architecture=$architecture" 'RedisUrl=redis://valkey:6379')
+parameters=("Architecture=$architecture" CacheMode=existing RedisUrl=redis://valkey:6379 \
+  "ApiAuthorization=$authorization" ReleaseId=local)
 
 # An image that is here already is not asked for again at each start.
 base=public.ecr.aws/lambda/provided:al2023-$architecture

@@ -36,6 +36,13 @@ if ensure_moto; then
 else
   skipped+=('users in a second DynamoDB (moto cannot be installed here)')
 fi
+say 'the template'
+(
+  # In their own shell: the Python of SAM comes before others on the PATH then.
+  ensure_sam
+  ensure_template_tools
+  PYTHONPATH=$tools/template python3 -m unittest discover --start-directory tests/template --verbose
+)
 PYTHONPATH=$tools/openapi python3 -m unittest discover --start-directory tests/e2e --verbose
 
 for what in ${skipped[@]+"${skipped[@]}"}; do

@@ -18,10 +18,11 @@
 //! [`MemoryStore`] for one process alone.
 //!
 //! **A fault of the store never fails a request**: it makes it slower, by the policy's deadline at
-//! most, and is told in the `Cache-Status` header and the log.
+//! most, and is told in the `Cache-Status` header, the [`Report`] and the log.
 
 mod clock;
 mod entry;
+mod faults;
 mod key;
 mod layer;
 mod lease;
@@ -29,6 +30,7 @@ mod memory;
 mod policy;
 mod read_through;
 mod redis;
+mod report;
 mod status;
 mod store;
 
@@ -40,5 +42,6 @@ pub use self::policy::Policy;
 pub use self::redis::{
     IamName, IamSettings, InvalidCa, InvalidIamName, InvalidRedisUrl, RedisSettings, RedisStore,
 };
+pub use self::report::{Recorder, Report};
 pub use self::status::CacheStatus;
 pub use self::store::{Expected, Found, Store, StoreError};

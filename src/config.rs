@@ -13,7 +13,7 @@ use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::cache::{IamName, IamSettings, Namespace, Policy, RedisSettings};
-use crate::telemetry::{LogFormat, LogSettings};
+use crate::telemetry::{InvalidLabel, LogFormat, LogSettings};
 use crate::users::{DynamoDbUsers, TableName};
 
 /// The names of the variables.
@@ -62,6 +62,10 @@ pub mod variable {
     pub const AWS_LAMBDA_LOG_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
     /// The same in more detail (`info,response_boost=debug`); goes before the other.
     pub const RUST_LOG: &str = "RUST_LOG";
+    /// What metrics call this service. `users`.
+    pub const POWERTOOLS_SERVICE_NAME: &str = "POWERTOOLS_SERVICE_NAME";
+    /// Where metrics are in CloudWatch. `ResponseBoost`.
+    pub const POWERTOOLS_METRICS_NAMESPACE: &str = "POWERTOOLS_METRICS_NAMESPACE";
 }
 
 /// What the program runs by.
@@ -80,7 +84,7 @@ pub struct Config {
     pub users_table: Option<TableName>,
     /// How many requests this environment serves at a time. `AWS_LAMBDA_MAX_CONCURRENCY`.
     pub max_concurrency: u64,
-    /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`.
+    /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`, `POWERTOOLS_*`.
     pub log: LogSettings,
 }
 
@@ -294,9 +298,14 @@ impl Variables<'_> {
                 "a level or a list of target=level, such as info,response_boost=debug".to_owned()
             })
         });
+        let label = |text: &str| text.parse().map_err(|error: InvalidLabel| error.to_string());
+        let service = self.read(variable::POWERTOOLS_SERVICE_NAME, "users", label);
+        let namespace = variable::POWERTOOLS_METRICS_NAMESPACE;
+        let metrics_namespace = self.read(namespace, "ResponseBoost", label);
         let (format, level) = (format?, level?);
         let filter = filter?.unwrap_or_else(|| Targets::new().with_default(level));
-        Ok(LogSettings { format, filter })
+        let (service, metrics_namespace) = (service?, metrics_namespace?);
+        Ok(LogSettings { format, filter, service, metrics_namespace })
     }
 
     fn flag(&mut self, name: &'static str, default: &str) -> Result<bool, Noted> {
@@ -421,6 +430,8 @@ mod tests {
             variable::AWS_LAMBDA_LOG_FORMAT,
             variable::AWS_LAMBDA_LOG_LEVEL,
             variable::RUST_LOG,
+            variable::POWERTOOLS_SERVICE_NAME,
+            variable::POWERTOOLS_METRICS_NAMESPACE,
         ];
         for config in [read(&[]).unwrap(), read(&names.map(|name| (name, ""))).unwrap()] {
             assert!(config.redis.is_none());
@@ -431,6 +442,8 @@ mod tests {
             assert_eq!(config.max_concurrency, 1);
             assert_eq!(config.log.format, LogFormat::Text);
             assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::INFO));
+            assert_eq!(config.log.service.as_str(), "users");
+            assert_eq!(config.log.metrics_namespace.as_str(), "ResponseBoost");
         }
     }
 
@@ -452,6 +465,8 @@ mod tests {
             (variable::AWS_LAMBDA_MAX_CONCURRENCY, "10"),
             (variable::AWS_LAMBDA_LOG_FORMAT, "JSON"),
             (variable::AWS_LAMBDA_LOG_LEVEL, "FATAL"),
+            (variable::POWERTOOLS_SERVICE_NAME, "people"),
+            (variable::POWERTOOLS_METRICS_NAMESPACE, "Team/People"),
         ])
         .unwrap();
         assert!(config.redis.is_some());
@@ -470,6 +485,8 @@ mod tests {
         assert_eq!(config.max_concurrency, 10);
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.filter, Targets::new().with_default(LevelFilter::ERROR));
+        assert_eq!(config.log.service.as_str(), "people");
+        assert_eq!(config.log.metrics_namespace.as_str(), "Team/People");
 
         let config = read(&[
             (variable::AWS_LAMBDA_LOG_LEVEL, "WARN"),
@@ -498,6 +515,8 @@ mod tests {
             (variable::AWS_LAMBDA_LOG_FORMAT, "XML"),
             (variable::AWS_LAMBDA_LOG_LEVEL, "LOUD"),
             (variable::RUST_LOG, "a=b=c"),
+            (variable::POWERTOOLS_SERVICE_NAME, "my service"),
+            (variable::POWERTOOLS_METRICS_NAMESPACE, "AWS/Lambda"),
         ])
         .unwrap_err();
         let lines: Vec<&str> = error.lines().collect();
@@ -520,6 +539,8 @@ mod tests {
                 "invalid AWS_LAMBDA_LOG_FORMAT: XML; accepted: JSON or Text",
                 "invalid AWS_LAMBDA_LOG_LEVEL: LOUD; accepted: TRACE, DEBUG, INFO, WARN, ERROR or FATAL",
                 "invalid RUST_LOG: a=b=c; accepted: a level or a list of target=level, such as info,response_boost=debug",
+                "invalid POWERTOOLS_SERVICE_NAME: my service; accepted: 1 to 128 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
+                "invalid POWERTOOLS_METRICS_NAMESPACE: AWS/Lambda; accepted: 1 to 128 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
             ]
         );
     }

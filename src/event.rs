@@ -11,6 +11,8 @@
 //! - **The path of the URI is the same wherever the function stands behind:** percent-encoded,
 //!   without a stage and without the base path of a custom domain. (An HTTP API decodes the path; the
 //!   others leave it as the client sent it.) [`RequestExt::raw_http_path`] is the one of the event.
+//! - **No invocation ends without a reply.** A service that has not answered shortly before Lambda
+//!   would end the invocation is given up, and the reply is a 503 problem.
 //! - **Path parameters are decoded**, once, whether the gateway has done it or not.
 //! - All values of a repeated header are there, in the request and in the reply.
 //! - **The body of a reply is the service's, byte for byte**, as text where it is UTF-8 and encoded where
@@ -29,16 +31,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::Body;
-use http_body_util::BodyExt as _;
-use lambda_http::http::Response;
+use http_body_util::{BodyExt as _, Collected};
 use lambda_http::http::header::{HeaderName, HeaderValue};
+use lambda_http::http::{Method, Response};
 use lambda_http::tower::Service;
 use lambda_http::{LambdaEvent, Request, RequestExt as _};
 use serde_json::value::RawValue;
 use tracing::{error, warn};
 
 pub use self::reply::Reply;
-use crate::problem;
+use crate::{environment, problem};
 
 /// Serves gateway events by a service of HTTP requests: what [`lambda_http::run`] does, but as the
 /// [module](self) says.
@@ -100,17 +102,26 @@ where
                     // No room for it is no reason not to answer.
                     let _ = request.headers_mut().try_insert(name, trace_id);
                 }
+                let is_head = request.method() == Method::HEAD;
+                let time_left = environment::time_to_reply(&context);
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
-                    let (parts, body) = answer.await?.into_parts();
-                    let response = match body.collect().await {
-                        Ok(body) => Response::from_parts(parts, body.to_bytes()),
-                        Err(failure) => {
-                            error!(%failure, "a body that could not be read; answered with 503");
-                            problem::unavailable().map(bytes)
-                        }
+                    let answer = async {
+                        let (parts, body) = answer.await?.into_parts();
+                        let body = body.collect().await.map(Collected::to_bytes);
+                        Ok(body.map(|body| Response::from_parts(parts, body)))
                     };
-                    Ok(Reply::new(kind, response))
+                    let reason = match tokio::time::timeout(time_left, answer).await {
+                        Ok(Ok(Ok(response))) => return Ok(Reply::new(kind, response)),
+                        Ok(Ok(Err(failure))) => format!("a body that cannot be read: {failure}"),
+                        Ok(Err(error)) => return Err(error),
+                        Err(_) => "no answer in time".to_owned(),
+                    };
+                    error!("{reason}; answered with 503");
+                    let no_body = |_| Bytes::new();
+                    let problem = problem::unavailable();
+                    let problem = if is_head { problem.map(no_body) } else { problem.map(bytes) };
+                    Ok(Reply::new(kind, problem))
                 })
             }
             Err(reason) => {

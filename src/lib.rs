@@ -7,11 +7,13 @@
 //!
 //! ```text
 //! gateway event (REST v1, HTTP v2, function URL, ALB)
+//!   → telemetry     opens the record of this invocation
 //!   → event         made safe and turned into an http::Request
 //!   → cache::layer  no key: straight through; a key: read through the store
 //!       → hit       the stored response, its body never parsed; 304 if the client has it already
 //!       → miss      users → user store → answer, kept for its time to live
 //!       → fault     as a miss, but nothing is kept: the cache never fails a request
+//!   → telemetry     writes the line: what became of it, how long it waited for what, metrics
 //! ```
 //!
 //! # The modules
@@ -23,7 +25,7 @@
 //! - [`event`]: raw gateway events made requests, and responses the gateway's replies.
 //! - [`problem`]: error responses (RFC 9457), the one place that makes them.
 //! - [`stream`]: changes of the users' table, and which keys they make old.
-//! - [`telemetry`]: log lines.
+//! - [`telemetry`]: log lines, and one for each request that is also its metrics.
 //! - [`users`]: the example API: route, method, id → response. Does not know that it is cached.
 //!
 //! `src/bin/users.rs` and `src/bin/invalidate.rs` wire them together.

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::cache::{CacheKey, Store, StoreError};
 use crate::users::UserId;
@@ -48,6 +48,19 @@ struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a change could not be done, and its record has no SequenceNumber to say which")]
 pub struct Unreportable;
+
+/// An event that is no batch of changes. (What it is instead may hold anything, and is not told.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("an event without a list of Records")]
+pub struct NotABatch;
+
+/// The batch that an event is.
+pub fn read(event: &RawValue) -> Result<Batch, NotABatch> {
+    serde_json::from_str(event.get()).map_err(|_| {
+        error!("an event that is no batch of changes");
+        NotABatch
+    })
+}
 
 /// A record, as far as it is looked at: the keys are in it whatever the view of the stream is.
 #[derive(Deserialize)]
@@ -85,18 +98,24 @@ pub async fn invalidate<S: Store>(
     key_of: impl Fn(UserId) -> CacheKey,
     ends_at: SystemTime,
 ) -> Result<Outcome, Unreportable> {
-    let ends_at = Instant::now() + ends_at.duration_since(SystemTime::now()).unwrap_or_default();
+    let started = Instant::now();
+    let ends_at = started + ends_at.duration_since(SystemTime::now()).unwrap_or_default();
     // For each key the first record that it stands in, and that record's number.
     let mut changes = HashMap::new();
+    let (mut not_understood, mut reason) = (0_usize, None);
     for (place, record) in batch.records.iter().enumerate() {
-        match read(record) {
+        match change(record) {
             Ok((id, number)) => {
                 changes.entry(key_of(id)).or_insert((place, number));
             }
-            Err(reason) => warn!(place, reason, "a record that is not understood; passed over"),
+            Err(why) => {
+                not_understood += 1;
+                reason.get_or_insert(why);
+            }
         }
     }
 
+    let keys_of_batch = changes.len();
     // In the order of the batch, so that when the time is over it is the last ones that are undone.
     let mut keys: Vec<(usize, CacheKey)> =
         changes.iter().map(|(key, (place, _))| (*place, key.clone())).collect();
@@ -123,13 +142,39 @@ pub async fn invalidate<S: Store>(
         }
     }
 
-    let undone = changes.len();
-    let Some((place, number)) = changes.into_values().min_by_key(|(place, _)| *place) else {
-        info!(records = batch.records.len(), "all changes done");
+    // The one line of this invocation.
+    let (records, undone) = (batch.records.len(), changes.len());
+    let deleted = keys_of_batch - undone;
+    let total_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let first_undone = changes.into_values().min_by_key(|(place, _)| *place);
+    if undone == 0 && not_understood == 0 {
+        info!(records, deleted, total_ms, "all changes done");
+    } else {
+        let (fault, from) = (last_fault.as_ref(), first_undone.as_ref().map(|(place, _)| *place));
+        let (detail, error) = (fault.map(StoreError::detail), fault.map(ToString::to_string));
+        let cause = fault.and_then(std::error::Error::source).map(ToString::to_string);
+        let done = if undone == 0 {
+            "records that are not understood were passed over"
+        } else {
+            "not all changes done; to be given again"
+        };
+        warn!(
+            records,
+            deleted,
+            undone,
+            not_understood,
+            reason,
+            fault = detail,
+            error,
+            cause,
+            from,
+            total_ms,
+            "{done}"
+        );
+    }
+    let Some((_, number)) = first_undone else {
         return Ok(Outcome::default());
     };
-    let fault = last_fault.as_ref().map(StoreError::detail);
-    warn!(undone, fault, from = place, "not all changes done; to be given again");
     let item_identifier = number.ok_or(Unreportable)?;
     Ok(Outcome { batch_item_failures: vec![Failure { item_identifier }] })
 }
@@ -151,7 +196,7 @@ async fn delete(store: &impl Store, key: &CacheKey, ends_at: Instant) -> Result<
     }
 }
 
-fn read(record: &RawValue) -> Result<(UserId, Option<String>), &'static str> {
+fn change(record: &RawValue) -> Result<(UserId, Option<String>), &'static str> {
     let Record { dynamodb } = serde_json::from_str(record.get())
         .map_err(|_| "no change of an item with a number `id`")?;
     let id = UserId::parse(&dynamodb.keys.id.n).map_err(|_| "an id that no user has")?;

@@ -79,6 +79,12 @@ pub fn requested_user(request: &Request) -> Option<UserId> {
     UserId::parse(&id).ok()
 }
 
+/// The route that a request takes, as a pattern; `None`: none.
+#[must_use]
+pub fn route(request: &Request) -> Option<&'static str> {
+    requested_id(request).map(|_| "/users/{id}")
+}
+
 /// The text in the place of `{id}`, decoded; `None` for another path.
 ///
 /// A gateway's own route may name it. Else it is a whole segment of the path, so that it is told

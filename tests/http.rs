@@ -36,8 +36,12 @@ fn files(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
 
 /// The folder of a crate that the function is built with, as cargo has unpacked it.
 fn crate_folder(name: &str) -> PathBuf {
+    let host =
+        std::process::Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap();
     let metadata = std::process::Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        // Those of other platforms may never have been fetched.
+        .args(["--filter-platform", std::str::from_utf8(&host.stdout).unwrap().trim()])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -88,7 +88,7 @@ async fn the_event_in_the_folder_of_events_is_one() {
     let redis = RedisServer::start().await;
     fill(&redis, 1..=3);
     let function = Function::start_invalidation(&[("REDIS_URL", &redis.url())]).await;
-    assert_eq!(function.outcome(&support::event("stream"), A_WHILE).await, all_done());
+    assert_eq!(function.outcome(&support::event("stream-changed"), A_WHILE).await, all_done());
     assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:3"]);
 }
 
@@ -158,8 +158,12 @@ async fn a_record_that_is_not_understood_is_passed_over() {
     let outcome = function.outcome(&json!({ "Records": records }), A_WHILE).await;
     assert_eq!(outcome, all_done());
     assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0);
-    let output = function.output_with("not understood", odd.len()).await;
-    assert!(!output.contains("example.com"), "{output}");
+    let output = function.output_with("\n", 1).await;
+    let line = support::log::assert_line(output.trim_end());
+    assert_eq!(line["level"], "WARN");
+    assert_eq!((&line["records"], &line["deleted"]), (&json!(9), &json!(2)));
+    assert_eq!(line["not_understood"], odd.len());
+    assert_eq!(line["reason"], "no change of an item with a number `id`");
 }
 
 #[tokio::test]
@@ -175,7 +179,13 @@ async fn what_redis_has_not_answered_is_not_done() {
     let outcome = function.outcome(&batch(5..=50), Duration::from_secs(2)).await;
     assert_eq!(outcome, undone_from("1000"));
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-    function.output_with("not all changes done", 1).await;
+    let output = function.output_with("not all changes done", 1).await;
+    let line = support::log::assert_line(output.lines().nth(1).unwrap());
+    assert_eq!((&line["records"], &line["deleted"]), (&json!(46), &json!(0)));
+    assert_eq!((&line["undone"], &line["from"]), (&json!(46), &json!(0)));
+    assert_eq!(line["fault"], "redis-timeout");
+    assert_eq!(line["trace_id"], "1-5759e988-bd862e3fe1be46a994272793");
+    assert!(line["request_id"].is_string() && line["total_ms"].as_u64() > Some(1_000), "{line}");
 
     // Back before the time is over: all is done.
     let back = async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use response_boost::cache::{Expected, Namespace, RedisSettings, RedisStore, Store as _};
 use support::cluster::Cluster;
 use support::lambda::Function;
-use support::redis::RedisServer;
+use support::redis::{OPERATOR, RedisServer};
 use support::{MANAS, STORED};
 
 const KEY: &str = "users:user:1";
@@ -40,7 +40,7 @@ async fn keys_of_all_nodes_are_kept_over_one_connection_to_each() {
 #[tokio::test]
 async fn a_purge_reaches_every_primary() {
     let cluster = Cluster::start().await;
-    let settings = RedisSettings::parse(&cluster.nodes[4].url()).unwrap().with_cluster();
+    let settings = RedisSettings::parse(&cluster.nodes[4].operator_url()).unwrap().with_cluster();
     let store = RedisStore::new(settings);
     let namespace = Namespace::parse("users").unwrap();
     for id in 0..300 {
@@ -107,7 +107,9 @@ async fn a_slot_that_moves_is_followed_without_a_fault() {
         assert_undisturbed(&function).await;
         // Half moved: asked for at the source, it is at the target already (ASK).
         let port = target.port().to_string();
-        source.command::<redis::Value>(&["MIGRATE", "127.0.0.1", &port, KEY, "0", "5000"]);
+        let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, KEY, "0", "5000", "AUTH2"];
+        migrate.extend([OPERATOR, "any"]);
+        source.command::<redis::Value>(&migrate);
         assert_undisturbed(&function).await;
         // Not there at all: missed, and stored at the target.
         target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);

@@ -302,10 +302,8 @@ async fn a_busy_server_is_let_alone_until_it_is_done() {
     redis.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "1"]);
     let function = function(&redis.url()).await;
     function.get_until_hit("/users/1").await;
-    let port = redis.port();
+    let mut connection = redis.connect();
     let script = std::thread::spawn(move || {
-        let client = redis::Client::open(("127.0.0.1", port)).unwrap();
-        let mut connection = client.get_connection().unwrap();
         let forever =
             redis::cmd("EVAL").arg("while true do end").arg(0).query::<()>(&mut connection);
         assert!(forever.is_err(), "it was killed");
@@ -322,7 +320,7 @@ async fn a_busy_server_is_let_alone_until_it_is_done() {
     assert_eq!(reply.cache_status(), bypass("breaker-open"));
     assert!(time < Duration::from_millis(50), "{time:?}");
     wait_for("the script to be killed", || {
-        let client = redis::Client::open(("127.0.0.1", port)).ok()?;
+        let client = redis::Client::open(redis.operator_url()).ok()?;
         let mut connection = client.get_connection().ok()?;
         redis::cmd("SCRIPT").arg("KILL").query::<()>(&mut connection).ok()
     })
@@ -417,10 +415,9 @@ async fn a_server_that_loads_its_data_is_let_alone_until_it_has() {
     redis.command::<()>(&["CONFIG", "SET", "key-load-delay", "1000"]);
     redis.command::<()>(&["CONFIG", "SET", "loading-process-events-interval-bytes", "1024"]);
     // Two thousand keys of a millisecond each.
-    let port = redis.port();
+    let mut connection = redis.connect();
     let reload = std::thread::spawn(move || {
-        let mut connection = redis::Client::open(("127.0.0.1", port)).unwrap().get_connection();
-        redis::cmd("DEBUG").arg("RELOAD").query::<()>(connection.as_mut().unwrap()).unwrap();
+        redis::cmd("DEBUG").arg("RELOAD").query::<()>(&mut connection).unwrap();
     });
     let reply = loop {
         let (reply, time) = timed(&function).await;

@@ -239,6 +239,38 @@ async fn an_entry_stands_in_for_a_table_that_fails_until_its_window_is_over() {
     assert_eq!((over.status, over.cache_status()), (503, "response-boost; fwd=uri-miss"));
 }
 
+/// What has no end of its own would stay in Redis until it is full.
+#[tokio::test]
+async fn every_key_that_is_written_has_an_end() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let commands = redis.monitor();
+    let variables = [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_IF_ERROR_SECONDS", "60")];
+    let [function] = &environments(1, &table, &redis, &variables).await[..] else { panic!("one") };
+    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    until(function, |status| status.contains("fwd=stale; stored")).await;
+    // What is not kept leaves a mark, and what is foreign is replaced.
+    assert_eq!(function.get("/users/4").await.status, 404);
+    redis.command::<()>(&["HSET", "users:user:2", "field", "value"]);
+    assert_eq!(function.get("/users/2").await.cache_status(), STORED);
+
+    let commands = commands.until_now(&redis);
+    let written: Vec<_> =
+        commands.iter().filter(|line| line.contains(r#""SET" "users:"#)).collect();
+    // Leases, entries by scripts (as they are called: `lua`), and the word that one is refreshed.
+    for part in ["lease:", " lua] ", "pass:", r#"users:user:1:refresh""#] {
+        assert!(written.iter().any(|line| line.contains(part)), "{part} in {written:?}");
+    }
+    for line in written {
+        assert!(line.contains(r#""PX""#), "{line}");
+    }
+    for writing in ["MSET", "SETNX", "SETEX", "PERSIST", "HSET", "RENAME", "APPEND", "SETRANGE"] {
+        let name = format!(r#"] "{writing}" "#);
+        let others = commands.iter().filter(|line| line.contains(&name));
+        // The test's own.
+        assert_eq!(others.count(), usize::from(writing == "HSET"), "{writing}");
+    }
+}
+
 /// Asks until the answer is of this kind.
 async fn until(function: &Function, is_it: impl Fn(&str) -> bool) -> Reply {
     let patience = Instant::now() + support::PATIENCE;

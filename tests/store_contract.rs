@@ -239,7 +239,7 @@ async fn what_others_have_put_is_replaced_when_it_is_expected() {
 #[tokio::test]
 async fn a_purge_removes_a_namespace_and_nothing_else() {
     let server = RedisServer::start().await;
-    let store = RedisStore::new(RedisSettings::parse(&server.url()).unwrap());
+    let store = RedisStore::new(RedisSettings::parse(&server.operator_url()).unwrap());
     let namespace = |text| Namespace::parse(text).unwrap();
     assert_eq!(store.purge(&namespace("a.b"), |_| {}).await.unwrap(), 0);
     let mut set = vec!["MSET".to_owned()];

@@ -7,12 +7,13 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
 use response_boost::cache::RedisStore;
 use response_boost::config::Config;
-use response_boost::stream::{Batch, invalidate};
+use response_boost::stream::{invalidate, read};
 use response_boost::users::UserId;
 use response_boost::{environment, telemetry};
+use serde_json::value::RawValue;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -21,15 +22,19 @@ async fn main() -> ExitCode {
 
 async fn start() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var_os(name))?;
-    telemetry::init(config.log);
+    telemetry::init(&config.log);
     environment::expect_lambda()?;
     let redis = config.redis.ok_or("REDIS_URL is not set: there is nothing to delete from")?;
     let store = Arc::new(RedisStore::new(redis));
     let namespace = config.namespace;
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<Batch>| {
+    let function = service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let key_of = |id: UserId| namespace.key(id.key_parts());
         let ends_at = environment::time_to_answer(&event.context);
-        invalidate(&event.payload, &store, key_of, ends_at).await.map_err(Error::from)
-    }))
-    .await
+        telemetry::within(&event.context, async {
+            let batch = read(&event.payload)?;
+            invalidate(&batch, &store, key_of, ends_at).await.map_err(Error::from)
+        })
+        .await
+    });
+    Runtime::new(function).run().await
 }

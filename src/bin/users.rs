@@ -5,13 +5,15 @@
 
 use std::process::ExitCode;
 
-use lambda_http::tower::Layer as _;
-use lambda_http::{Error, Request, lambda_runtime};
+use lambda_http::tower::{Layer as _, ServiceExt as _};
+use lambda_http::{Error, Request};
+use lambda_runtime::Runtime;
 use response_boost::cache::{MemoryStore, RedisStore, ResponseCache, Store};
 use response_boost::config::Config;
 use response_boost::event::Gateway;
+use response_boost::telemetry::Telemetry;
 use response_boost::users::{DynamoDbUsers, EmbeddedUsers, UserStore, UsersApi, requested_user};
-use response_boost::{environment, telemetry};
+use response_boost::{environment, telemetry, users};
 use tracing::warn;
 
 fn main() -> ExitCode {
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var_os(name))?;
-    telemetry::init(config.log.clone());
+    telemetry::init(&config.log);
     environment::expect_lambda()?;
     // An environment serves one request at a time: a second thread would only cost its start. Lambda
     // Managed Instances have environments that serve several.
@@ -56,7 +58,8 @@ async fn with_users(users: impl UserStore, config: Config) -> Result<(), Error> 
 
 async fn warm_up_cache(store: &RedisStore) {
     if let Err(fault) = store.warm_up().await {
-        warn!(fault = fault.detail(), error = %fault, "cache not warmed up; the first request will connect");
+        let cause = std::error::Error::source(&fault).map(ToString::to_string);
+        warn!(fault = fault.detail(), error = %fault, cause, "cache not warmed up; the first request will connect");
     }
 }
 
@@ -68,10 +71,19 @@ async fn warm_up_users(users: &impl UserStore) {
 }
 
 async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Result<(), Error> {
-    let Config { namespace, policy, .. } = config;
+    let Config { namespace, policy, log, .. } = config;
     let cache = ResponseCache::new(store, policy, move |request: &Request| {
         Some(namespace.key(requested_user(request)?.key_parts()))
     });
-    let function = Gateway::new(cache.layer(UsersApi::new(users))).without_request_context();
-    lambda_runtime::run_concurrent(function).await
+    let api = cache.layer(UsersApi::new(users)).map_request(|request: Request| {
+        if let Some(route) = users::route(&request) {
+            telemetry::seen_at(route);
+        }
+        request
+    });
+    let gateway = Gateway::new(api).without_request_context();
+    let function = Telemetry::new(&log).layer(gateway);
+    // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
+    // already.
+    Runtime::new(function).run_concurrent().await
 }

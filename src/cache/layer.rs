@@ -20,6 +20,7 @@ use lambda_http::{Error, RequestExt as _};
 
 use crate::cache::clock::Clock;
 use crate::cache::read_through::{Answer, ReadThrough};
+use crate::cache::report::record;
 use crate::cache::{CacheKey, CacheStatus, Entry, Policy, Store, StoreError};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -94,8 +95,7 @@ pub type CachedBody<B> = Either<B, Full<Bytes>>;
 impl<S: Store, K> ResponseCache<S, K> {
     /// A layer that keeps in `store`, by the rules of `policy`, what has a key by `key_of`.
     pub fn new(store: S, policy: Policy, key_of: K) -> Self {
-        let core = ReadThrough { store, policy, clock: Clock::default() };
-        Self { core: Arc::new(core), key_of }
+        Self { core: Arc::new(ReadThrough::new(store, policy, Clock::default())), key_of }
     }
 
     /// Removes the answer kept under `key`, so that the next request loads it anew.
@@ -310,6 +310,7 @@ fn limit_freshness(headers: &mut HeaderMap, ttl: u64, age: u64, at_most: Option<
 }
 
 fn insert_status(headers: &mut HeaderMap, status: CacheStatus) {
+    record(|report| report.status = Some(status));
     insert(headers, CACHE_STATUS, format_args!("{status}"));
 }
 
@@ -359,7 +360,7 @@ mod tests {
         fn new(policy: Policy) -> Self {
             let clock = Clock::held_at(START_MS);
             let store = MemoryStore::with_clock(clock.clone());
-            let core = ReadThrough { store, policy, clock: clock.clone() };
+            let core = ReadThrough::new(store, policy, clock.clone());
             let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
             Self { cache, clock, loads: Arc::default() }
         }
@@ -494,7 +495,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         fixture.get(ok("first")).await;
         let behind = Clock::held_at(START_MS - 5_000);
-        let core = ReadThrough { store: Shared(fixture.cache), policy: minutes_2(), clock: behind };
+        let core = ReadThrough::new(Shared(fixture.cache), minutes_2(), behind);
         let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
         let load = service_fn(async |_: Request<LambdaBody>| {
             Ok::<_, Error>(ok("second").map(LambdaBody::from))
@@ -828,11 +829,8 @@ mod tests {
         fixture.put(Bytes::from_static(ANOTHERS_LEASE)).await;
         for load_limit in [Duration::from_secs(4), Duration::MAX] {
             let policy = minutes_2().with_load_limit(load_limit).with_lease(Duration::MAX);
-            let core = ReadThrough {
-                store: Shared(fixture.cache.clone()),
-                policy,
-                clock: fixture.clock.clone(),
-            };
+            let shared = Shared(fixture.cache.clone());
+            let core = ReadThrough::new(shared, policy, fixture.clock.clone());
             let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
             let mut invocation = lambda_http::Context::default();
             invocation.deadline = START_MS + 3_900;
@@ -1109,7 +1107,7 @@ mod tests {
     async fn the_store_gets_half_of_what_the_load_has_left_of_an_invocation() {
         let clock = Clock::held_at(START_MS);
         let policy = minutes_2().with_deadline(Duration::from_millis(600));
-        let core = ReadThrough { store: SilentOnPut, policy, clock: clock.clone() };
+        let core = ReadThrough::new(SilentOnPut, policy, clock.clone());
         let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
         for (load_ms, waited_ms) in [(0, 600), (9_000, 500), (9_900, 50), (10_000, 0), (11_000, 0)]
         {

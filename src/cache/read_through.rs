@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::cache::clock::Clock;
+use crate::cache::clock::{Clock, whole_ms};
+use crate::cache::faults::Faults;
 use crate::cache::lease::{self, PASS_LIFE};
+use crate::cache::report::{record, timed};
 use crate::cache::{CacheKey, CacheStatus, Entry, Expected, Found, Policy, Store, StoreError};
 
 /// How long to wait before the value is looked for again: at first, and at most.
@@ -38,6 +40,7 @@ pub(crate) struct ReadThrough<S> {
     pub(crate) store: S,
     pub(crate) policy: Policy,
     pub(crate) clock: Clock,
+    faults: Faults,
 }
 
 /// What a request is to be answered with.
@@ -105,6 +108,12 @@ enum Seen {
     Foreign,
 }
 
+impl<S> ReadThrough<S> {
+    pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
+        Self { store, policy, clock, faults: Faults::default() }
+    }
+}
+
 impl<S: Store> ReadThrough<S> {
     /// The answer for `key`: the one that is kept, else the one that `load` gives, then kept.
     ///
@@ -121,6 +130,7 @@ impl<S: Store> ReadThrough<S> {
         let mut budget = Budget { left: self.policy.deadline, ends_at_ms, clock: &self.clock };
         let plan = match self.plan(key, &mut budget).await {
             Plan::Answer { entry, status } => {
+                record(|report| report.saved = Some(entry.load_cost));
                 let age = Some(entry.age(self.clock.now_ms()));
                 return Ok(Answer::Cacheable { entry, age, status });
             }
@@ -129,7 +139,7 @@ impl<S: Store> ReadThrough<S> {
         // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
         // while it is on its way is already older than the answer says.
         let load_started_at_ms = self.clock.now_ms();
-        let loaded = load().await;
+        let loaded = timed(|report| &mut report.load, load()).await;
         // On the heap, like all that a hit does not come to: its future is moved for each request.
         Box::pin(self.settle(key, plan, load_started_at_ms, loaded, &mut budget)).await
     }
@@ -149,7 +159,7 @@ impl<S: Store> ReadThrough<S> {
             // to do where the invocation has no time for it.
             let (whose, limit, in_vain) = match seen {
                 Err(fault) => {
-                    let detail = log(&fault, "cache not read; loading without it");
+                    let detail = self.tell(&fault, "cache not read; loading without it");
                     return Plan::load(Reason::Fault(detail), Right::Nothing);
                 }
                 Ok(Seen::Fresh { entry, left, fingerprint }) => {
@@ -200,7 +210,7 @@ impl<S: Store> ReadThrough<S> {
                             // Somebody was quicker.
                             Ok(false) => {}
                             Err(fault) => {
-                                log(&fault, "no lease; the answer will not be kept");
+                                self.tell(&fault, "no lease; the answer will not be kept");
                                 return Plan::load(gave_up, Right::Nothing);
                             }
                         }
@@ -213,7 +223,7 @@ impl<S: Store> ReadThrough<S> {
             if !wait.watch(whose, budget.until_end(), self.policy.load_limit) {
                 return in_vain;
             }
-            wait.pause(limit).await;
+            timed(|report| &mut report.wait, wait.pause(limit)).await;
             let mut own = Budget { left: self.policy.deadline, ..*budget };
             seen = Box::pin(own.look(self, key)).await;
         }
@@ -279,7 +289,7 @@ impl<S: Store> ReadThrough<S> {
         let life = refresh_time(entry);
         let announced = self.store.put(&refresh_key, Expected::Nothing, token.clone(), life);
         budget.spend(announced).await.unwrap_or_else(|fault| {
-            log(&fault, "refresh not announced");
+            self.tell(&fault, "refresh not announced");
             true
         })
     }
@@ -344,7 +354,7 @@ impl<S: Store> ReadThrough<S> {
         match budget.spend(kept).await {
             Ok(kept) => kept,
             Err(fault) => {
-                log(&fault, "answer not kept");
+                self.tell(&fault, "answer not kept");
                 if let Right::Lease(_) = right {
                     self.remove(key, &fault, budget).await;
                 }
@@ -360,7 +370,7 @@ impl<S: Store> ReadThrough<S> {
             let pass = lease::new_pass(self.clock.now_ms());
             let put = self.store.put(key, Expected::StartsWith(start), pass, PASS_LIFE);
             if let Err(fault) = budget.spend(put).await {
-                log(&fault, "lease not given up");
+                self.tell(&fault, "lease not given up");
                 self.remove(key, &fault, budget).await;
             }
         }
@@ -373,8 +383,28 @@ impl<S: Store> ReadThrough<S> {
         if let StoreError::Reply { .. } = fault
             && let Err(fault) = budget.spend(self.store.delete(key)).await
         {
-            log(&fault, "not removed either; it stands until it ends");
+            self.tell(&fault, "not removed either; it stands until it ends");
         }
+    }
+}
+
+impl<S: Store> ReadThrough<S> {
+    /// Tells of a fault of the store, here where it is handled, and says its word.
+    fn tell(&self, fault: &StoreError, consequence: &str) -> &'static str {
+        record(|report| {
+            report.faults += 1;
+            // What failed tells more than that it was not asked after that.
+            if report.fault.is_none() || !matches!(fault, StoreError::BreakerOpen) {
+                report.fault = Some(fault.detail());
+            }
+        });
+        if let Some(untold) = self.faults.is_news(fault, consequence, self.clock.now_ms()) {
+            let cause = std::error::Error::source(fault).map(ToString::to_string);
+            let breaker_open_ms = self.store.closed_for().map(whole_ms);
+            let untold = Some(untold).filter(|&untold| untold > 0);
+            warn!(fault = fault.detail(), error = %fault, cause, breaker_open_ms, untold, "{consequence}");
+        }
+        fault.detail()
     }
 }
 
@@ -554,16 +584,6 @@ impl Budget<'_> {
         self.left = self.left.saturating_sub(started.elapsed());
         answer.unwrap_or_else(|_| Err(spent()))
     }
-}
-
-/// Logs a fault of the store once, here where it is handled, and says its word.
-fn log(fault: &StoreError, consequence: &str) -> &'static str {
-    // That it is not asked after a fault is no news.
-    if !matches!(fault, StoreError::BreakerOpen) {
-        let cause = std::error::Error::source(fault).map(ToString::to_string);
-        warn!(fault = fault.detail(), error = %fault, cause, "{consequence}");
-    }
-    fault.detail()
 }
 
 /// Whether the service inside forbids that its answer is given again to somebody else, or gives a

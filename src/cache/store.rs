@@ -39,6 +39,11 @@ pub trait Store: Send + Sync + 'static {
     fn get_limit(&self) -> Option<Duration> {
         None
     }
+
+    /// How long it still will not be asked after a fault ([`StoreError::BreakerOpen`]); for the log.
+    fn closed_for(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What is under a key.

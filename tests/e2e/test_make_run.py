@@ -91,7 +91,7 @@ class MakeRun(unittest.TestCase):
         ask(f"{api}/users/2")
         self.assertIn("users:user:2", self.redis_cli(make, "KEYS", "*"))
         changed = subprocess.run(
-            ["make", "invoke", "EVENT=events/stream.json", "FUNCTION=invalidate", f"PORT={port}"],
+            ["make", "invoke", "EVENT=events/stream-changed.json", "FUNCTION=invalidate", f"PORT={port}"],
             cwd=self.copy, env=environment(), capture_output=True, text=True)
         self.assertEqual(changed.stdout.strip(), '{"batchItemFailures":[]}', changed.stderr)
         self.assertNotIn("users:user:2", self.redis_cli(make, "KEYS", "*"))

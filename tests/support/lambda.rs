@@ -2,8 +2,10 @@
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -11,7 +13,6 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -19,12 +20,15 @@ use super::PATIENCE;
 use super::dynamodb::suite_variables;
 use super::http::serve;
 
-/// The users function in a process of its own: one environment.
+/// The users function in a process of its own: one environment. At its end all that it has printed is
+/// checked.
 pub struct Function {
     process: Child,
     invocations: mpsc::UnboundedSender<Invocation>,
     idle: Arc<Notify>,
     output: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    logs_json: bool,
 }
 
 /// What an invocation ended with.
@@ -80,18 +84,22 @@ impl Function {
         let idle = Arc::clone(&api.idle);
         let server = serve(move |request| Arc::clone(&api).answer(request)).await;
 
-        let mut process = command
+        let format = command.as_std().get_envs().find(|(name, _)| *name == "AWS_LAMBDA_LOG_FORMAT");
+        let logs_json = format.is_some_and(|(_, format)| format.unwrap() == "JSON");
+        let (printed, printing) = std::io::pipe().unwrap();
+        let process = command
             .env("AWS_LAMBDA_RUNTIME_API", server.address.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(printing.try_clone().unwrap())
+            .stderr(printing)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
+        // Its end of the pipe, so that the process has the last one.
+        drop(command);
         let output = Arc::new(Mutex::new(String::new()));
-        collect(process.stdout.take().unwrap(), &output);
-        collect(process.stderr.take().unwrap(), &output);
+        let reader = Some(collect(printed, &output));
 
-        let function = Self { process, invocations, idle, output };
+        let function = Self { process, invocations, idle, output, reader, logs_json };
         function.wait_until_idle().await;
         function
     }
@@ -244,6 +252,7 @@ fn program(path: &str, variables: &[(&str, &str)]) -> Command {
             ("AWS_LAMBDA_FUNCTION_NAME", "users"),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
             ("RUST_BACKTRACE", "0"),
         ])
         .envs(suite_variables().iter().map(|(name, value)| (name, value)))
@@ -252,14 +261,27 @@ fn program(path: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-fn collect(mut from: impl tokio::io::AsyncRead + Unpin + Send + 'static, to: &Arc<Mutex<String>>) {
+/// Reads on a thread of its own, so that a test can wait for the end of it when its runtime ends.
+fn collect(mut from: std::io::PipeReader, to: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let to = Arc::clone(to);
-    tokio::spawn(async move {
+    std::thread::spawn(move || {
         let mut chunk = [0; 4096];
-        while let Ok(1..) = from.read(&mut chunk).await.inspect(|&read| {
+        while let Ok(1..) = from.read(&mut chunk).inspect(|&read| {
             to.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..read]));
         }) {}
-    });
+    })
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // One failure is enough.
+        if std::thread::panicking() {
+            return;
+        }
+        let _ = self.process.start_kill();
+        self.reader.take().unwrap().join().unwrap();
+        super::log::assert_printed(&self.output(), self.logs_json);
+    }
 }
 
 impl RuntimeApi {

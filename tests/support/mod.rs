@@ -9,6 +9,7 @@ pub mod contract;
 pub mod dynamodb;
 pub mod http;
 pub mod lambda;
+pub mod log;
 pub mod proxy;
 pub mod redis;
 

@@ -1,12 +1,17 @@
 //! A redis-server on a port of its own: loopback only, nothing on disk.
+//!
+//! Whoever does not sign in has the rights that `template.yaml` gives to the functions, no others: so
+//! all tests run under them. The tests' own commands are those of a user who may do everything.
 
-use std::net::TcpListener;
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::{Client, Connection, FromRedisValue};
 
-use super::{Folder, wait_for};
+use super::{Folder, PATIENCE, wait_for};
 
 pub struct RedisServer {
     port: u16,
@@ -37,6 +42,11 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// For what needs more rights than the functions have.
+    pub fn operator_url(&self) -> String {
+        operator_url(self.port)
     }
 
     pub fn port(&self) -> u16 {
@@ -76,6 +86,18 @@ impl RedisServer {
         connect(self.port).unwrap()
     }
 
+    /// Listens to all commands from now on.
+    pub fn monitor(&self) -> Monitor {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("AUTH {OPERATOR} any\r\nMONITOR\r\n").as_bytes()).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        for _ in 0..2 {
+            assert_eq!(lines.next().unwrap().unwrap(), "+OK");
+        }
+        Monitor { lines }
+    }
+
     /// Nothing is kept under this key but the word, for a second, that there was nothing to keep. It
     /// is removed.
     pub fn assert_passed(&self, key: &str) {
@@ -86,6 +108,51 @@ impl RedisServer {
         assert!(left_ms <= 1_000, "{left_ms}");
         self.command::<()>(&["DEL", key]);
         assert_eq!(self.command::<u64>(&["DBSIZE"]), 0);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if self.process.is_some()
+            && !std::thread::panicking()
+            && let Some(refused) = refused_commands(self.port)
+        {
+            assert_eq!(refused, Vec::<String>::new(), "the functions lack the right to these");
+        }
+    }
+}
+
+/// What the functions have been refused since the server was started: a library may pass over that in
+/// silence, and do it in another way. `None`: the server says nothing any more.
+fn refused_commands(port: u16) -> Option<Vec<String>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    // A test may have stopped it.
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.write_all(format!("AUTH {OPERATOR} any\r\nACL LOG 100\r\nQUIT\r\n").as_bytes()).ok()?;
+    let mut replies = Vec::new();
+    stream.read_to_end(&mut replies).ok()?;
+    let log = redis::parse_redis_value(replies.strip_prefix(b"+OK\r\n")?).ok()?;
+    let entries: Vec<HashMap<String, redis::Value>> = redis::from_redis_value(log).ok()?;
+    let text = |value: &redis::Value| redis::from_redis_value(value.clone()).unwrap_or_default();
+    let refused =
+        entries.iter().map(|entry| ["username", "reason", "object"].map(|name| text(&entry[name])));
+    let refused =
+        refused.filter(|[user, reason, _]: &[String; 3]| user == "default" && reason != "auth");
+    Some(refused.map(|[_, reason, object]| format!("{reason} {object}")).collect())
+}
+
+/// All commands that a server is sent, a line each.
+pub struct Monitor {
+    lines: Lines<BufReader<TcpStream>>,
+}
+
+impl Monitor {
+    /// Those so far.
+    pub fn until_now(self, redis: &RedisServer) -> Vec<String> {
+        const END: &str = "no more";
+        redis.command::<String>(&["ECHO", END]);
+        let lines = self.lines.map(|line| line.expect("the server says what it is asked"));
+        lines.take_while(|line| !line.contains(END)).collect()
     }
 }
 
@@ -117,6 +184,11 @@ impl Process {
         let server = Command::new(program.expect("redis-server on the PATH: `make setup`"))
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir", &folder.path()])
+            .args(["--user", "default", "nopass"])
+            .args(function_rights().split(' '))
+            .args(["--user", OPERATOR, "on", "nopass", "~*", "&*", "+@all"])
+            // As which a replica signs in to its primary.
+            .args(["--masteruser", OPERATOR, "--masterauth", "any"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -151,8 +223,27 @@ impl Drop for Process {
 }
 
 fn connect(port: u16) -> redis::RedisResult<Connection> {
-    let client = Client::open(("127.0.0.1", port))?;
+    let client = Client::open(operator_url(port))?;
     client.get_connection_with_timeout(Duration::from_secs(5))
+}
+
+/// Who may do everything, with any password.
+pub const OPERATOR: &str = "operator";
+
+fn operator_url(port: u16) -> String {
+    format!("redis://{OPERATOR}:any@127.0.0.1:{port}")
+}
+
+/// The access string of `template.yaml`, for the namespaces that the tests use.
+fn function_rights() -> String {
+    let template = include_str!("../../template.yaml");
+    let line = template.lines().find_map(|line| line.trim().strip_prefix("AccessString: !Sub "));
+    let keys_of = |namespace| format!("~{namespace}:*");
+    // The last is a key without any part, which the contract of a store has and no function.
+    let keys = ["users", "contract", "guarantee"].map(keys_of).join(" ") + " ~contract";
+    let rights = line.expect("an AccessString").replace(&keys_of("${CacheNamespace}"), &keys);
+    assert!(rights.contains("~users:*"), "{rights}");
+    rights
 }
 
 pub fn free_port() -> u16 {

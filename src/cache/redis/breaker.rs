@@ -16,6 +16,8 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 struct Open {
+    /// When the fault was met that nothing has come after but failed probes.
+    failed_at_ms: u64,
     since_ms: u64,
     for_ms: u64,
     is_probed: bool,
@@ -56,6 +58,7 @@ impl Breaker {
     /// A request has met a fault. Where the breaker is open already that is no news.
     pub(super) fn fault(&mut self, now_ms: u64) {
         self.open.get_or_insert_with(|| Open {
+            failed_at_ms: now_ms,
             since_ms: now_ms,
             for_ms: whole_ms(Self::FIRST_STEP),
             is_probed: false,
@@ -67,13 +70,20 @@ impl Breaker {
         let last_step = whole_ms(Self::LAST_STEP);
         if let Some(open) = &mut self.open {
             let for_ms = open.for_ms.saturating_mul(2).min(last_step);
-            *open = Open { since_ms: now_ms, for_ms, is_probed: false };
+            *open = Open { since_ms: now_ms, for_ms, is_probed: false, ..*open };
         }
     }
 
-    /// Redis has answered.
-    pub(super) fn success(&mut self) {
-        self.open = None;
+    /// Redis has answered. How long it did not, in milliseconds.
+    pub(super) fn success(&mut self, now_ms: u64) -> u64 {
+        self.open.take().map_or(0, |open| now_ms.saturating_sub(open.failed_at_ms))
+    }
+
+    /// How long nobody may ask, if so.
+    pub(super) fn open_for(&self, now_ms: u64) -> Option<Duration> {
+        let open = self.open.as_ref()?;
+        let left_ms = (open.since_ms + open.for_ms).saturating_sub(now_ms).min(open.for_ms);
+        Some(Duration::from_millis(left_ms))
     }
 }
 
@@ -96,8 +106,10 @@ mod tests {
         breaker.fault(1_000);
         assert!(!breaker.is_closed());
         assert_eq!(breaker.admit(1_099), Refused);
-        breaker.success();
+        assert_eq!(breaker.open_for(1_040), Some(Duration::from_millis(60)));
+        assert_eq!(breaker.success(1_150), 150);
         assert!(breaker.is_closed());
+        assert_eq!(breaker.open_for(1_150), None);
         assert_eq!(breaker.admit(1_099), Ask);
     }
 
@@ -121,7 +133,7 @@ mod tests {
             now_ms += wait_ms;
             breaker.probe_failed(now_ms);
         }
-        breaker.success();
+        assert_eq!(breaker.success(now_ms), now_ms - 1_000);
         breaker.fault(now_ms);
         assert_eq!(breaker.admit(now_ms + 100), RefusedButProbe, "a success starts it anew");
     }

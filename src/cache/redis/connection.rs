@@ -31,6 +31,7 @@ use crate::cache::clock::{Clock, whole_ms};
 use crate::cache::redis::breaker::{Admission, Breaker};
 use crate::cache::redis::resolver::Resolver;
 use crate::cache::redis::{RedisSettings, is_sign_in};
+use crate::cache::report::timed;
 
 /// How long an attempt to connect may take, and a probe: longer than any request waits. TLS on the
 /// smallest function takes longer than a request should, and an attempt that was given up with its
@@ -45,6 +46,9 @@ const CLUSTER_NODE_LIMIT: Duration = Duration::from_secs(2);
 /// waits no longer than its own timeouts all the same.
 const CLUSTER_RETRIES: u32 = 3;
 const CLUSTER_RETRY_WAIT_MS: (u64, u64) = (2, 20);
+
+/// From how long on it is told that Redis was away.
+const OUTAGE: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
     inner: Arc<Inner>,
@@ -147,6 +151,11 @@ impl Connection {
         link.map(|(link, _)| link).map_err(|error| StoreError::from(&error))
     }
 
+    /// How long the breaker stays open, if it is.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.inner.state().breaker.open_for(self.inner.clock.now_ms())
+    }
+
     /// The host that the settings name.
     pub(super) fn host(&self) -> &str {
         match self.inner.settings.endpoint.addr() {
@@ -200,7 +209,6 @@ impl Inner {
             }
             _ => {
                 probe.has_succeeded = true;
-                info!("Redis is back");
             }
         }
     }
@@ -260,7 +268,8 @@ impl Inner {
     /// What an attempt comes to.
     async fn opened_by(&self, mut opening: Opening, patience: Duration) -> RedisResult<Link> {
         let opened = pin!(opening.wait_for(Option::is_some));
-        let outcome = in_running_time(patience, opened).await;
+        let opened = in_running_time(patience, opened);
+        let outcome = timed(|report| &mut report.connect, opened).await;
         let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
         outcome.unwrap_or_else(|| Err(self.not_connected()))
     }
@@ -386,7 +395,8 @@ impl Link {
                 Commands::Cluster(cluster) => cluster.req_packed_command(command).await,
             }
         });
-        let reply = in_running_time(patience, reply).await;
+        let reply = in_running_time(patience, reply);
+        let reply = timed(|report| &mut report.command, reply).await;
         let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
         reply.and_then(Value::extract_error)
     }
@@ -410,8 +420,18 @@ struct Probe<'a> {
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
         let now_ms = self.inner.clock.now_ms();
-        let breaker = &mut self.inner.state().breaker;
-        if self.has_succeeded { breaker.success() } else { breaker.probe_failed(now_ms) }
+        let mut state = self.inner.state();
+        if !self.has_succeeded {
+            return state.breaker.probe_failed(now_ms);
+        }
+        let away_ms = state.breaker.success(now_ms);
+        drop(state);
+        // A hiccup is no news, or a Redis that limps would fill the log.
+        if away_ms >= whole_ms(OUTAGE) {
+            info!(away_ms, "Redis is back");
+        } else {
+            debug!(away_ms, "Redis is back");
+        }
     }
 }
 

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# `make smoke`: asks the deployed API (or the one at URL) all that it should answer.
+. "$(dirname "$0")/lib.sh"
+
+url=${URL:-}
+authorization=${AUTHORIZATION:-}
+if [ -z "$url" ]; then
+  . scripts/stack.sh
+  url=$(output ApiUrl)
+  authorization=$(output ApiAuthorization)
+fi
+if [ "$authorization" = AWS_IAM ]; then
+  ensure_botocore
+fi
+PYTHONPATH=$tools/botocore python3 scripts/smoke.py "$url" "${authorization:-NONE}" "${ID:-1}"

@@ -1,0 +1,133 @@
+//! What caches did for a request, for whoever wants to log or measure it.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cache::CacheStatus;
+
+tokio::task_local! {
+    static RECORDER: Recorder;
+}
+
+/// What caches did for one request, and how long it waited for what. `None`: not at all.
+///
+/// A part that was given up counts as long as it was waited for. What runs beside a request, such as
+/// a probe, is not in its report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// What became of the request. `None`: it has no key, or it is not answered.
+    pub status: Option<CacheStatus>,
+    /// For a connection to the store to be opened.
+    pub connect: Option<Duration>,
+    /// For the store's replies.
+    pub command: Option<Duration>,
+    /// For another's fill.
+    pub wait: Option<Duration>,
+    /// For the service inside.
+    pub load: Option<Duration>,
+    /// What the load took that this request was spared: its answer is one that was kept.
+    pub saved: Option<Duration>,
+    /// How often the store could not do what it was asked, or was not asked after a fault.
+    pub faults: u32,
+    /// The last of these, as [`StoreError::detail`](crate::cache::StoreError::detail) names it.
+    pub fault: Option<&'static str>,
+}
+
+/// Collects a [`Report`] of what caches do while a future runs. Clones share it.
+///
+/// It is apart from the request and from the response, so that there is something to tell also where
+/// there is no response. Without one nothing is collected.
+///
+/// ```
+/// use response_boost::cache::Recorder;
+///
+/// # async fn answer() {}
+/// # async fn example() {
+/// let recorder = Recorder::default();
+/// recorder.watch(answer()).await;
+/// println!("{:?}", recorder.report().status);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(Arc<Mutex<Report>>);
+
+impl Recorder {
+    /// `future`, the caches in which tell this recorder what they do.
+    pub fn watch<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        RECORDER.scope(self.clone(), future)
+    }
+
+    /// What there is to tell so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Tells the recorder of the current request, if it has one.
+pub(crate) fn record(change: impl FnOnce(&mut Report)) {
+    let _ = RECORDER.try_with(|recorder| {
+        change(&mut recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
+    });
+}
+
+/// A part of a report that is waited for.
+type Part = fn(&mut Report) -> &mut Option<Duration>;
+
+/// `future`, and how long it was waited for told as this part.
+pub(crate) async fn timed<F: Future>(part: Part, future: F) -> F::Output {
+    let _timer = Timer { part, started: Instant::now() };
+    future.await
+}
+
+/// Tells its time at its end, also where what it times is cancelled.
+struct Timer {
+    part: Part,
+    started: Instant,
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let waited = self.started.elapsed();
+        record(|report| *(self.part)(report).get_or_insert_default() += waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_parts_of_a_request_add_up_also_where_one_is_given_up() {
+        let recorder = Recorder::default();
+        let request = recorder.watch(async {
+            timed(|report| &mut report.command, tokio::time::sleep(SECOND)).await;
+            timed(|report| &mut report.command, tokio::time::sleep(SECOND)).await;
+            let load = timed(|report| &mut report.load, std::future::pending::<()>());
+            let _ = tokio::time::timeout(SECOND, load).await;
+            timed(|report| &mut report.wait, std::future::pending::<()>()).await;
+        });
+        assert!(tokio::time::timeout(4 * SECOND, request).await.is_err());
+        let Report { connect, command, wait, load, .. } = recorder.report();
+        assert_eq!([connect, command], [None, Some(2 * SECOND)]);
+        assert_eq!([wait, load], [Some(SECOND); 2]);
+    }
+
+    #[tokio::test]
+    async fn requests_at_the_same_time_have_a_report_each_and_nobody_needs_one() {
+        let (one, other) = (Recorder::default(), Recorder::default());
+        let fault = async || {
+            tokio::task::yield_now().await;
+            record(|report| report.faults += 1);
+        };
+        tokio::join!(one.watch(fault()), other.watch(async { (fault().await, fault().await) }));
+        fault().await;
+        assert_eq!([one.report().faults, other.report().faults], [1, 2]);
+    }
+}

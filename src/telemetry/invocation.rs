@@ -1,0 +1,256 @@
+//! The record of one invocation: opened when its event is there, written when its answer is.
+
+use std::fmt;
+use std::future::Future;
+use std::io::Write;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context as Task, Poll};
+use std::time::Instant;
+
+use lambda_http::tower::{Layer, Service};
+use lambda_http::{Context, LambdaEvent};
+use serde_json::value::RawValue;
+use tracing::{Instrument as _, Span, error_span};
+
+use super::metrics::{Line, Lines, Outcome, in_milliseconds};
+use super::{Label, LogFormat, LogSettings};
+use crate::cache::{CacheStatus, Recorder, Report};
+use crate::event::Reply;
+
+tokio::task_local! {
+    static CURRENT: Arc<Invocation>;
+}
+
+/// What all lines of an invocation have in common, and what is noted for its own.
+#[derive(Debug)]
+struct Invocation {
+    request_id: String,
+    trace_id: Option<String>,
+    route: OnceLock<&'static str>,
+}
+
+/// Writes one line for each request, however it ends: a tower layer around
+/// [`Gateway`](crate::event::Gateway).
+///
+/// The line is written before the answer is given, and whatever the filter of the log lets through: it
+/// is the metrics too. As text it is a log line like others.
+#[derive(Clone)]
+pub struct Telemetry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    format: LogFormat,
+    service: Label,
+    is_cold: AtomicBool,
+    lines: Mutex<(Lines, Box<dyn Write + Send>)>,
+}
+
+/// The service that [`Telemetry`] makes of yours.
+#[derive(Clone, Debug)]
+pub struct Recorded<S> {
+    inner: S,
+    telemetry: Telemetry,
+}
+
+impl Telemetry {
+    /// Lines of this form on standard output.
+    #[must_use]
+    pub fn new(settings: &LogSettings) -> Self {
+        Self::writing_to(std::io::stdout(), settings)
+    }
+
+    /// The same to another place. (Text goes where all text goes.)
+    pub fn writing_to(output: impl Write + Send + 'static, settings: &LogSettings) -> Self {
+        let lines = Lines::new(&settings.metrics_namespace);
+        let shared = Shared {
+            format: settings.format,
+            service: settings.service.clone(),
+            is_cold: AtomicBool::new(true),
+            lines: Mutex::new((lines, Box::new(output))),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("format", &self.shared.format).finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for Telemetry {
+    type Service = Recorded<S>;
+
+    fn layer(&self, inner: S) -> Recorded<S> {
+        Recorded { inner, telemetry: self.clone() }
+    }
+}
+
+impl<S> Service<LambdaEvent<Box<RawValue>>> for Recorded<S>
+where
+    S: Service<LambdaEvent<Box<RawValue>>, Response = Reply>,
+    S::Error: Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, event: LambdaEvent<Box<RawValue>>) -> Self::Future {
+        let record = Record::open(&self.telemetry, &event.context);
+        let invocation = Arc::clone(&record.invocation);
+        // What the service does before it gives its future belongs to the invocation too.
+        let answer = record
+            .span
+            .in_scope(|| CURRENT.sync_scope(Arc::clone(&invocation), || self.inner.call(event)));
+        let answer = CURRENT.scope(invocation, record.recorder.watch(answer));
+        let answer = answer.instrument(record.span.clone());
+        Box::pin(async move {
+            // The whole of it, and not its one field that is named below.
+            let mut record = record;
+            let reply = answer.await?;
+            record.status = Some(reply.status().as_u16());
+            Ok(reply)
+        })
+    }
+}
+
+/// Runs `work` so that the lines which are logged within have the ids of this invocation: for a
+/// function whose line is a log line of its own.
+pub async fn within<F: Future>(context: &Context, work: F) -> F::Output {
+    let invocation = Invocation::new(context);
+    let span = invocation.span();
+    CURRENT.scope(Arc::new(invocation), work).instrument(span).await
+}
+
+/// Notes which route the current request takes: the pattern and never the path, which may hold
+/// anything.
+pub fn seen_at(route: &'static str) {
+    let _ = CURRENT.try_with(|invocation| invocation.route.set(route));
+}
+
+/// The request id and the trace id of the current invocation, if there is one.
+pub(super) fn current_ids() -> (Option<String>, Option<String>) {
+    let ids = CURRENT.try_with(|it| (Some(it.request_id.clone()), it.trace_id.clone()));
+    ids.unwrap_or_default()
+}
+
+impl Invocation {
+    fn new(context: &Context) -> Self {
+        let trace_id = context.xray_trace_id.as_deref().and_then(root).map(ToOwned::to_owned);
+        Self { request_id: context.request_id.clone(), trace_id, route: OnceLock::new() }
+    }
+
+    /// What puts the ids into lines of text.
+    fn span(&self) -> Span {
+        error_span!("invocation", request_id = self.request_id, trace_id = self.trace_id)
+    }
+}
+
+/// The id of the trace alone, as X-Ray shows it, out of `Root=1-…;Parent=…;Sampled=1`.
+fn root(header: &str) -> Option<&str> {
+    header.split(';').find_map(|part| part.strip_prefix("Root="))
+}
+
+/// Becomes a line when it is dropped, and so also where the request panics or is given up.
+struct Record {
+    telemetry: Telemetry,
+    invocation: Arc<Invocation>,
+    recorder: Recorder,
+    span: Span,
+    started: Instant,
+    is_cold_start: bool,
+    status: Option<u16>,
+}
+
+impl Record {
+    fn open(telemetry: &Telemetry, context: &Context) -> Self {
+        let started = Instant::now();
+        let invocation = Invocation::new(context);
+        let span = match telemetry.shared.format {
+            LogFormat::Text => invocation.span(),
+            // Ids are in JSON lines without one, which takes no time.
+            LogFormat::Json => Span::none(),
+        };
+        Self {
+            telemetry: telemetry.clone(),
+            invocation: Arc::new(invocation),
+            recorder: Recorder::default(),
+            span,
+            started,
+            is_cold_start: telemetry.shared.is_cold.swap(false, Ordering::Relaxed),
+            status: None,
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let report = self.recorder.report();
+        let level = match self.status {
+            None | Some(500..) => "ERROR",
+            Some(_) if report.faults > 0 => "WARN",
+            Some(_) => "INFO",
+        };
+        let Shared { format, service, lines, .. } = &*self.telemetry.shared;
+        let line = Line {
+            level,
+            service,
+            request_id: &self.invocation.request_id,
+            trace_id: self.invocation.trace_id.as_deref(),
+            is_cold_start: self.is_cold_start,
+            route: self.invocation.route.get().copied(),
+            status: self.status,
+            report,
+            total: self.started.elapsed(),
+        };
+        match format {
+            LogFormat::Text => self.span.in_scope(|| log(&line)),
+            LogFormat::Json => {
+                // A panic while it was held has left no half of a line.
+                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+                let (lines, output) = &mut *lines;
+                // Where nobody reads them there is nobody to tell.
+                let _ = output.write_all(lines.write(&line));
+            }
+        }
+    }
+}
+
+/// The line as text, with the same names.
+fn log(line: &Line<'_>) {
+    let Report { status, connect, command, wait, load, saved, faults, fault } = &line.report;
+    let in_milliseconds = |time: &Option<_>| time.map(in_milliseconds);
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(
+                status = line.status,
+                route = line.route,
+                outcome = Outcome::of(&line.report).as_str(),
+                cache_status = status.map(CacheStatus::as_str),
+                fault,
+                CacheFaults = Some(faults).filter(|&&faults| faults > 0),
+                ColdStarts = Some(1).filter(|_| line.is_cold_start),
+                redis_connect_ms = in_milliseconds(connect),
+                lease_wait_ms = in_milliseconds(wait),
+                saved_ms = in_milliseconds(saved),
+                RedisLatency = in_milliseconds(command),
+                StoreLatency = in_milliseconds(load),
+                Latency = in_milliseconds(&Some(line.total)),
+                "request"
+            )
+        };
+    }
+    match line.level {
+        "ERROR" => log!(error),
+        "WARN" => log!(warn),
+        _ => log!(info),
+    }
+}

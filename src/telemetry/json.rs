@@ -1,0 +1,125 @@
+//! Log lines as JSON.
+
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime as Now};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::invocation;
+
+/// Writes a log event as one JSON object, with the ids of the invocation that it belongs to.
+///
+/// (The crate's own JSON puts the ids into an object of their own, costs a span for each invocation
+/// to do so, and has none where the filter passes errors alone.)
+pub(super) struct JsonLine;
+
+/// The members in their order. What the fields of this crate's own events are is known, so they stand
+/// beside the others; those of libraries can have any name.
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: String,
+    level: &'a str,
+    message: String,
+    #[serde(flatten)]
+    own: Map<String, Value>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    fields: Map<String, Value>,
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut found = Fields::default();
+        event.record(&mut found);
+        let metadata = event.metadata();
+        let is_own = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        let (own, fields) =
+            if is_own { (found.fields, Map::new()) } else { (Map::new(), found.fields) };
+        let (request_id, trace_id) = invocation::current_ids();
+        let line = Line {
+            timestamp: timestamp(),
+            level: metadata.level().as_str(),
+            message: found.message,
+            own,
+            fields,
+            target: metadata.target(),
+            request_id,
+            trace_id,
+        };
+        writeln!(writer, "{}", serde_json::to_string(&line).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// The time now, as Lambda wants it (RFC 3339, UTC).
+pub(super) fn timestamp() -> String {
+    let mut text = String::with_capacity(32);
+    // Writing to a String cannot fail.
+    let _ = Now.format_time(&mut Writer::new(&mut text));
+    text
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    fields: Map<String, Value>,
+}
+
+impl Fields {
+    fn insert(&mut self, field: &Field, value: impl Into<Value>) {
+        self.fields.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            // Writing to a String cannot fail.
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            self.insert(field, format!("{value:?}"));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            value.clone_into(&mut self.message);
+        } else {
+            self.insert(field, value);
+        }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.insert(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.insert(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.insert(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.insert(field, value);
+    }
+}

@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run test soak fuzz lint build invoke purge sam-local deploy seed smoke url logs destroy clean
+.PHONY: help setup run test soak fuzz bench lint build invoke purge sam-local deploy seed smoke url logs destroy clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,6 +20,9 @@ soak: ## 20,000 invocations (SOAK_INVOCATIONS) while Redis has every kind of tro
 
 fuzz: ## 1,000,000 odd events and entries, then the fuzzer for FUZZ_SECONDS (60) each
 	@scripts/fuzz.sh
+
+bench: ## what it costs, beside the floors and the alternatives (BENCH_PARTS, BENCH_ROUNDS)
+	@scripts/bench.sh
 
 lint: ## formatting, clippy, docs, licences, unused dependencies, template, scripts
 	@scripts/lint.sh

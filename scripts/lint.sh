@@ -5,8 +5,10 @@
 check_prerequisites
 
 cargo fmt --check
-cargo fmt --check --manifest-path fuzz/Cargo.toml
-cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+for package in fuzz benches; do
+  cargo fmt --check --manifest-path "$package/Cargo.toml"
+  cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
+done
 cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 

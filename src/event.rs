@@ -15,6 +15,8 @@
 //!   would end the invocation is given up, and the reply is a 503 problem.
 //! - **Path parameters are decoded**, once, whether the gateway has done it or not.
 //! - All values of a repeated header are there, in the request and in the reply.
+//! - **The body of a reply is the service's, byte for byte**, as text where it is UTF-8 and encoded where
+//!   it is not. `lambda_http` goes by its type, and may change its character set.
 //! - A request context that `lambda_http`'s types do not fit is left out.
 //!
 //! [`RequestExt`]: lambda_http::RequestExt
@@ -23,13 +25,17 @@
 mod reply;
 mod request;
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use lambda_http::http::Method;
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt as _, Collected};
 use lambda_http::http::header::{HeaderName, HeaderValue};
+use lambda_http::http::{Method, Response};
 use lambda_http::tower::Service;
-use lambda_http::{Body, IntoResponse, LambdaEvent, Request, RequestExt as _};
+use lambda_http::{LambdaEvent, Request, RequestExt as _};
 use serde_json::value::RawValue;
 use tracing::{error, warn};
 
@@ -52,21 +58,30 @@ use crate::{environment, problem};
 #[derive(Clone, Debug)]
 pub struct Gateway<S> {
     service: S,
+    with_context: bool,
 }
 
 impl<S> Gateway<S> {
     /// Serves by `service`.
     pub fn new(service: S) -> Self {
-        Self { service }
+        Self { service, with_context: true }
+    }
+
+    /// Leaves out the context of an event ([`RequestExt::request_context_ref`] is then `None`), for a
+    /// service that never looks at it: to decode it is half of what a request costs.
+    #[must_use]
+    pub fn without_request_context(self) -> Self {
+        Self { with_context: false, ..self }
     }
 }
 
-impl<S> Service<LambdaEvent<Box<RawValue>>> for Gateway<S>
+impl<S, B> Service<LambdaEvent<Box<RawValue>>> for Gateway<S>
 where
-    S: Service<Request>,
-    S::Response: IntoResponse,
+    S: Service<Request, Response = Response<B>>,
     S::Error: Send + 'static,
     S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: fmt::Display,
 {
     type Response = Reply;
     type Error = S::Error;
@@ -78,7 +93,7 @@ where
 
     fn call(&mut self, event: LambdaEvent<Box<RawValue>>) -> Self::Future {
         let LambdaEvent { payload, context } = event;
-        let (kind, request) = request::of_event(payload.get());
+        let (kind, request) = request::of_event(payload.get(), self.with_context);
         match request {
             Ok(mut request) => {
                 let trace_id = context.xray_trace_id.as_deref().map(HeaderValue::from_str);
@@ -92,24 +107,37 @@ where
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
                     let answer = async {
-                        let response = answer.await?.into_response();
-                        Ok(response.await)
+                        let (parts, body) = answer.await?.into_parts();
+                        let body = body.collect().await.map(Collected::to_bytes);
+                        Ok(body.map(|body| Response::from_parts(parts, body)))
                     };
-                    let response = tokio::time::timeout(time_left, answer).await;
-                    let response = response.unwrap_or_else(|_| {
-                        error!("no answer in time; answered with 503");
-                        let problem = problem::unavailable();
-                        Ok(if is_head { problem.map(|_| Body::Empty) } else { problem })
-                    });
-                    Ok(Reply::new(kind, response?))
+                    let reason = match tokio::time::timeout(time_left, answer).await {
+                        Ok(Ok(Ok(response))) => return Ok(Reply::new(kind, response)),
+                        Ok(Ok(Err(failure))) => format!("a body that cannot be read: {failure}"),
+                        Ok(Err(error)) => return Err(error),
+                        Err(_) => "no answer in time".to_owned(),
+                    };
+                    error!("{reason}; answered with 503");
+                    let no_body = |_| Bytes::new();
+                    let problem = problem::unavailable();
+                    let problem = if is_head { problem.map(no_body) } else { problem.map(bytes) };
+                    Ok(Reply::new(kind, problem))
                 })
             }
             Err(reason) => {
                 warn!(reason, "an event that is no request; answered with 400");
-                let reply = Reply::new(kind, problem::bad_request(reason));
+                let reply = Reply::new(kind, problem::bad_request(reason).map(bytes));
                 Box::pin(async { Ok(reply) })
             }
         }
+    }
+}
+
+fn bytes(body: lambda_http::Body) -> Bytes {
+    match body {
+        lambda_http::Body::Text(text) => text.into(),
+        lambda_http::Body::Binary(bytes) => bytes.into(),
+        _ => Bytes::new(),
     }
 }
 
@@ -124,4 +152,40 @@ enum Kind {
     Alb,
     /// None of these, so the reply must be one that all of them can read.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Frame;
+    use lambda_http::tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+
+    struct Broken;
+
+    impl Body for Broken {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(Some(Err("cut off")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_cannot_be_read_is_a_503() {
+        let service = service_fn(async |_: Request| Ok::<_, &str>(Response::new(Broken)));
+        let event = include_str!("../events/http-existing.json").to_owned();
+        let payload = RawValue::from_string(event).unwrap();
+        let event = LambdaEvent { payload, context: lambda_http::Context::default() };
+        let reply = Gateway::new(service).oneshot(event).await.unwrap();
+        let reply = serde_json::to_value(&reply).unwrap();
+        assert_eq!(
+            (&reply["statusCode"], &reply["headers"]["retry-after"]),
+            (&503.into(), &"1".into())
+        );
+    }
 }

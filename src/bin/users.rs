@@ -81,7 +81,8 @@ async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Resu
         }
         request
     });
-    let function = Telemetry::new(&log).layer(Gateway::new(api));
+    let gateway = Gateway::new(api).without_request_context();
+    let function = Telemetry::new(&log).layer(gateway);
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
     Runtime::new(function).run_concurrent().await

@@ -46,6 +46,9 @@ const NOT_KEPT: [HeaderName; 11] = [
     UPGRADE,
 ];
 
+/// How many headers the layer adds to those of an entry: `ETag`, `Cache-Control`, `Age`, `Cache-Status`.
+const ADDED_HEADERS: usize = 4;
+
 /// One answer, with what is needed to give it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -201,7 +204,9 @@ impl Entry {
             404 => StatusCode::NOT_FOUND,
             _ => return Err(DecodeError::NotHttp),
         };
-        let headers = HeaderMap::try_with_capacity(metadata.headers.len());
+        // With room for what the layer adds: each growth would place all of them anew.
+        let room = metadata.headers.len().saturating_add(ADDED_HEADERS);
+        let headers = HeaderMap::try_with_capacity(room);
         let mut headers = headers.map_err(|_| DecodeError::NotHttp)?;
         for (name, value) in metadata.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| DecodeError::NotHttp)?;
@@ -226,7 +231,13 @@ impl Entry {
         if is_ours { Ok(entry) } else { Err(DecodeError::NotHttp) }
     }
 
-    /// The validator as a header; `None` where it is none.
+    /// The validator as the value of a header; `None` where it is none.
+    pub(crate) fn etag_value(&self) -> Option<HeaderValue> {
+        let quoted = ["\"", &self.etag, "\""].concat();
+        HeaderValue::from_maybe_shared(Bytes::from(quoted)).ok()
+    }
+
+    /// The validator to compare with; `None` where it is none.
     pub(crate) fn typed_etag(&self) -> Option<ETag> {
         format!("\"{}\"", self.etag).parse().ok()
     }

@@ -1,6 +1,6 @@
 //! The tower layer: request in, response out, and the headers that caches read.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use headers::{Age, CacheControl, HeaderMapExt as _, IfNoneMatch};
+use headers::{CacheControl, HeaderMapExt as _, IfNoneMatch};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Either, Full};
 use lambda_http::http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, IF_NONE_MATCH,
+    AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
 };
 use lambda_http::http::{HeaderMap, Method, Request, Response, StatusCode};
 use lambda_http::tower::{Layer, Service};
@@ -221,7 +221,8 @@ where
 /// The entity tags that the client has an answer of. What is no list of such is passed over: without
 /// optimizations, the `headers` crate panics on some of it.
 fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
-    let mut values = headers.get_all(IF_NONE_MATCH).iter();
+    let mut values = headers.get_all(IF_NONE_MATCH).iter().peekable();
+    values.peek()?;
     values.all(|value| is_list_of_tags(value.as_bytes())).then(|| headers.typed_get())?
 }
 
@@ -253,11 +254,11 @@ fn cacheable_response(
     if_none_match: Option<&IfNoneMatch>,
     policy: &Policy,
 ) -> Response<Bytes> {
-    let etag = entry.typed_etag();
     let not_modified = entry.status == StatusCode::OK
-        && etag.as_ref().is_some_and(|etag| {
-            if_none_match.is_some_and(|condition| !condition.precondition_passes(etag))
+        && if_none_match.is_some_and(|condition| {
+            entry.typed_etag().is_some_and(|etag| !condition.precondition_passes(&etag))
         });
+    let etag = entry.etag_value();
     let mut response = Response::new(entry.body);
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers;
@@ -269,13 +270,13 @@ fn cacheable_response(
 
     let headers = response.headers_mut();
     if let Some(etag) = etag {
-        headers.typed_insert(etag);
+        headers.insert(ETAG, etag);
     }
     // In whole seconds, and rounded up, so that `max-age` less `Age` is never more than what is left.
     let age = age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0));
     limit_freshness(headers, entry.ttl.as_secs(), age.unwrap_or_default(), policy.client_max_age);
     if let Some(age) = age {
-        headers.typed_insert(Age::from_secs(age));
+        headers.insert(AGE, age.into());
     }
     insert_status(headers, status);
     response
@@ -305,15 +306,22 @@ fn limit_freshness(headers: &mut HeaderMap, ttl: u64, age: u64, at_most: Option<
         Some(at_most) => ttl.min(age.saturating_add(at_most.as_secs())),
         None => ttl,
     };
-    let max_age = Duration::from_secs(max_age);
-    headers.typed_insert(CacheControl::new().with_private().with_max_age(max_age));
+    insert(headers, CACHE_CONTROL, format_args!("private, max-age={max_age}"));
 }
 
 fn insert_status(headers: &mut HeaderMap, status: CacheStatus) {
     record(|report| report.status = Some(status));
-    // It is made of words and numbers, so it always is a value.
-    if let Ok(status) = HeaderValue::from_str(&status.to_string()) {
-        headers.insert(CACHE_STATUS, status);
+    insert(headers, CACHE_STATUS, format_args!("{status}"));
+}
+
+/// Inserts what is made of words and numbers, so that it always is a value.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: fmt::Arguments<'_>) {
+    // As long as the longest of them.
+    let mut text = String::with_capacity(64);
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(value);
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+        headers.insert(name, value);
     }
 }
 
@@ -1041,7 +1049,9 @@ mod tests {
     }
 
     /// A store that never answers; a real one does so when packets are swallowed.
-    struct Silent;
+    struct Silent {
+        get_limit: Option<Duration>,
+    }
 
     impl Store for Silent {
         async fn get(&self, _: &CacheKey) -> Result<Found, StoreError> {
@@ -1060,6 +1070,10 @@ mod tests {
 
         async fn delete(&self, _: &CacheKey) -> Result<(), StoreError> {
             std::future::pending().await
+        }
+
+        fn get_limit(&self) -> Option<Duration> {
+            self.get_limit
         }
     }
 
@@ -1126,19 +1140,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_store_costs_the_deadline_and_no_more() {
         let policy = minutes_2().with_deadline(Duration::from_millis(600));
-        let cache = ResponseCache::new(Silent, policy, key_of);
         let service = service_fn(async |_: Request<LambdaBody>| {
             Ok::<_, Error>(ok("body").map(LambdaBody::from))
         });
+        // Whatever it says of itself: it may have more patience than the request.
+        for get_limit in [None, Some(Duration::from_millis(601))] {
+            let cache = ResponseCache::new(Silent { get_limit }, policy.clone(), key_of);
+            let started = tokio::time::Instant::now();
+            let response = cache.layer(service).oneshot(get()).await.unwrap();
+            assert_eq!(started.elapsed(), Duration::from_millis(600));
+            assert_eq!(response.status(), 200);
+            assert_eq!(
+                response.headers()["cache-status"],
+                "response-boost; fwd=bypass; detail=redis-timeout"
+            );
+            let error = cache.invalidate(&key_of(&get()).unwrap()).await.unwrap_err();
+            assert_eq!(error.detail(), "redis-timeout");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_keeps_to_the_deadline_is_cut_off_where_the_invocation_ends_before() {
+        let clock = Clock::held_at(START_MS);
+        let policy = minutes_2().with_deadline(Duration::from_millis(600));
+        let store = Silent { get_limit: Some(Duration::from_millis(600)) };
+        let core = ReadThrough { store, policy, clock };
+        let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
+        let service = service_fn(async |_: Request<LambdaBody>| {
+            Ok::<_, Error>(ok("body").map(LambdaBody::from))
+        });
+        let mut invocation = lambda_http::Context::default();
+        invocation.deadline = START_MS + 1_000;
         let started = tokio::time::Instant::now();
-        let response = cache.layer(service).oneshot(get()).await.unwrap();
-        assert_eq!(started.elapsed(), Duration::from_millis(600));
-        assert_eq!(response.status(), 200);
-        assert_eq!(
-            response.headers()["cache-status"],
-            "response-boost; fwd=bypass; detail=redis-timeout"
-        );
-        let error = cache.invalidate(&key_of(&get()).unwrap()).await.unwrap_err();
-        assert_eq!(error.detail(), "redis-timeout");
+        let request = get().with_lambda_context(invocation);
+        assert_eq!(cache.layer(service).oneshot(request).await.unwrap().status(), 200);
+        assert_eq!(started.elapsed(), Duration::from_millis(500));
     }
 }

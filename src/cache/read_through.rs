@@ -5,6 +5,7 @@
 //! another's fill if there is one under way, and [`ReadThrough::settle`] says what becomes of a load.
 
 use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -139,7 +140,8 @@ impl<S: Store> ReadThrough<S> {
         // while it is on its way is already older than the answer says.
         let load_started_at_ms = self.clock.now_ms();
         let loaded = timed(|report| &mut report.load, load()).await;
-        self.settle(key, plan, load_started_at_ms, loaded, &mut budget).await
+        // On the heap, like all that a hit does not come to: its future is moved for each request.
+        Box::pin(self.settle(key, plan, load_started_at_ms, loaded, &mut budget)).await
     }
 
     /// Looks for an entry, and waits for the one that another is about to keep.
@@ -147,7 +149,7 @@ impl<S: Store> ReadThrough<S> {
         // Most requests need none.
         let token = LazyLock::new(lease::new_token);
         let mut wait = Wait::default();
-        let mut seen = budget.spend(self.look(key)).await;
+        let mut seen = budget.look(self, key).await;
         loop {
             // Waiting is apart from the deadline: what is asked after a pause has one of its own.
             let mut own = Budget { left: self.policy.deadline, ..*budget };
@@ -164,7 +166,8 @@ impl<S: Store> ReadThrough<S> {
                     if let Some(status) = wait.status() {
                         return Plan::Answer { entry, status };
                     }
-                    if self.is_due(&entry, left) && self.announce(key, &entry, &token, budget).await
+                    if self.is_due(&entry, left)
+                        && Box::pin(self.announce(key, &entry, &token, budget)).await
                     {
                         return Plan::refresh(Reason::Early, entry, fingerprint);
                     }
@@ -173,7 +176,7 @@ impl<S: Store> ReadThrough<S> {
                 }
                 Ok(Seen::Stale { entry, fingerprint }) => {
                     let limit = refresh_time(&entry);
-                    let is_free = self.announce(key, &entry, &token, budget).await;
+                    let is_free = Box::pin(self.announce(key, &entry, &token, budget)).await;
                     let whose = fingerprint.clone();
                     let refresh = Plan::refresh(Reason::Stale, entry, fingerprint);
                     if is_free || wait.is_over(&whose, limit) {
@@ -200,7 +203,7 @@ impl<S: Store> ReadThrough<S> {
                     };
                     if let Some(expected) = expected {
                         let claim = self.store.put(key, expected, token.clone(), lease);
-                        match budget.spend(claim).await {
+                        match Box::pin(budget.spend(claim)).await {
                             Ok(true) => {
                                 return Plan::load(Reason::Miss, Right::Lease(token.clone()));
                             }
@@ -221,7 +224,8 @@ impl<S: Store> ReadThrough<S> {
                 return in_vain;
             }
             timed(|report| &mut report.wait, wait.pause(limit)).await;
-            seen = Budget { left: self.policy.deadline, ..*budget }.spend(self.look(key)).await;
+            let mut own = Budget { left: self.policy.deadline, ..*budget };
+            seen = Box::pin(own.look(self, key)).await;
         }
     }
 
@@ -543,9 +547,27 @@ impl Budget<'_> {
         Some(Duration::from_millis(end_ms.saturating_sub(self.clock.now_ms())))
     }
 
+    async fn look<S: Store>(
+        &mut self,
+        core: &ReadThrough<S>,
+        key: &CacheKey,
+    ) -> Result<Seen, StoreError> {
+        self.spend_within(core.store.get_limit(), pin!(core.look(key))).await
+    }
+
     async fn spend<T>(
         &mut self,
         asked: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.spend_within(None, pin!(asked)).await
+    }
+
+    /// The same where it ends by itself, within this time if one is given. It is taken by reference: a
+    /// future that is given away is moved, and stored once more.
+    async fn spend_within<T>(
+        &mut self,
+        own_limit: Option<Duration>,
+        asked: Pin<&mut impl Future<Output = Result<T, StoreError>>>,
     ) -> Result<T, StoreError> {
         let share = self.until_end().map_or(Duration::MAX, |left| left / 2);
         let limit = self.left.min(share);
@@ -554,7 +576,11 @@ impl Budget<'_> {
             return Err(spent());
         }
         let started = Instant::now();
-        let answer = tokio::time::timeout(limit, asked).await;
+        let answer = if own_limit.is_some_and(|own| own <= limit) {
+            Ok(asked.await)
+        } else {
+            tokio::time::timeout(limit, asked).await
+        };
         self.left = self.left.saturating_sub(started.elapsed());
         answer.unwrap_or_else(|_| Err(spent()))
     }

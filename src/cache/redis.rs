@@ -272,6 +272,10 @@ impl Store for RedisStore {
         }
     }
 
+    fn get_limit(&self) -> Option<Duration> {
+        Some(self.connection.limit())
+    }
+
     fn closed_for(&self) -> Option<Duration> {
         self.connection.closed_for()
     }

@@ -34,6 +34,12 @@ pub trait Store: Send + Sync + 'static {
     /// `Err`: it is not known whether it is gone.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// The longest that a [`get`](Self::get) takes, where the store sees to that itself. A request that
+    /// may wait that long then needs no timer of its own around it, each of which is a system call.
+    fn get_limit(&self) -> Option<Duration> {
+        None
+    }
+
     /// How long it still will not be asked after a fault ([`StoreError::BreakerOpen`]); for the log.
     fn closed_for(&self) -> Option<Duration> {
         None

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use lambda_http::Body;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use lambda_http::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use lambda_http::http::{Response, StatusCode};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
@@ -13,11 +15,11 @@ use super::Kind;
 #[derive(Debug)]
 pub struct Reply {
     kind: Kind,
-    response: Response<Body>,
+    response: Response<Bytes>,
 }
 
 impl Reply {
-    pub(super) fn new(kind: Kind, response: Response<Body>) -> Self {
+    pub(super) fn new(kind: Kind, response: Response<Bytes>) -> Self {
         Self { kind, response }
     }
 
@@ -53,10 +55,13 @@ impl Serialize for Reply {
         if self.kind == Kind::Alb {
             reply.serialize_entry("statusDescription", &status.to_string())?;
         }
-        if !body.is_empty() {
-            reply.serialize_entry("body", body)?;
+        let text = std::str::from_utf8(body);
+        match text {
+            Ok("") => {}
+            Ok(text) => reply.serialize_entry("body", text)?,
+            Err(_) => reply.serialize_entry("body", &BASE64_STANDARD.encode(body))?,
         }
-        reply.serialize_entry("isBase64Encoded", &matches!(body, Body::Binary(_)))?;
+        reply.serialize_entry("isBase64Encoded", &text.is_err())?;
         reply.end()
     }
 }
@@ -85,9 +90,14 @@ impl Serialize for Joined<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let names = self.headers.keys().filter(|name| self.with_cookie || *name != SET_COOKIE);
         serializer.collect_map(names.map(|name| {
-            let values = self.headers.get_all(name).iter().map(text);
-            let at_most = if name == SET_COOKIE { 1 } else { usize::MAX };
-            (name.as_str(), values.take(at_most).collect::<Vec<_>>().join(", "))
+            let mut values = self.headers.get_all(name).iter().map(text);
+            // There always is one, and mostly no other.
+            let mut joined = values.next().unwrap_or_default();
+            let at_most = if name == SET_COOKIE { 0 } else { usize::MAX };
+            for value in values.take(at_most) {
+                joined = format!("{joined}, {value}").into();
+            }
+            (name.as_str(), joined)
         }))
     }
 }
@@ -103,14 +113,14 @@ mod tests {
 
     use super::*;
 
-    fn reply(kind: Kind, body: Body) -> Value {
+    fn reply(kind: Kind, body: impl Into<Bytes>) -> Value {
         let response = Response::builder()
             .header("link", "<a>")
             .header("link", "<b>")
             .header("set-cookie", "a=1")
             .header("set-cookie", "b=2")
             .header("odd", HeaderValue::from_bytes(b"\xff").unwrap())
-            .body(body)
+            .body(body.into())
             .unwrap();
         serde_json::to_value(Reply::new(kind, response)).unwrap()
     }
@@ -123,7 +133,7 @@ mod tests {
             "odd": ["\u{fffd}"],
         });
         assert_eq!(
-            reply(Kind::V1, "x".into()),
+            reply(Kind::V1, "x"),
             json!({
                 "statusCode": 200,
                 "multiValueHeaders": lists,
@@ -132,7 +142,7 @@ mod tests {
             })
         );
         assert_eq!(
-            reply(Kind::V2, "x".into()),
+            reply(Kind::V2, "x"),
             json!({
                 "statusCode": 200,
                 "headers": { "link": "<a>, <b>", "odd": "\u{fffd}" },
@@ -143,7 +153,7 @@ mod tests {
         );
         let headers = json!({ "link": "<a>, <b>", "set-cookie": "a=1", "odd": "\u{fffd}" });
         assert_eq!(
-            reply(Kind::Alb, "x".into()),
+            reply(Kind::Alb, "x"),
             json!({
                 "statusCode": 200,
                 "statusDescription": "200 OK",
@@ -154,7 +164,7 @@ mod tests {
             })
         );
         assert_eq!(
-            reply(Kind::Unknown, "x".into()),
+            reply(Kind::Unknown, "x"),
             json!({
                 "statusCode": 200,
                 "headers": headers,
@@ -167,10 +177,11 @@ mod tests {
 
     #[test]
     fn bytes_are_encoded_and_nothing_is_left_out() {
-        let binary = reply(Kind::V2, Body::Binary(vec![0, 255]));
+        let binary = reply(Kind::V2, vec![0, 255]);
         assert_eq!((&binary["body"], &binary["isBase64Encoded"]), (&json!("AP8="), &json!(true)));
-        for empty in [reply(Kind::V2, Body::Empty), reply(Kind::V2, "".into())] {
-            assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
-        }
+        let text = reply(Kind::V2, "é\0");
+        assert_eq!((&text["body"], &text["isBase64Encoded"]), (&json!("é\0"), &json!(false)));
+        let empty = reply(Kind::V2, "");
+        assert_eq!((empty.get("body"), &empty["isBase64Encoded"]), (None, &json!(false)));
     }
 }

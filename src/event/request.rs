@@ -1,7 +1,10 @@
 //! The request that an event is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
+use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -11,9 +14,8 @@ use lambda_http::http::uri::{self, Authority, Scheme, Uri};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use url::form_urlencoded;
 
 use super::Kind;
@@ -46,59 +48,106 @@ const NOT_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<'
 
 /// The members of all kinds that something is made of here. Others may have any form.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", bound = "'de: 'a")]
 struct Event<'a> {
-    version: Option<String>,
-    resource: Option<String>,
-    route_key: Option<String>,
-    http_method: Option<String>,
-    path: Option<String>,
-    raw_path: Option<String>,
+    version: Option<Text<'a>>,
+    resource: Option<Text<'a>>,
+    route_key: Option<Text<'a>>,
+    http_method: Option<Text<'a>>,
+    path: Option<Text<'a>>,
+    raw_path: Option<Text<'a>>,
     path_parameters: Option<HashMap<String, String>>,
     stage_variables: Option<HashMap<String, String>>,
-    raw_query_string: Option<String>,
-    query_string_parameters: Option<BTreeMap<String, String>>,
-    multi_value_query_string_parameters: Option<BTreeMap<String, Vec<String>>>,
-    headers: Option<HashMap<String, String>>,
-    multi_value_headers: Option<HashMap<String, Vec<String>>>,
-    cookies: Option<Vec<String>>,
+    raw_query_string: Option<Text<'a>>,
+    query_string_parameters: Option<BTreeMap<Text<'a>, Text<'a>>>,
+    multi_value_query_string_parameters: Option<BTreeMap<Text<'a>, Vec<Text<'a>>>>,
+    headers: Option<Pairs<'a, Text<'a>>>,
+    multi_value_headers: Option<Pairs<'a, Vec<Text<'a>>>>,
+    cookies: Option<Vec<Text<'a>>>,
     body: Option<String>,
     is_base64_encoded: Option<bool>,
-    #[serde(borrow)]
-    request_context: Option<&'a RawValue>,
+    request_context: Option<Context<'a>>,
+}
+
+/// A string that is borrowed from the event where it has no escapes.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The members of an object in the order of the event: a map would hash what is hashed again as a
+/// header.
+struct Pairs<'a, V>(Vec<(Text<'a>, V)>);
+
+impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<'a, V>(PhantomData<Pairs<'a, V>>);
+
+        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for Members<'a, V> {
+            type Value = Pairs<'a, V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::with_capacity(16);
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData))
+    }
 }
 
 /// What is needed of the request context. The rest of it is for the service, and must not decide
 /// whether there is an answer.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Context {
-    api_id: Option<String>,
-    domain_name: Option<String>,
+#[serde(rename_all = "camelCase", bound = "'de: 'a")]
+struct Context<'a> {
+    api_id: Option<IgnoredAny>,
+    domain_name: Option<Text<'a>>,
     elb: Option<IgnoredAny>,
-    http: Option<Http>,
-    stage: Option<String>,
+    http: Option<Http<'a>>,
+    stage: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Http {
-    method: String,
+#[serde(bound = "'de: 'a")]
+struct Http<'a> {
+    method: Text<'a>,
 }
 
-/// The kind of an event and its request, or what is wrong with it in words for the client.
-pub(super) fn of_event(event: &str) -> (Kind, Result<Request, &'static str>) {
-    let Ok(event) = serde_json::from_str::<Event<'_>>(event) else {
+/// The kind of an event and its request, or what is wrong with it in words for the client. The request
+/// has the context of the event with it where that is wanted.
+pub(super) fn of_event(event: &str, with_context: bool) -> (Kind, Result<Request, &'static str>) {
+    let Ok(mut members) = serde_json::from_str::<Event<'_>>(event) else {
         return (Kind::Unknown, Err(UNKNOWN));
     };
-    let context = event.request_context.map(|context| serde_json::from_str(context.get()));
-    let Some(Ok(context)) = context else {
+    let Some(context) = members.request_context.take() else {
         return (Kind::Unknown, Err(UNKNOWN));
     };
-    let kind = kind(&event, &context);
-    (kind, request(event, &context, kind))
+    let kind = kind(&members, &context);
+    let mut request = request(members, &context, kind);
+    if with_context
+        && let Ok(request) = &mut request
+        && let Some(context) = typed_context(event, kind)
+    {
+        request.extensions_mut().insert(context);
+    }
+    (kind, request)
 }
 
-fn kind(event: &Event<'_>, context: &Context) -> Kind {
+fn kind(event: &Event<'_>, context: &Context<'_>) -> Kind {
     // In this order: `cargo lambda watch` adds an `httpMethod` to payload 2.0.
     if context.http.is_some() {
         Kind::V2
@@ -111,25 +160,21 @@ fn kind(event: &Event<'_>, context: &Context) -> Kind {
     }
 }
 
-fn request(event: Event<'_>, context: &Context, kind: Kind) -> Result<Request, &'static str> {
+fn request(event: Event<'_>, context: &Context<'_>, kind: Kind) -> Result<Request, &'static str> {
     let method = context.http.as_ref().map(|http| &http.method).or(event.http_method.as_ref());
     let method = method.ok_or(UNKNOWN)?.parse().map_err(|_| "The method is none that HTTP has")?;
 
     let is_decoded = is_decoded(&event, context, kind);
     let mut url = path(&event, context, kind, is_decoded);
-    let query = query_string(&event, kind);
-    if !query.is_empty() {
-        url.push('?');
-        url.extend(utf8_percent_encode(&query, NOT_IN_QUERY));
-    }
-
-    let mut path_parameters = event.path_parameters.unwrap_or_default();
-    for value in path_parameters.values_mut().filter(|_| !is_decoded) {
-        // What is not UTF-8 stays as it is, so that two that differ do not become the same.
-        if let Ok(decoded) = percent_decode_str(value).decode_utf8() {
-            *value = decoded.into_owned();
+    let query = match &*query_string(&event, kind) {
+        "" => None,
+        query => {
+            url.push('?');
+            url.extend(utf8_percent_encode(query, NOT_IN_QUERY));
+            let Ok(query) = query.parse::<QueryMap>();
+            Some(query)
         }
-    }
+    };
 
     let body = match event.body {
         None => Body::Empty,
@@ -144,22 +189,32 @@ fn request(event: Event<'_>, context: &Context, kind: Kind) -> Result<Request, &
     *request.headers_mut() = headers(event.headers, event.multi_value_headers, event.cookies)
         .map_err(|_| "There are too many headers")?;
     *request.uri_mut() = absolute(url, request.headers(), context.domain_name.as_deref())?;
-    let Ok(query) = query.parse::<QueryMap>();
-    let request = request
-        .with_raw_http_path(event.raw_path.or(event.path).unwrap_or_default())
-        .with_query_string_parameters(query)
-        .with_path_parameters(path_parameters)
-        .with_stage_variables(event.stage_variables.unwrap_or_default());
-    let context = event.request_context.and_then(|context| typed_context(context, kind));
-    Ok(match context {
-        Some(context) => request.with_request_context(context),
-        None => request,
-    })
+
+    // What is not there is as good as empty.
+    if let Some(path) = event.raw_path.or(event.path) {
+        request = request.with_raw_http_path(path.0);
+    }
+    if let Some(query) = query {
+        request = request.with_query_string_parameters(query);
+    }
+    if let Some(mut parameters) = event.path_parameters {
+        for value in parameters.values_mut().filter(|_| !is_decoded) {
+            // What is not UTF-8 stays as it is, so that two that differ do not become the same.
+            if let Ok(decoded) = percent_decode_str(value).decode_utf8() {
+                *value = decoded.into_owned();
+            }
+        }
+        request = request.with_path_parameters(parameters);
+    }
+    if let Some(variables) = event.stage_variables {
+        request = request.with_stage_variables(variables);
+    }
+    Ok(request)
 }
 
 /// Whether the gateway has decoded the path and its parameters: an HTTP API does so, in both
 /// payloads, and so does `sam local` for a REST API.
-fn is_decoded(event: &Event<'_>, context: &Context, kind: Kind) -> bool {
+fn is_decoded(event: &Event<'_>, context: &Context<'_>, kind: Kind) -> bool {
     match kind {
         // A real REST API names no version.
         Kind::V1 => event.version.as_deref() == Some("1.0"),
@@ -177,7 +232,7 @@ fn is_decoded(event: &Event<'_>, context: &Context, kind: Kind) -> bool {
 /// A REST API leaves the base path of a custom domain in the path of the event. But it names the
 /// route that it took (`/users/{id}`, `/{proxy+}`) and what stands in its places, and from these
 /// the path is put together again. Only where no route tells is the event's path taken.
-fn path(event: &Event<'_>, context: &Context, kind: Kind, is_decoded: bool) -> String {
+fn path(event: &Event<'_>, context: &Context<'_>, kind: Kind, is_decoded: bool) -> String {
     let not_in_path = if is_decoded { NOT_IN_DECODED_PATH } else { NOT_IN_PATH };
     let route = match kind {
         Kind::V1 => event.resource.as_deref(),
@@ -190,7 +245,7 @@ fn path(event: &Event<'_>, context: &Context, kind: Kind, is_decoded: bool) -> S
     {
         return path;
     }
-    let path = event.raw_path.as_ref().or(event.path.as_ref()).map_or("", String::as_str);
+    let path = event.raw_path.as_deref().or(event.path.as_deref()).unwrap_or_default();
     // An HTTP API leaves a named stage in the path.
     let stage = context.stage.as_deref().filter(|stage| is_decoded && *stage != "$default");
     let path = stage.and_then(|stage| without_stage(path, stage)).unwrap_or(path);
@@ -231,56 +286,64 @@ fn without_stage<'path>(path: &'path str, stage: &str) -> Option<&'path str> {
 }
 
 /// The query string as the client sent it, or one that means the same.
-fn query_string(event: &Event<'_>, kind: Kind) -> String {
+fn query_string<'event>(event: &'event Event<'_>, kind: Kind) -> Cow<'event, str> {
     if kind == Kind::V2 {
-        return event.raw_query_string.clone().unwrap_or_default();
+        return event.raw_query_string.as_deref().unwrap_or_default().into();
     }
     let multi_value = event.multi_value_query_string_parameters.iter().flatten();
     let mut pairs: Vec<(&str, &str)> = multi_value
-        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_str(), value.as_str())))
+        .flat_map(|(name, values)| values.iter().map(move |value| (&**name, &**value)))
         .collect();
     if pairs.is_empty() {
         let single = event.query_string_parameters.iter().flatten();
-        pairs = single.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        pairs = single.map(|(name, value)| (&**name, &**value)).collect();
     }
     // An API decodes names and values, a load balancer does not.
     if kind == Kind::V1 {
-        return form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        return form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into();
     }
-    pairs.iter().fold(String::new(), |mut query, (name, value)| {
+    let query = pairs.iter().fold(String::new(), |mut query, (name, value)| {
         let and = if query.is_empty() { "" } else { "&" };
         // Writing to a String cannot fail.
         let _ = write!(query, "{and}{name}={value}");
         query
-    })
+    });
+    query.into()
 }
 
 /// All headers that HTTP allows (RFC 9110 §5.1, §5.5), values beyond ASCII as opaque bytes. What it
 /// does not allow, no gateway lets through; it is left out.
 fn headers(
-    single: Option<HashMap<String, String>>,
-    multi_value: Option<HashMap<String, Vec<String>>>,
-    cookies: Option<Vec<String>>,
+    single: Option<Pairs<'_, Text<'_>>>,
+    multi_value: Option<Pairs<'_, Vec<Text<'_>>>>,
+    cookies: Option<Vec<Text<'_>>>,
 ) -> Result<HeaderMap, MaxSizeReached> {
-    let mut headers = HeaderMap::new();
+    let single = single.map(|pairs| pairs.0).unwrap_or_default();
+    let multi_value = multi_value.map(|pairs| pairs.0).unwrap_or_default();
+    // At once, and with room for what is added later: each growth would place all of them anew.
+    let mut headers =
+        HeaderMap::try_with_capacity(single.len().max(multi_value.len()).saturating_add(2))?;
     // Of a repeated header the single form has only the last value.
-    for (name, values) in multi_value.unwrap_or_default() {
+    for (name, values) in multi_value {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         for value in values.into_iter().filter_map(|value| header_value(&value)) {
             headers.try_append(&name, value)?;
         }
     }
-    for (name, value) in single.unwrap_or_default() {
+    let has_multi_value = !headers.is_empty();
+    for (name, value) in single {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         if let Some(value) = header_value(&value)
-            && !headers.contains_key(&name)
+            && !(has_multi_value && headers.contains_key(&name))
         {
             headers.try_insert(name, value)?;
         }
     }
-    let cookies = cookies.unwrap_or_default().join("; ");
-    if let Some(cookies) = header_value(&cookies).filter(|cookies| !cookies.is_empty()) {
-        headers.try_insert(COOKIE, cookies)?;
+    if let Some(cookies) = cookies {
+        let cookies = cookies.iter().map(|cookie| &**cookie).collect::<Vec<_>>().join("; ");
+        if let Some(cookies) = header_value(&cookies).filter(|cookies| !cookies.is_empty()) {
+            headers.try_insert(COOKIE, cookies)?;
+        }
     }
     Ok(headers)
 }
@@ -317,12 +380,22 @@ fn authority(text: &[u8]) -> Option<Authority> {
     Authority::try_from(text).ok().filter(|authority| !authority.as_str().contains('@'))
 }
 
-fn typed_context(context: &RawValue, kind: Kind) -> Option<RequestContext> {
-    let context = context.get();
+/// The context as `lambda_http` has it. Those who want it read the event once more for it: most do not.
+fn typed_context(event: &str, kind: Kind) -> Option<RequestContext> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct OfEvent<C> {
+        request_context: C,
+    }
+
+    fn read<'event, C: Deserialize<'event>>(event: &'event str) -> Option<C> {
+        serde_json::from_str::<OfEvent<C>>(event).ok().map(|event| event.request_context)
+    }
+
     match kind {
-        Kind::V1 => serde_json::from_str(context).map(RequestContext::ApiGatewayV1).ok(),
-        Kind::V2 => serde_json::from_str(context).map(RequestContext::ApiGatewayV2).ok(),
-        Kind::Alb => serde_json::from_str(context).map(RequestContext::Alb).ok(),
+        Kind::V1 => read(event).map(RequestContext::ApiGatewayV1),
+        Kind::V2 => read(event).map(RequestContext::ApiGatewayV2),
+        Kind::Alb => read(event).map(RequestContext::Alb),
         Kind::Unknown => None,
     }
 }
@@ -334,7 +407,7 @@ mod tests {
     use super::*;
 
     fn read(event: &Value) -> Result<Request, &'static str> {
-        of_event(&event.to_string()).1
+        of_event(&event.to_string(), true).1
     }
 
     fn request(event: &Value) -> Request {
@@ -588,6 +661,26 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_nobody_wants_is_left_out_and_changes_nothing_else() {
+        for event in [
+            http_api("/users/1"),
+            load_balancer("/users/1"),
+            rest_api("/users/{id}", "/users/1", &json!({ "id": "1" })),
+        ] {
+            let (kind, without) = of_event(&event.to_string(), false);
+            let (same_kind, with) = of_event(&event.to_string(), true);
+            let (without, with) = (without.unwrap(), with.unwrap());
+            assert!(
+                without.request_context_ref().is_none() && with.request_context_ref().is_some()
+            );
+            assert_eq!(
+                (kind, without.uri(), without.headers(), without.path_parameters()),
+                (same_kind, with.uri(), with.headers(), with.path_parameters())
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_request_is_named() {
         let mut long = http_api("/");
         long["rawQueryString"] = "x".repeat(70_000).into();
@@ -614,7 +707,7 @@ mod tests {
             ("[]".to_owned(), UNKNOWN),
             ("null".to_owned(), UNKNOWN),
         ] {
-            assert_eq!(of_event(&event).1.unwrap_err(), reason, "{event}");
+            assert_eq!(of_event(&event, true).1.unwrap_err(), reason, "{event}");
         }
     }
 }

@@ -11,6 +11,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -139,6 +140,11 @@ impl Connection {
         self.inner.ask(command, Again::Allowed).await
     }
 
+    /// The longest that a request waits for one command.
+    pub(super) fn limit(&self) -> Duration {
+        self.inner.settings.deadline()
+    }
+
     /// The open connection, or a fresh one, for commands that no request waits for.
     pub(super) async fn link(&self) -> Result<Link, StoreError> {
         let link = self.inner.link(ATTEMPT_LIMIT).await;
@@ -219,14 +225,23 @@ impl Inner {
         patience: Patience,
         link_number: &mut Option<u64>,
     ) -> RedisResult<Value> {
+        let started = Instant::now();
         let (mut link, was_open) = self.link(patience.connect).await?;
         *link_number = Some(link.number);
         match link.send(command, patience.response).await {
             Err(error) if was_open && again == Again::Allowed && is_closed(&error) => {
                 self.throw_away(link.number);
-                let (mut link, _) = self.link(patience.connect).await?;
-                *link_number = Some(link.number);
-                link.send(command, patience.response).await
+                // On the heap: it is seldom, and would make the future of each request larger.
+                let mut retry = Box::pin(async {
+                    let (mut link, _) = self.link(patience.connect).await?;
+                    *link_number = Some(link.number);
+                    link.send(command, patience.response).await
+                });
+                // Both together take no longer than one would.
+                let limit = patience.connect.saturating_add(patience.response);
+                let left = limit.saturating_sub(started.elapsed());
+                let reply = in_running_time(left, retry.as_mut()).await;
+                reply.unwrap_or_else(|| Err(timed_out("no reply")))
             }
             reply => reply,
         }
@@ -234,7 +249,7 @@ impl Inner {
 
     /// The open connection, or a fresh one; and whether it was open.
     async fn link(self: &Arc<Self>, patience: Duration) -> RedisResult<(Link, bool)> {
-        let mut opening = {
+        let opening = {
             let mut state = self.state();
             if let Some(link) = state.link.clone() {
                 let age_ms = self.clock.now_ms().saturating_sub(link.opened_at_ms);
@@ -246,10 +261,17 @@ impl Inner {
             }
             state.opening.get_or_insert_with(|| self.start_opening()).clone()
         };
-        let opened = in_running_time(patience, opening.wait_for(Option::is_some));
+        // On the heap, as above.
+        Box::pin(self.opened_by(opening, patience)).await.map(|link| (link, false))
+    }
+
+    /// What an attempt comes to.
+    async fn opened_by(&self, mut opening: Opening, patience: Duration) -> RedisResult<Link> {
+        let opened = pin!(opening.wait_for(Option::is_some));
+        let opened = in_running_time(patience, opened);
         let outcome = timed(|report| &mut report.connect, opened).await;
         let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
-        outcome.unwrap_or_else(|| Err(self.not_connected())).map(|link| (link, false))
+        outcome.unwrap_or_else(|| Err(self.not_connected()))
     }
 
     /// Starts an attempt to connect, which may outlive the request that began it.
@@ -259,10 +281,11 @@ impl Inner {
         tokio::spawn(async move {
             let inner = &*attempt.0;
             // On the heap: opening a cluster takes a large future.
-            let connecting = Box::pin(inner.connect());
-            let opened = in_running_time(ATTEMPT_LIMIT, connecting).await;
+            let mut connecting = Box::pin(inner.connect());
+            let opened = in_running_time(ATTEMPT_LIMIT, connecting.as_mut()).await;
             let opened = opened.unwrap_or_else(|| Err(inner.not_connected()));
             let opened = opened.map(|commands| inner.opened(commands));
+            drop(connecting);
             // So that who hears of a failure can begin another one.
             drop(attempt);
             // Nobody may be waiting any more.
@@ -351,7 +374,7 @@ impl Link {
         command: Cmd,
         node: Option<&RoutingInfo>,
     ) -> RedisResult<Value> {
-        let reply = async {
+        let reply = pin!(async {
             match (&mut self.commands, node) {
                 (Commands::Cluster(cluster), Some(node)) => {
                     cluster.route_command(command, node.clone()).await
@@ -359,19 +382,19 @@ impl Link {
                 (Commands::Cluster(cluster), None) => cluster.req_packed_command(&command).await,
                 (Commands::Node(server), _) => server.send_packed_command(&command).await,
             }
-        };
+        });
         let reply = in_running_time(ATTEMPT_LIMIT, reply).await;
         let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
         reply.and_then(Value::extract_error)
     }
 
     async fn send(&mut self, command: &Cmd, patience: Duration) -> RedisResult<Value> {
-        let reply = async {
+        let reply = pin!(async {
             match &mut self.commands {
                 Commands::Node(node) => node.send_packed_command(command).await,
                 Commands::Cluster(cluster) => cluster.req_packed_command(command).await,
             }
-        };
+        });
         let reply = in_running_time(patience, reply);
         let reply = timed(|report| &mut report.command, reply).await;
         let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
@@ -474,11 +497,12 @@ fn timed_out(waited_for: &'static str) -> RedisError {
 ///
 /// A plain timeout would be over at once when a frozen process goes on, before the reply that has
 /// long been there could be read. Here a freeze counts for one tick, whatever its length.
-async fn in_running_time<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+///
+/// It takes the future by reference: one that is given away is moved, and stored once more.
+async fn in_running_time<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
     const TICKS: u32 = 4;
-    let mut future = std::pin::pin!(future);
     for _ in 0..TICKS {
-        if let Ok(output) = timeout(limit / TICKS, &mut future).await {
+        if let Ok(output) = timeout(limit / TICKS, future.as_mut()).await {
             return Some(output);
         }
     }

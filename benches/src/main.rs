@@ -1,0 +1,160 @@
+//! `make bench`: drives the real programs over the Lambda Runtime API and says what they cost.
+//!
+//! `bench PROGRAMS OUTPUT [PYTHON_PACKAGES]` runs all of it: the tables go to standard output and to
+//! `docs/`, with a plot, the figures as JSON to the folder OUTPUT. `BENCH_PARTS` names parts of it.
+
+mod compare;
+mod counts;
+mod faults;
+mod functions;
+mod lambda;
+mod memory;
+mod peers;
+mod report;
+mod scale;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use serde_json::{Map, Value};
+
+use crate::functions::Places;
+use crate::report::Table;
+
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// What `BENCH_PARTS` chooses from.
+const PARTS: [&str; 5] = ["compare", "counts", "memory", "scale", "faults"];
+
+fn main() -> ExitCode {
+    let ended = run();
+    if let Ok(folder) = folder() {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    match ended {
+        Ok(regressions) if regressions.is_empty() => ExitCode::SUCCESS,
+        Ok(regressions) => {
+            for regression in regressions {
+                say(&format!("REGRESSION: {regression}"));
+            }
+            say("  if that is meant: BENCH_RECORD=1 BENCH_PARTS=counts make bench");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Gives what has become more than what is kept.
+fn run() -> Result<Vec<String>> {
+    let mut arguments = std::env::args().skip(1);
+    let programs = arguments.next().ok_or("no folder of programs")?.into();
+    let output = PathBuf::from(arguments.next().ok_or("no folder for the output")?);
+    let places = Places { programs, python_packages: arguments.next().map(Into::into) };
+    let rounds = number("BENCH_ROUNDS", 15)?;
+    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_| PARTS.join(","));
+    if let Some(unknown) = parts.split(',').find(|part| !PARTS.contains(part)) {
+        return Err(format!("BENCH_PARTS holds {unknown}; accepted: {}", PARTS.join(",")).into());
+    }
+    let is_wanted = |part: &str| parts.split(',').any(|wanted| wanted == part);
+    std::fs::create_dir_all(&output)?;
+
+    let (mut tables, mut figures, mut goals) = (Vec::new(), Map::new(), Vec::new());
+    let mut regressions = Vec::new();
+    let mut bars = Vec::new();
+    if is_wanted("counts") {
+        let counts = counts::count(&places)?;
+        regressions = counts.regressions()?;
+        goals.extend(counts.goals());
+        tables.push(counts.table());
+        figures.insert("counts".to_owned(), counts.json());
+    }
+    if is_wanted("compare") {
+        let comparison = compare::compare(&places, rounds)?;
+        goals.splice(0..0, comparison.goals());
+        tables.insert(0, comparison.table());
+        figures.insert("side_by_side".to_owned(), comparison.json());
+        bars = comparison.bars();
+    }
+    if is_wanted("memory") {
+        let sizes = memory::sizes(&places, rounds)?;
+        tables.push(sizes.table());
+        figures.insert("memory_sizes".to_owned(), sizes.json());
+    }
+    if is_wanted("scale") {
+        let scale = scale::scale(&places)?;
+        tables.push(scale.table());
+        figures.insert("at_once".to_owned(), scale.json());
+    }
+    if is_wanted("faults") {
+        let faults = faults::faults(&places)?;
+        tables.push(faults.table());
+        figures.insert("faults".to_owned(), faults.json());
+    }
+    if !goals.is_empty() {
+        let mut table = Table::new("Goals", &["figure", "goal", "found", "met"]);
+        for goal in goals {
+            table.row(goal);
+        }
+        tables.insert(0, table);
+    }
+
+    let tables = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    println!("{tables}");
+    let figures = Value::Object(figures);
+    std::fs::write(output.join("bench.json"), format!("{figures:#}\n"))?;
+    say(&format!("the figures as JSON: {}", output.join("bench.json").display()));
+    // Only a whole run is worth it.
+    if PARTS.iter().all(|part| is_wanted(part)) {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let text = format!("# Figures of one run\n\n{}\n\n{tables}", machine()?);
+        std::fs::write(docs.join("benchmark-figures.md"), text)?;
+        std::fs::write(docs.join("benchmarks.svg"), report::plot(&bars))?;
+    }
+    Ok(regressions)
+}
+
+/// What the figures were taken on.
+fn machine() -> Result<String> {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
+    let count = std::thread::available_parallelism()?;
+    let version = |program: &str| -> Result<String> {
+        let output = Command::new(program).arg("--version").output()?.stdout;
+        Ok(String::from_utf8_lossy(&output).trim().to_owned())
+    };
+    Ok(format!(
+        "Written by `make bench` on {count} processors ({}), Linux, with {} and {}. \
+         [benchmarks.md](benchmarks.md) says how they are taken and what they mean.",
+        model.trim_start_matches([':', '\t', ' ']),
+        version("rustc")?,
+        version("redis-server").unwrap_or_else(|_| "valkey-server".to_owned()),
+    ))
+}
+
+fn number(name: &str, default: usize) -> Result<usize> {
+    let Ok(text) = std::env::var(name) else { return Ok(default) };
+    let number = text.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| format!("{name} is {text}; accepted: a whole number from 1").into())
+}
+
+fn is_installed(program: &str) -> bool {
+    let mut version = Command::new(program);
+    version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    version.status().is_ok_and(|status| status.success())
+}
+
+/// A folder of this run's own.
+fn folder() -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("response-boost-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn say(what: &str) {
+    eprintln!("{what}");
+}

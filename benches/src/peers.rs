@@ -1,0 +1,273 @@
+//! What the functions talk to: Redis alone, behind TLS and as a cluster, and a DynamoDB.
+
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::{Result, folder};
+
+/// A certificate for this machine, by a CA of its own.
+pub(crate) struct Certificates {
+    pub(crate) ca_file: PathBuf,
+    certificate_file: PathBuf,
+    key_file: PathBuf,
+    server: Arc<ServerConfig>,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        // Another name than that of the certificate, which would else pass for signed by itself.
+        params.distinguished_name.push(DnType::CommonName, "response-boost");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate()?;
+        let ca = params.self_signed(&ca_key)?;
+        let issuer = Issuer::new(params, ca_key);
+        let key = KeyPair::generate()?;
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        let write = |name: &str, text: String| -> Result<PathBuf> {
+            let path = folder()?.join(name);
+            std::fs::write(&path, text)?;
+            Ok(path)
+        };
+        let key_der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key_der)?;
+        Ok(Self {
+            ca_file: write("ca.pem", ca.pem())?,
+            certificate_file: write("certificate.pem", certificate.pem())?,
+            key_file: write("key.pem", key.serialize_pem())?,
+            server: Arc::new(server),
+        })
+    }
+
+    /// The roots of this machine and the CA: as many as a client on Lambda reads.
+    pub(crate) fn roots_file(&self) -> Result<PathBuf> {
+        let path = folder()?.join("roots.pem");
+        let mut roots = std::fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
+        roots.extend(std::fs::read(&self.ca_file)?);
+        std::fs::write(&path, roots)?;
+        Ok(path)
+    }
+}
+
+/// A redis-server on a port of its own: loopback only, nothing on disk.
+pub(crate) struct Redis {
+    process: Child,
+    port: u16,
+    tls_port: u16,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Result<Self> {
+        Self::start_with(free_port()?, 0, &[])
+    }
+
+    pub(crate) fn start_with_tls(certificates: &Certificates) -> Result<Self> {
+        Self::start_with(free_port()?, free_port()?, &tls_arguments(certificates))
+    }
+
+    fn start_with(port: u16, tls_port: u16, arguments: &[String]) -> Result<Self> {
+        // One that is built without TLS does not know the option.
+        let tls =
+            if tls_port == 0 { vec![] } else { vec!["--tls-port".into(), tls_port.to_string()] };
+        let program = ["redis-server", "valkey-server"].into_iter().find(|program| {
+            let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
+            version.is_ok_and(|status| status.success())
+        });
+        let process = Command::new(program.ok_or("no redis-server on the PATH: `make setup`")?)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(folder()?)
+            .args(tls)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let mut redis = Self { process, port, tls_port };
+        wait_for("redis-server", || {
+            if let Some(status) = redis.process.try_wait()? {
+                return Err(format!("redis-server has ended: {status}").into());
+            }
+            Ok(redis.connect().is_ok())
+        })?;
+        Ok(redis)
+    }
+
+    pub(crate) fn connect(&self) -> Result<redis::Connection> {
+        Ok(redis::Client::open(("127.0.0.1", self.port))?.get_connection()?)
+    }
+
+    pub(crate) fn command<T: redis::FromRedisValue>(&self, command: &[&str]) -> Result<T> {
+        let (name, arguments) = command.split_first().ok_or("no command")?;
+        Ok(redis::cmd(name).arg(arguments).query(&mut self.connect()?)?)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn tls_url(&self) -> String {
+        format!("rediss://127.0.0.1:{}", self.tls_port)
+    }
+
+    /// Stops it (it keeps its sockets and says nothing).
+    pub(crate) fn stop(&self) -> Result<()> {
+        let pid = i32::try_from(self.process.id())?;
+        Ok(kill_process(Pid::from_raw(pid).ok_or("no process")?, Signal::STOP)?)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn tls_arguments(certificates: &Certificates) -> Vec<String> {
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    [
+        ("--tls-cert-file", path(&certificates.certificate_file)),
+        ("--tls-key-file", path(&certificates.key_file)),
+        ("--tls-ca-cert-file", path(&certificates.ca_file)),
+        ("--tls-auth-clients", "no".to_owned()),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value])
+    .collect()
+}
+
+/// Three primaries, with or without TLS.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub(crate) fn start(certificates: Option<&Certificates>) -> Result<Self> {
+        let mut nodes = Vec::new();
+        let mut buses = Vec::new();
+        for _ in 0..3 {
+            let bus = free_port()?.to_string();
+            let mut arguments: Vec<String> =
+                ["--cluster-enabled", "yes", "--cluster-port", &bus].map(Into::into).to_vec();
+            // Each its own, in the common folder.
+            arguments.extend(["--cluster-config-file".to_owned(), format!("nodes-{bus}.conf")]);
+            let mut tls_port = 0;
+            if let Some(certificates) = certificates {
+                arguments.extend(tls_arguments(certificates));
+                // Clients with TLS are told the right port only where the nodes speak it too.
+                arguments.extend(["--tls-cluster".to_owned(), "yes".to_owned()]);
+                tls_port = free_port()?;
+            }
+            nodes.push(Redis::start_with(free_port()?, tls_port, &arguments)?);
+            buses.push(bus);
+        }
+        for (node, [first, last]) in nodes.iter().zip([[0, 5460], [5461, 10922], [10923, 16383]]) {
+            let (first, last) = (first.to_string(), last.to_string());
+            node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])?;
+        }
+        for (number, (node, bus)) in nodes.iter().zip(&buses).enumerate() {
+            let epoch = (number + 1).to_string();
+            node.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch])?;
+            let port = if certificates.is_some() { node.tls_port } else { node.port };
+            let meet = ["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), bus];
+            nodes[0].command::<()>(&meet)?;
+        }
+        wait_for("the cluster", || {
+            for node in &nodes {
+                let (state, known): (String, String) =
+                    (node.command(&["CLUSTER", "INFO"])?, node.command(&["CLUSTER", "NODES"])?);
+                if !state.contains("cluster_state:ok") || known.lines().count() != 3 {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(Self { nodes })
+    }
+}
+
+/// Answers each request as DynamoDB answers the look-up of a user, and does nothing else: what is
+/// measured is the function, not an emulator. It ends with the process.
+pub(crate) struct DynamoDb {
+    pub(crate) url: String,
+}
+
+impl DynamoDb {
+    pub(crate) fn start(certificates: Option<&Certificates>) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let config = certificates.map(|certificates| Arc::clone(&certificates.server));
+        let scheme = if config.is_some() { "https" } else { "http" };
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(io::Result::ok) {
+                let config = config.clone();
+                std::thread::spawn(move || -> Result<()> {
+                    stream.set_nodelay(true)?;
+                    match config {
+                        None => answer(stream),
+                        Some(config) => {
+                            answer(StreamOwned::new(ServerConnection::new(config)?, stream))
+                        }
+                    }
+                });
+            }
+        });
+        Ok(Self { url: format!("{scheme}://localhost:{port}") })
+    }
+}
+
+fn answer(mut stream: impl Read + Write) -> Result<()> {
+    const ITEM: &str = r#"{"Item":{"id":{"N":"1"},"name":{"S":"Manas"},"email":{"S":"manas@example.com"},"age":{"N":"25"}}}"#;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\n\r\n{ITEM}",
+        ITEM.len(),
+    );
+    let mut received = Vec::new();
+    let mut chunk = [0; 1 << 14];
+    loop {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(());
+        }
+        received.extend_from_slice(&chunk[..read]);
+        let text = String::from_utf8_lossy(&received).to_ascii_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() >= length.ok_or("no content-length")?.parse()? {
+            received.clear();
+            stream.write_all(answer.as_bytes())?;
+            stream.flush()?;
+        }
+    }
+}
+
+/// A port that nothing listens on.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn wait_for(what: &str, mut is_there: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_there()? {
+        if Instant::now() > deadline {
+            return Err(format!("waited in vain for {what}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

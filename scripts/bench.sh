@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# `make bench`: what the function costs, beside the floors and the alternatives. BENCH_PARTS names parts
+# of it (compare, counts, memory, scale, faults, micro), BENCH_ROUNDS how often each process is started,
+# and BENCH_RECORD=1 keeps the counts in benches/counts.json.
+. "$(dirname "$0")/lib.sh"
+
+parts=${BENCH_PARTS:-compare,counts,memory,scale,faults,micro}
+
+[ "$(uname -s)" = Linux ] || die 'the figures come from /proc and control groups: Linux only'
+scripts/setup.sh
+PATH=$(dirname "$(find_redis_server)"):$PATH
+
+# In one folder, so that nothing that both have is built twice.
+export CARGO_TARGET_DIR=$PWD/target
+cargo build --release --locked --bin users
+cargo build --release --locked --bins --manifest-path benches/Cargo.toml
+
+python=$tools/bench-python
+[ -d "$python/mangum" ] || pip_install "$python" 'aiocache[redis]==0.12.3' 'awslambdaric==4.2.2' \
+  'fastapi==0.165.0' 'mangum==0.22.0' 'redis==8.1.0' ||
+  say 'the Python alternatives are left out: their packages cannot be installed here'
+[ -d "$python/mangum" ] || python=
+
+case ,$parts, in
+  *,micro,*)
+    cargo bench --locked --manifest-path benches/Cargo.toml --bench micro
+    parts=$(printf %s "$parts" | tr , '\n' | grep -vx micro | paste -sd , - || true)
+    ;;
+esac
+[ -z "$parts" ] ||
+  BENCH_PARTS=$parts target/release/bench target/release target/bench ${python:+"$python"}

@@ -27,7 +27,7 @@ ensure_sam
 
 architecture=$(uname -m | sed 's/aarch64/arm64/')
 parameters=("Architecture=$architecture" CacheMode=existing RedisUrl=redis://valkey:6379 \
-  "ApiAuthorization=$authorization" ReleaseId=local)
+  "ApiAuthorization=$authorization")
 
 # An image that is here already is not asked for again at each start.
 base=public.ecr.aws/lambda/provided:al2023-$architecture

@@ -67,7 +67,7 @@ impl<S> Gateway<S> {
         Self { service, with_context: true }
     }
 
-    /// Leaves out the context of an event ([`RequestExt::request_context_ref`] is then `None`), for a
+    /// Leaves out the context of an event ([`request_context_ref`](lambda_http::RequestExt::request_context_ref) is then `None`), for a
     /// service that never looks at it: to decode it is half of what a request costs.
     #[must_use]
     pub fn without_request_context(self) -> Self {

@@ -1164,7 +1164,7 @@ mod tests {
         let clock = Clock::held_at(START_MS);
         let policy = minutes_2().with_deadline(Duration::from_millis(600));
         let store = Silent { get_limit: Some(Duration::from_millis(600)) };
-        let core = ReadThrough { store, policy, clock };
+        let core = ReadThrough::new(store, policy, clock);
         let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
         let service = service_fn(async |_: Request<LambdaBody>| {
             Ok::<_, Error>(ok("body").map(LambdaBody::from))

@@ -55,7 +55,7 @@ class SamLocal(unittest.TestCase):
             [sam if sam.exists() else "sam", "local", "invoke", function,
              "--event", event, "--skip-pull-image", "--docker-network", "response-boost",
              "--parameter-overrides", f"Architecture={architecture}", "CacheMode=existing",
-             "RedisUrl=redis://valkey:6379", "ReleaseId=local"],
+             "RedisUrl=redis://valkey:6379"],
             cwd=ROOT, env=environment(SAM_CLI_TELEMETRY="0"), capture_output=True, text=True)
         self.assertEqual(invoked.returncode, 0, invoked.stderr)
         return json.loads(invoked.stdout.splitlines()[-1])

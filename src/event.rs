@@ -24,6 +24,7 @@
 
 mod reply;
 mod request;
+mod timers;
 
 use std::fmt;
 use std::pin::Pin;
@@ -40,6 +41,7 @@ use serde_json::value::RawValue;
 use tracing::{error, warn};
 
 pub use self::reply::Reply;
+use self::timers::Timers;
 use crate::{environment, problem};
 
 /// Serves gateway events by a service of HTTP requests: what [`lambda_http::run`] does, but as the
@@ -59,12 +61,13 @@ use crate::{environment, problem};
 pub struct Gateway<S> {
     service: S,
     with_context: bool,
+    timers: Timers,
 }
 
 impl<S> Gateway<S> {
     /// Serves by `service`.
     pub fn new(service: S) -> Self {
-        Self { service, with_context: true }
+        Self { service, with_context: true, timers: Timers::default() }
     }
 
     /// Leaves out the context of an event ([`request_context_ref`](lambda_http::RequestExt::request_context_ref) is then `None`), for a
@@ -104,6 +107,7 @@ where
                 }
                 let is_head = request.method() == Method::HEAD;
                 let time_left = environment::time_to_reply(&context);
+                let timers = self.timers.clone();
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
                     let answer = async {
@@ -111,11 +115,11 @@ where
                         let body = body.collect().await.map(Collected::to_bytes);
                         Ok(body.map(|body| Response::from_parts(parts, body)))
                     };
-                    let reason = match tokio::time::timeout(time_left, answer).await {
-                        Ok(Ok(Ok(response))) => return Ok(Reply::new(kind, response)),
-                        Ok(Ok(Err(failure))) => format!("a body that cannot be read: {failure}"),
-                        Ok(Err(error)) => return Err(error),
-                        Err(_) => "no answer in time".to_owned(),
+                    let reason = match timers.within(time_left, answer).await {
+                        Some(Ok(Ok(response))) => return Ok(Reply::new(kind, response)),
+                        Some(Ok(Err(failure))) => format!("a body that cannot be read: {failure}"),
+                        Some(Err(error)) => return Err(error),
+                        None => "no answer in time".to_owned(),
                     };
                     error!("{reason}; answered with 503");
                     let no_body = |_| Bytes::new();

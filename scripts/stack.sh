@@ -3,6 +3,8 @@
 # shellcheck shell=bash
 
 config=${CONFIG:-default}
+# SAM knows the second of these names alone, other tools of AWS the first.
+[ -z "${AWS_REGION:-}" ] || export AWS_DEFAULT_REGION="${AWS_DEFAULT_REGION:-$AWS_REGION}"
 ensure_sam
 
 # SAM takes the name of the stack from samconfig.toml; STACK names another.

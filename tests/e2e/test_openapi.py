@@ -142,11 +142,11 @@ class OpenApi(unittest.TestCase):
         # `!Ref` and the like are of no matter here.
         Loader.add_multi_constructor("!", lambda loader, tag, node: tag)
         template = self.yaml.load((ROOT / "template.yaml").read_text(), Loader)
-        events = template["Resources"]["UsersFunction"]["Properties"]["Events"].values()
-        routes = {(event["Properties"].get("Path"), event["Properties"].get("Method"))
-                  for event in events}
-        # All methods, so that another is our 405, and all other paths, for our 404.
-        self.assertEqual(routes, {(path, "ANY") for path in self.document["paths"]} | {(None, None)})
+        routes = template["Resources"]["HttpApi"]["Properties"]["DefinitionBody"]["paths"]
+        # All other paths, for our 404; and all methods, so that another is our 405.
+        self.assertEqual(routes.keys(), {*self.document["paths"], "$default"})
+        for route in routes.values():
+            self.assertEqual(list(route), ["x-amazon-apigateway-any-method"])
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ ensure_zig
 # Separated by spaces; no value of a parameter has one in it.
 read -r -a given <<<"${PARAMETERS:-}"
 
-architecture=arm64
-for parameter in ${given[@]+"${given[@]}"}; do
-  case $parameter in Architecture=*) architecture=${parameter#Architecture=} ;; esac
-done
+# Before the build, which takes minutes: what cannot be is said now.
+listed=$(python3 scripts/parameters.py "$config" - ${given[@]+"${given[@]}"})
+architecture=$(sed -n 's/^Architecture=//p' <<<"$listed")
+architecture=${architecture:-arm64}
 check_target "$architecture"
 
 sam build --parameter-overrides "Architecture=$architecture"

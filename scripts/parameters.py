@@ -7,7 +7,7 @@ They are those of CONFIG in samconfig.toml, then those that are given; and two t
 - InvalidationMaxAgeSeconds: what was kept before a change has ended after CacheTtlSeconds and
   CacheStaleIfErrorSeconds together, so that long the change is worth trying.
 - ReleaseId: a hash of both programs in the folder BUILD, of the template and of all other parameters.
-  The alias gets a new version only when it changes.
+  The alias gets a new version only when it changes. It is left out where BUILD is -, before the build.
 """
 
 import hashlib
@@ -79,10 +79,12 @@ def parameters(root, config, build, given):
         # What the mapping of a stream to a function takes.
         chosen["InvalidationMaxAgeSeconds"] = str(min(max(life, 60), 604_800))
 
+    chosen.pop("ReleaseId", None)
+    if build == "-":
+        return chosen
     release = hashlib.sha256(template.encode())
     for program in PROGRAMS:
-        release.update((build / program).read_bytes())
-    chosen.pop("ReleaseId", None)
+        release.update(pathlib.Path(build, program).read_bytes())
     for name, value in sorted(chosen.items()):
         release.update(f"{name}={value}\n".encode())
     return {**chosen, "ReleaseId": release.hexdigest()[:16]}
@@ -91,7 +93,7 @@ def parameters(root, config, build, given):
 def main(config, build, *given):
     root = pathlib.Path(__file__).resolve().parents[1]
     try:
-        for name, value in parameters(root, config, pathlib.Path(build), given).items():
+        for name, value in parameters(root, config, build, given).items():
             print(f"{name}={value}")
     except Refused as refused:
         sys.exit(f"error: {refused}")

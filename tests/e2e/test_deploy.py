@@ -98,6 +98,15 @@ class Scripts(unittest.TestCase):
         made = self.make("deploy")
         self.assertIn("curl -i https://abc.execute-api.eu-west-1.amazonaws.com/users/1", made.stderr)
 
+    def test_what_is_built_is_what_the_configuration_names(self):
+        configuration = self.copy / "samconfig.toml"
+        before = configuration.read_text()
+        self.addCleanup(configuration.write_text, before)
+        configuration.write_text(before.replace('"UserStore=embedded",', '"UserStore=embedded", "Architecture=x86_64",'))
+        build, parameters = self.deployed()
+        self.assertEqual(build, ["build", "--parameter-overrides", "Architecture=x86_64"])
+        self.assertEqual(parameters["Architecture"], "x86_64")
+
     def test_production_has_a_table_signed_requests_and_somebody_who_is_told(self):
         refused = self.make("deploy", "CONFIG=prod")
         self.assertNotEqual(refused.returncode, 0)

@@ -9,8 +9,11 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use lambda_http::http::Response;
 use lambda_http::tower::{Layer as _, Service, ServiceExt as _};
 use lambda_http::{Context, Error, LambdaEvent, Request};
+use lambda_runtime::LambdaInvocation;
 use response_boost::cache::{MemoryStore, ResponseCache};
 use response_boost::config::{Config, variable};
 use response_boost::event::{Gateway, Reply};
@@ -33,14 +36,14 @@ fn main() -> Result<(), Error> {
             Some(namespace.key(requested_user(request)?.key_parts()))
         });
     let api = cache.layer(UsersApi::new(EmbeddedUsers));
-    let mut without = Gateway::new(api.clone());
-    let mut with =
-        Telemetry::new(&config.log).layer(Gateway::new(api.map_request(|request: Request| {
-            if let Some(route) = users::route(&request) {
-                telemetry::seen_at(route);
-            }
-            request
-        })));
+    let mut without = Gateway::new(api.clone()).map_request(event);
+    let with = Gateway::new(api.map_request(|request: Request| {
+        if let Some(route) = users::route(&request) {
+            telemetry::seen_at(route);
+        }
+        request
+    }));
+    let mut with = Telemetry::new(&config.log).layer(with.map_request(event));
 
     tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
         let (mut times_without, mut times_bare, mut times_with) = (vec![], vec![], vec![]);
@@ -62,23 +65,30 @@ fn main() -> Result<(), Error> {
 /// The time that one of many requests takes.
 async fn round<S>(function: &mut S, bare: &[u8]) -> Result<Duration, Error>
 where
-    S: Service<LambdaEvent<Box<RawValue>>, Response = Reply, Error = Error>,
+    S: Service<LambdaInvocation, Response = Reply, Error = Error>,
 {
-    let payload = RawValue::from_string(include_str!("../events/http-existing.json").to_owned())?;
+    let body = Bytes::from_static(include_bytes!("../events/http-existing.json"));
     let mut context = Context::default();
     "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
     context.xray_trace_id =
         Some("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1".into());
     let started = Instant::now();
     for _ in 0..REQUESTS_A_ROUND {
-        let event = LambdaEvent { payload: payload.clone(), context: context.clone() };
-        function.call(event).await?;
+        let (parts, ()) = Response::new(()).into_parts();
+        let (body, context) = (body.clone(), context.clone());
+        function.call(LambdaInvocation { parts, body, context }).await?;
         if !bare.is_empty() {
             std::io::stdout().write_all(bare)?;
             std::io::stdout().flush()?;
         }
     }
     Ok(started.elapsed() / REQUESTS_A_ROUND)
+}
+
+/// As the runtime makes it.
+fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> LambdaEvent<Box<RawValue>> {
+    let payload = serde_json::from_slice(&body).unwrap_or_default();
+    LambdaEvent { payload, context }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -24,7 +24,6 @@
 
 mod reply;
 mod request;
-mod timers;
 
 use std::fmt;
 use std::pin::Pin;
@@ -41,8 +40,8 @@ use serde_json::value::RawValue;
 use tracing::{error, warn};
 
 pub use self::reply::Reply;
-use self::timers::Timers;
-use crate::{environment, problem};
+use crate::timers::Timers;
+use crate::{environment, problem, telemetry};
 
 /// Serves gateway events by a service of HTTP requests: what [`lambda_http::run`] does, but as the
 /// [module](self) says.
@@ -116,7 +115,7 @@ where
                         Ok(body.map(|body| Response::from_parts(parts, body)))
                     };
                     let reason = match timers.within(time_left, answer).await {
-                        Some(Ok(Ok(response))) => return Ok(Reply::new(kind, response)),
+                        Some(Ok(Ok(response))) => return Ok(answered(kind, response)),
                         Some(Ok(Err(failure))) => format!("a body that cannot be read: {failure}"),
                         Some(Err(error)) => return Err(error),
                         None => "no answer in time".to_owned(),
@@ -125,16 +124,21 @@ where
                     let no_body = |_| Bytes::new();
                     let problem = problem::unavailable();
                     let problem = if is_head { problem.map(no_body) } else { problem.map(bytes) };
-                    Ok(Reply::new(kind, problem))
+                    Ok(answered(kind, problem))
                 })
             }
             Err(reason) => {
                 warn!(reason, "an event that is no request; answered with 400");
-                let reply = Reply::new(kind, problem::bad_request(reason).map(bytes));
+                let reply = answered(kind, problem::bad_request(reason).map(bytes));
                 Box::pin(async { Ok(reply) })
             }
         }
     }
+}
+
+fn answered(kind: Kind, response: Response<Bytes>) -> Reply {
+    telemetry::answered(response.status());
+    Reply::new(kind, response)
 }
 
 fn bytes(body: lambda_http::Body) -> Bytes {

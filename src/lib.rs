@@ -41,4 +41,5 @@ pub mod event;
 pub mod problem;
 pub mod stream;
 pub mod telemetry;
+mod timers;
 pub mod users;

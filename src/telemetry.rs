@@ -6,8 +6,8 @@
 //! the same time a document of CloudWatch's embedded metric format. As text, lines are for people and
 //! there are no metrics.
 //!
-//! A line is written at once and by one call of the system: nothing is left when an invocation ends
-//! and Lambda freezes the process.
+//! A line is written at once and by one call of the system; that of a request when the answer has been
+//! given. Nothing is left when the next event is asked for and Lambda may freeze the process.
 
 mod invocation;
 mod json;
@@ -22,6 +22,7 @@ use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+pub(crate) use self::invocation::answered;
 pub use self::invocation::{Recorded, Telemetry, seen_at, within};
 use self::json::JsonLine;
 pub use self::label::{InvalidLabel, Label};

@@ -6,15 +6,17 @@ mod support;
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lambda_http::http::Response;
+use lambda_http::tower::util::MapRequest;
 use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
+use lambda_runtime::LambdaInvocation;
 use response_boost::config::Config;
 use response_boost::event::Gateway;
-use response_boost::telemetry::{self, LogSettings, Recorded, Telemetry};
+use response_boost::telemetry::{self, LogSettings, Telemetry};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::dynamodb::{DynamoDb, Mode};
@@ -311,20 +313,30 @@ fn settings() -> LogSettings {
     config.unwrap().log
 }
 
-/// A function in this process whose service does what the test wants, and where its lines go.
-fn recorded<S>(service: S) -> (Recorded<Gateway<S>>, Output) {
+/// Where lines go, and what writes them there.
+fn telemetry() -> (Telemetry, Output) {
     let output = Output::default();
-    let telemetry = Telemetry::writing_to(output.clone(), &settings());
-    (telemetry.layer(Gateway::new(service)), output)
+    (Telemetry::writing_to(output.clone(), &settings()), output)
 }
 
-fn event(time_left: Duration) -> LambdaEvent<Box<RawValue>> {
-    let payload = RawValue::from_string(request("GET", "/users/1").to_string()).unwrap();
+/// A function in this process whose service does what the test wants.
+fn gateway<S>(service: S) -> MapRequest<Gateway<S>, fn(LambdaInvocation) -> Event> {
+    fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> Event {
+        LambdaEvent { payload: serde_json::from_slice(&body).unwrap(), context }
+    }
+    MapRequest::new(Gateway::new(service), event)
+}
+
+type Event = LambdaEvent<Box<RawValue>>;
+
+fn invocation(time_left: Duration) -> LambdaInvocation {
+    let body = request("GET", "/users/1").to_string().into();
+    let (parts, ()) = Response::new(()).into_parts();
     let deadline = std::time::SystemTime::now() + time_left;
     let deadline = deadline.duration_since(std::time::UNIX_EPOCH).unwrap();
     let mut context = Context::default();
     context.deadline = u64::try_from(deadline.as_millis()).unwrap();
-    LambdaEvent { payload, context }
+    LambdaInvocation { parts, body, context }
 }
 
 async fn panics(_: Request) -> Result<Response<Body>, Error> {
@@ -338,26 +350,54 @@ async fn never_answers(_: Request) -> Result<Response<Body>, Error> {
 
 #[tokio::test]
 async fn a_request_that_panics_or_is_given_up_has_a_line_without_a_status() {
-    let (mut function, output) = recorded(service_fn(panics));
-    let call = tokio::spawn(function.call(event(Duration::from_secs(10))));
+    let (telemetry, output) = telemetry();
+    let mut function = telemetry.layer(gateway(service_fn(panics)));
+    let call = tokio::spawn(function.call(invocation(Duration::from_secs(10))));
     assert!(call.await.unwrap_err().is_panic());
     let line = output.line();
     assert_eq!((&line["level"], line.get("status")), (&json!("ERROR"), None));
 
-    let (mut function, output) = recorded(service_fn(never_answers));
-    drop(function.call(event(Duration::from_secs(10))));
+    let (telemetry, output) = crate::telemetry();
+    let mut function = telemetry.layer(gateway(service_fn(never_answers)));
+    drop(function.call(invocation(Duration::from_secs(10))));
     assert_eq!(output.line().get("status"), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_never_answers_is_given_up_before_lambda_ends_the_invocation() {
-    let (mut function, output) = recorded(service_fn(never_answers));
+    let (telemetry, output) = telemetry();
+    let mut function = telemetry.layer(gateway(service_fn(never_answers)));
     let started = tokio::time::Instant::now();
-    assert!(function.call(event(Duration::from_secs(10))).await.is_ok());
+    assert!(function.call(invocation(Duration::from_secs(10))).await.is_ok());
     let waited = started.elapsed();
     assert!((9_000..9_600).contains(&waited.as_millis()), "{waited:?}");
     let line = output.line();
     assert_eq!((&line["level"], &line["status"]), (&json!("ERROR"), &json!(503)));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_line_and_to_give_the_answer_is_no_part_of_its_latency() {
+    let (telemetry, output) = telemetry();
+    let ready = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::Empty)));
+    let mut gateway = gateway(ready);
+    let seen = output.clone();
+    // As the runtime does: it gives the answer within the layer.
+    let mut function = telemetry.layer(service_fn(move |invocation| {
+        let (answer, seen) = (gateway.call(invocation), seen.clone());
+        async move {
+            answer.await?;
+            let started = Instant::now();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(seen.0.lock().unwrap().1, 0, "a line before the answer is given");
+            Ok::<_, Error>(started.elapsed())
+        }
+    }));
+    let started = Instant::now();
+    let giving = function.call(invocation(Duration::from_secs(10))).await.unwrap();
+    let working = started.elapsed().checked_sub(giving).unwrap();
+    let line = output.line();
+    assert_eq!(line["status"], 200);
+    assert!(line["Latency"].as_f64() <= Some(working.as_secs_f64() * 1e3), "{line}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use lambda_http::tower::{Layer as _, ServiceExt as _};
@@ -31,7 +32,10 @@ fn start() -> Result<(), Error> {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    runtime.enable_all().build()?.block_on(run(config))
+    let runtime = runtime.enable_all().build()?;
+    // As a task: before it comes back to what it blocks on, a runtime asks the kernel for news, three
+    // times for each request.
+    runtime.block_on(runtime.spawn(run(config)))?
 }
 
 async fn run(config: Config) -> Result<(), Error> {
@@ -82,8 +86,10 @@ async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Resu
         request
     });
     let gateway = Gateway::new(api).without_request_context();
-    let function = Telemetry::new(&log).layer(gateway);
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
-    Runtime::new(function).run_concurrent().await
+    let runtime = Runtime::new(gateway).layer(Telemetry::new(&log));
+    // The compiler does not see by itself that this can be a task.
+    let served: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(runtime.run_concurrent());
+    served.await
 }

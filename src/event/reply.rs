@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use lambda_http::http::Response;
 use lambda_http::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
-use lambda_http::http::{Response, StatusCode};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::Kind;
@@ -21,12 +21,6 @@ pub struct Reply {
 impl Reply {
     pub(super) fn new(kind: Kind, response: Response<Bytes>) -> Self {
         Self { kind, response }
-    }
-
-    /// The status that the client gets.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        self.response.status()
     }
 }
 

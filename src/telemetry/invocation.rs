@@ -1,4 +1,4 @@
-//! The record of one invocation: opened when its event is there, written when its answer is.
+//! The record of one invocation: opened when its event is there, written when its answer is given.
 
 use std::fmt;
 use std::future::Future;
@@ -7,17 +7,17 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context as Task, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use lambda_http::Context;
+use lambda_http::http::StatusCode;
 use lambda_http::tower::{Layer, Service};
-use lambda_http::{Context, LambdaEvent};
-use serde_json::value::RawValue;
+use lambda_runtime::LambdaInvocation;
 use tracing::{Instrument as _, Span, error_span};
 
 use super::metrics::{Line, Lines, Outcome, in_milliseconds};
 use super::{Label, LogFormat, LogSettings};
 use crate::cache::{CacheStatus, Recorder, Report};
-use crate::event::Reply;
 
 tokio::task_local! {
     static CURRENT: Arc<Invocation>;
@@ -28,14 +28,33 @@ tokio::task_local! {
 struct Invocation {
     request_id: String,
     trace_id: Option<String>,
+    started: Instant,
     route: OnceLock<&'static str>,
+    /// The status, and after what time.
+    answer: OnceLock<(StatusCode, Duration)>,
 }
 
-/// Writes one line for each request, however it ends: a tower layer around
-/// [`Gateway`](crate::event::Gateway).
+/// Writes one line for each request, however it ends: a layer for
+/// [`Runtime::layer`](lambda_runtime::Runtime::layer) around a [`Gateway`](crate::event::Gateway).
 ///
-/// The line is written before the answer is given, and whatever the filter of the log lets through: it
-/// is the metrics too. As text it is a log line like others.
+/// The line is written when the answer has been given, so that nobody waits for it, and before the next
+/// event is asked for, up to when Lambda lets the process run. It is written whatever the filter of the
+/// log lets through: it is the metrics too. As text it is a log line like others.
+///
+/// ```no_run
+/// use lambda_http::http::Response;
+/// use lambda_http::{Body, Error, Request, lambda_runtime::Runtime, tower::service_fn};
+/// use response_boost::config::Config;
+/// use response_boost::event::Gateway;
+/// use response_boost::telemetry::{self, Telemetry};
+///
+/// # async fn example() -> Result<(), Error> {
+/// let log = Config::from_lookup(|name| std::env::var_os(name))?.log;
+/// telemetry::init(&log);
+/// let hello = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::from("hello"))));
+/// Runtime::new(Gateway::new(hello)).layer(Telemetry::new(&log)).run().await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Telemetry {
     shared: Arc<Shared>,
@@ -89,35 +108,31 @@ impl<S> Layer<S> for Telemetry {
     }
 }
 
-impl<S> Service<LambdaEvent<Box<RawValue>>> for Recorded<S>
+impl<S> Service<LambdaInvocation> for Recorded<S>
 where
-    S: Service<LambdaEvent<Box<RawValue>>, Response = Reply>,
-    S::Error: Send + 'static,
+    S: Service<LambdaInvocation>,
     S::Future: Send + 'static,
 {
-    type Response = Reply;
+    type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, S::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, event: LambdaEvent<Box<RawValue>>) -> Self::Future {
+    fn call(&mut self, event: LambdaInvocation) -> Self::Future {
         let record = Record::open(&self.telemetry, &event.context);
         let invocation = Arc::clone(&record.invocation);
         // What the service does before it gives its future belongs to the invocation too.
-        let answer = record
+        let given = record
             .span
             .in_scope(|| CURRENT.sync_scope(Arc::clone(&invocation), || self.inner.call(event)));
-        let answer = CURRENT.scope(invocation, record.recorder.watch(answer));
-        let answer = answer.instrument(record.span.clone());
+        let given = CURRENT.scope(invocation, record.recorder.watch(given));
+        let given = given.instrument(record.span.clone());
         Box::pin(async move {
-            // The whole of it, and not its one field that is named below.
-            let mut record = record;
-            let reply = answer.await?;
-            record.status = Some(reply.status().as_u16());
-            Ok(reply)
+            let _record = record;
+            given.await
         })
     }
 }
@@ -136,6 +151,11 @@ pub fn seen_at(route: &'static str) {
     let _ = CURRENT.try_with(|invocation| invocation.route.set(route));
 }
 
+/// Notes that the current request has its answer.
+pub(crate) fn answered(status: StatusCode) {
+    let _ = CURRENT.try_with(|it| it.answer.set((status, it.started.elapsed())));
+}
+
 /// The request id and the trace id of the current invocation, if there is one.
 pub(super) fn current_ids() -> (Option<String>, Option<String>) {
     let ids = CURRENT.try_with(|it| (Some(it.request_id.clone()), it.trace_id.clone()));
@@ -145,7 +165,13 @@ pub(super) fn current_ids() -> (Option<String>, Option<String>) {
 impl Invocation {
     fn new(context: &Context) -> Self {
         let trace_id = context.xray_trace_id.as_deref().and_then(root).map(ToOwned::to_owned);
-        Self { request_id: context.request_id.clone(), trace_id, route: OnceLock::new() }
+        Self {
+            request_id: context.request_id.clone(),
+            trace_id,
+            started: Instant::now(),
+            route: OnceLock::new(),
+            answer: OnceLock::new(),
+        }
     }
 
     /// What puts the ids into lines of text.
@@ -165,14 +191,11 @@ struct Record {
     invocation: Arc<Invocation>,
     recorder: Recorder,
     span: Span,
-    started: Instant,
     is_cold_start: bool,
-    status: Option<u16>,
 }
 
 impl Record {
     fn open(telemetry: &Telemetry, context: &Context) -> Self {
-        let started = Instant::now();
         let invocation = Invocation::new(context);
         let span = match telemetry.shared.format {
             LogFormat::Text => invocation.span(),
@@ -184,9 +207,7 @@ impl Record {
             invocation: Arc::new(invocation),
             recorder: Recorder::default(),
             span,
-            started,
             is_cold_start: telemetry.shared.is_cold.swap(false, Ordering::Relaxed),
-            status: None,
         }
     }
 }
@@ -194,7 +215,10 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let report = self.recorder.report();
-        let level = match self.status {
+        let Invocation { request_id, trace_id, started, route, answer } = &*self.invocation;
+        let answer = answer.get().copied();
+        let status = answer.map(|(status, _)| status.as_u16());
+        let level = match status {
             None | Some(500..) => "ERROR",
             Some(_) if report.faults > 0 => "WARN",
             Some(_) => "INFO",
@@ -203,13 +227,13 @@ impl Drop for Record {
         let line = Line {
             level,
             service,
-            request_id: &self.invocation.request_id,
-            trace_id: self.invocation.trace_id.as_deref(),
+            request_id,
+            trace_id: trace_id.as_deref(),
             is_cold_start: self.is_cold_start,
-            route: self.invocation.route.get().copied(),
-            status: self.status,
+            route: route.get().copied(),
+            status,
             report,
-            total: self.started.elapsed(),
+            total: answer.map_or_else(|| started.elapsed(), |(_, after)| after),
         };
         match format {
             LogFormat::Text => self.span.in_scope(|| log(&line)),

@@ -6,12 +6,12 @@
 //!
 //! Lambda freezes a process between two requests, for seconds or hours, and whatever it was doing
 //! goes on where it stopped. So nothing in here counts on a task or a timer that runs between
-//! requests, and what is limited in the background is limited by [`in_running_time`].
+//! requests, and what is limited in the background is limited by
+//! [`Timers::within_running_time`].
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, RedisError, RedisResult, Value,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::cache::StoreError;
@@ -32,6 +32,7 @@ use crate::cache::redis::breaker::{Admission, Breaker};
 use crate::cache::redis::resolver::Resolver;
 use crate::cache::redis::{RedisSettings, is_sign_in};
 use crate::cache::report::timed;
+use crate::timers::Timers;
 
 /// How long an attempt to connect may take, and a probe: longer than any request waits. TLS on the
 /// smallest function takes longer than a request should, and an attempt that was given up with its
@@ -58,6 +59,7 @@ struct Inner {
     settings: RedisSettings,
     resolver: Resolver,
     clock: Clock,
+    timers: Timers,
     state: Mutex<State>,
 }
 
@@ -75,6 +77,7 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Link {
     commands: Commands,
+    timers: Timers,
     number: u64,
     opened_at_ms: u64,
 }
@@ -105,8 +108,8 @@ struct Patience {
 
 impl Connection {
     pub(super) fn new(settings: RedisSettings) -> Self {
-        let (resolver, clock, state) = Default::default();
-        Self { inner: Arc::new(Inner { settings, resolver, clock, state }) }
+        let (resolver, clock, timers, state) = Default::default();
+        Self { inner: Arc::new(Inner { settings, resolver, clock, timers, state }) }
     }
 
     /// The reply to a command that reads.
@@ -240,7 +243,7 @@ impl Inner {
                 // Both together take no longer than one would.
                 let limit = patience.connect.saturating_add(patience.response);
                 let left = limit.saturating_sub(started.elapsed());
-                let reply = in_running_time(left, retry.as_mut()).await;
+                let reply = self.timers.within_running_time(left, retry.as_mut()).await;
                 reply.unwrap_or_else(|| Err(timed_out("no reply")))
             }
             reply => reply,
@@ -268,7 +271,7 @@ impl Inner {
     /// What an attempt comes to.
     async fn opened_by(&self, mut opening: Opening, patience: Duration) -> RedisResult<Link> {
         let opened = pin!(opening.wait_for(Option::is_some));
-        let opened = in_running_time(patience, opened);
+        let opened = self.timers.within_running_time(patience, opened);
         let outcome = timed(|report| &mut report.connect, opened).await;
         let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
         outcome.unwrap_or_else(|| Err(self.not_connected()))
@@ -282,7 +285,7 @@ impl Inner {
             let inner = &*attempt.0;
             // On the heap: opening a cluster takes a large future.
             let mut connecting = Box::pin(inner.connect());
-            let opened = in_running_time(ATTEMPT_LIMIT, connecting.as_mut()).await;
+            let opened = inner.timers.within_running_time(ATTEMPT_LIMIT, connecting.as_mut()).await;
             let opened = opened.unwrap_or_else(|| Err(inner.not_connected()));
             let opened = opened.map(|commands| inner.opened(commands));
             drop(connecting);
@@ -298,7 +301,8 @@ impl Inner {
         let mut state = self.state();
         state.opened += 1;
         let (number, opened_at_ms) = (state.opened, self.clock.now_ms());
-        let link = Link { commands, number, opened_at_ms };
+        let timers = self.timers.clone();
+        let link = Link { commands, timers, number, opened_at_ms };
         state.link = Some(link.clone());
         link
     }
@@ -383,7 +387,7 @@ impl Link {
                 (Commands::Node(server), _) => server.send_packed_command(&command).await,
             }
         });
-        let reply = in_running_time(ATTEMPT_LIMIT, reply).await;
+        let reply = self.timers.within_running_time(ATTEMPT_LIMIT, reply).await;
         let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
         reply.and_then(Value::extract_error)
     }
@@ -395,7 +399,7 @@ impl Link {
                 Commands::Cluster(cluster) => cluster.req_packed_command(command).await,
             }
         });
-        let reply = in_running_time(patience, reply);
+        let reply = self.timers.within_running_time(patience, reply);
         let reply = timed(|report| &mut report.command, reply).await;
         let reply = reply.unwrap_or_else(|| Err(timed_out("no reply")));
         reply.and_then(Value::extract_error)
@@ -491,20 +495,4 @@ fn is_closed(error: &RedisError) -> bool {
 
 fn timed_out(waited_for: &'static str) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, waited_for).into()
-}
-
-/// What `future` comes to, unless it takes longer than `limit` of the time that this process runs.
-///
-/// A plain timeout would be over at once when a frozen process goes on, before the reply that has
-/// long been there could be read. Here a freeze counts for one tick, whatever its length.
-///
-/// It takes the future by reference: one that is given away is moved, and stored once more.
-async fn in_running_time<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
-    const TICKS: u32 = 4;
-    for _ in 0..TICKS {
-        if let Ok(output) = timeout(limit / TICKS, future.as_mut()).await {
-            return Some(output);
-        }
-    }
-    None
 }

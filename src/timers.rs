@@ -1,0 +1,142 @@
+//! Limits on the time of futures, by timers that are kept from one to the next.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// To set a new timer wakes tokio's driver, by a system call; to put off one that is set does not. So
+/// each timer serves one future after the other: one at a time, and as many as there are at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timers {
+    idle: Arc<Mutex<Vec<Timer>>>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    /// It is of no use in another runtime.
+    runtime: runtime::Id,
+}
+
+impl Timers {
+    /// What `future` comes to, unless it takes longer than `limit`.
+    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut timer = self.set(Instant::now() + limit);
+        let output = tokio::select! {
+            // What is there in the last moment counts.
+            biased;
+            output = pin!(future) => Some(output),
+            () = &mut timer.sleep => None,
+        };
+        self.idle().push(timer);
+        output
+    }
+
+    /// What `future` comes to, unless it takes longer than `limit` of the time that this process runs.
+    ///
+    /// A plain limit would be over at once when a frozen process goes on, before the reply that has
+    /// long been there could be read. Here a freeze counts for one tick, whatever its length.
+    ///
+    /// It takes the future by reference: one that is given away is moved, and stored once more.
+    pub(crate) async fn within_running_time<F: Future>(
+        &self,
+        limit: Duration,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        const TICKS: u32 = 4;
+        for _ in 0..TICKS {
+            if let Some(output) = self.within(limit / TICKS, future.as_mut()).await {
+                return Some(output);
+            }
+        }
+        None
+    }
+
+    fn set(&self, ends_at: Instant) -> Timer {
+        let runtime = runtime::Handle::current().id();
+        match self.idle().pop() {
+            Some(mut timer) if timer.runtime == runtime => {
+                timer.sleep.as_mut().reset(ends_at);
+                timer
+            }
+            _ => Timer { sleep: Box::pin(sleep_until(ends_at)), runtime },
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Timer>> {
+        // Nothing panics while it is held.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_future_has_its_own_limit_whatever_the_one_before_had() {
+        let timers = Timers::default();
+        for seconds in [5, 1, 9, 2] {
+            let limit = seconds * SECOND;
+            let started = Instant::now();
+            assert_eq!(timers.within(limit, std::future::pending::<()>()).await, None);
+            assert_eq!(started.elapsed(), limit);
+            let in_time = timers.within(limit, sleep(limit / 2));
+            assert_eq!(in_time.await, Some(()));
+        }
+        assert_eq!(timers.idle().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn futures_at_once_have_a_timer_each() {
+        let timers = Timers::default();
+        let started = Instant::now();
+        let (first, second) = tokio::join!(
+            timers.within(SECOND, std::future::pending::<()>()),
+            timers.within(3 * SECOND, sleep(2 * SECOND)),
+        );
+        assert_eq!((first, second, started.elapsed()), (None, Some(()), 2 * SECOND));
+        assert_eq!(timers.idle().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_is_dropped_takes_its_timer_with_it() {
+        let timers = Timers::default();
+        drop(tokio::time::timeout(SECOND, timers.within(9 * SECOND, sleep(5 * SECOND))).await);
+        assert_eq!(timers.idle().len(), 0);
+        assert_eq!(timers.within(SECOND, std::future::ready(7)).await, Some(7));
+    }
+    #[test]
+    fn a_timer_does_not_outlive_its_runtime() {
+        let timers = Timers::default();
+        for _ in 0..2 {
+            let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+            let nothing = timers.within(SECOND / 100, std::future::pending::<()>());
+            assert_eq!(runtime.block_on(nothing), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_freeze_counts_for_a_part_of_the_limit_only() {
+        let timers = Timers::default();
+        let started = Instant::now();
+        let frozen = async {
+            // As the clock jumps by a freeze, so it does here: nothing else is polled meanwhile.
+            tokio::time::advance(60 * SECOND).await;
+            sleep(SECOND / 2).await;
+        };
+        let in_time = timers.within_running_time(SECOND, pin!(frozen)).await;
+        assert_eq!(in_time, Some(()));
+        let late = timers.within_running_time(SECOND, pin!(sleep(2 * SECOND))).await;
+        assert_eq!((late, started.elapsed()), (None, 61 * SECOND + SECOND / 2));
+    }
+}

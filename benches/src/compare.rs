@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::functions::{
@@ -61,6 +62,7 @@ const PER_REQUEST: &str = "the same, a cache object per request";
 const A_MEGABYTE: usize = 1_000_000;
 
 pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
+    let _pinned = OneProcessor::keep_to()?;
     let redis = Redis::start()?;
     let certificates = Certificates::new()?;
     let tls = Redis::start_with_tls(&certificates);
@@ -142,9 +144,7 @@ pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
     let mut samples: BTreeMap<_, Vec<Sample>> = BTreeMap::new();
     for round in 0..=rounds {
         say(&format!("side by side: round {round} of {rounds}"));
-        for candidate in &candidates {
-            let sample = sample(candidate, &mut connection)
-                .map_err(|error| format!("{}: {error}", candidate.name))?;
+        for (candidate, sample) in candidates.iter().zip(sample(&candidates, &mut connection)?) {
             // The first round fills the caches and brings the programs into memory.
             if round > 0 {
                 samples.entry(candidate.name).or_default().push(sample);
@@ -160,42 +160,108 @@ pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
     })
 }
 
-fn sample(candidate: &Candidate, redis: &mut redis::Connection) -> Result<Sample> {
-    let mut forget = || -> Result<()> {
-        if candidate.forget {
+/// Keeps this process, and all that it starts, to one processor. With several, where the kernel wakes
+/// which of the processes makes a call twice as long or half as long, whatever is called.
+struct OneProcessor {
+    before: CpuSet,
+}
+
+impl OneProcessor {
+    fn keep_to() -> Result<Self> {
+        let before = sched_getaffinity(None)?;
+        let last = (0..CpuSet::MAX_CPU).rev().find(|&cpu| before.is_set(cpu));
+        let mut one = CpuSet::new();
+        one.set(last.ok_or("no processor")?);
+        sched_setaffinity(None, &one)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        if let Err(error) = sched_setaffinity(None, &self.before) {
+            say(&format!("not given back all processors: {error}"));
+        }
+    }
+}
+
+/// One round: starts a process of each, and then gives them warm calls by turns, a few at a time, so that
+/// what disturbs the machine for a moment disturbs all of them.
+fn sample(candidates: &[Candidate], redis: &mut redis::Connection) -> Result<Vec<Sample>> {
+    let started = candidates.iter().map(|candidate| Running::start(candidate, redis));
+    let mut running = started.collect::<Result<Vec<_>>>()?;
+    for _ in 0..TURNS {
+        for it in &mut running {
+            it.turn(redis)?;
+        }
+    }
+    running.into_iter().map(Running::end).collect()
+}
+
+/// How many turns each has in a round.
+const TURNS: usize = 20;
+
+/// A process of one of those that are compared.
+struct Running<'a> {
+    candidate: &'a Candidate,
+    environment: One,
+    first: Duration,
+    warm: Vec<Duration>,
+    cpu: Duration,
+}
+
+impl<'a> Running<'a> {
+    fn start(candidate: &'a Candidate, redis: &mut redis::Connection) -> Result<Self> {
+        let environment = One::start(&candidate.program)?;
+        let (first, warm, cpu) = Default::default();
+        let mut running = Self { candidate, environment, first, warm, cpu };
+        running.first = running.call(redis)?;
+        for _ in 0..20 {
+            running.call(redis)?;
+        }
+        Ok(running)
+    }
+
+    fn turn(&mut self, redis: &mut redis::Connection) -> Result<()> {
+        // The caches are another's.
+        self.call(redis)?;
+        let cpu_before = self.environment.cpu()?;
+        for _ in 0..self.candidate.warm_invocations / TURNS {
+            let took = self.call(redis)?;
+            self.warm.push(took);
+        }
+        self.cpu += self.environment.cpu()?.saturating_sub(cpu_before);
+        Ok(())
+    }
+
+    fn call(&mut self, redis: &mut redis::Connection) -> Result<Duration> {
+        let Candidate { name, event, expected, forget, .. } = self.candidate;
+        if *forget {
             for key in ["miss:user:1", "dynamodb:user:1"] {
                 redis::cmd("DEL").arg(key).exec(redis)?;
             }
         }
-        Ok(())
-    };
-    let mut environment = One::start(&candidate.program)?;
-    forget()?;
-    let (first, _) = environment.invoke(&candidate.event)?;
-    for _ in 0..20 {
-        forget()?;
-        environment.invoke(&candidate.event)?;
-    }
-    let cpu_before = environment.cpu()?;
-    let mut warm = Vec::with_capacity(candidate.warm_invocations);
-    for _ in 0..candidate.warm_invocations {
-        forget()?;
-        let (took, reply) = environment.invoke(&candidate.event)?;
-        if !String::from_utf8_lossy(&reply).contains(candidate.expected) {
-            let reply = String::from_utf8_lossy(&reply).chars().take(500).collect::<String>();
-            return Err(format!("{} is not in {reply}", candidate.expected).into());
+        let (took, reply) =
+            self.environment.invoke(event).map_err(|error| format!("{name}: {error}"))?;
+        let reply = String::from_utf8_lossy(&reply);
+        // What comes first may be anything: there is nothing to hit yet, no breaker is open.
+        if !self.warm.is_empty() && !reply.contains(expected) {
+            let reply = reply.chars().take(500).collect::<String>();
+            return Err(format!("{name}: {expected} is not in {reply}").into());
         }
-        warm.push(took);
+        Ok(took)
     }
-    let cpu = environment.cpu()?.saturating_sub(cpu_before);
-    warm.sort_unstable();
-    Ok(Sample {
-        init: environment.init,
-        first,
-        cpu: cpu / u32::try_from(candidate.warm_invocations)?,
-        warm,
-        peak_memory_kb: environment.peak_memory_kb()?,
-    })
+
+    fn end(mut self) -> Result<Sample> {
+        self.warm.sort_unstable();
+        Ok(Sample {
+            init: self.environment.init,
+            first: self.first,
+            cpu: self.cpu / u32::try_from(self.warm.len())?,
+            warm: self.warm,
+            peak_memory_kb: self.environment.peak_memory_kb()?,
+        })
+    }
 }
 
 /// The size of these files as Lambda is given them, in bytes.

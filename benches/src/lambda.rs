@@ -3,17 +3,15 @@
 //!
 //! Blocking sockets on one thread, so that hardly anything but the function is measured.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, PipeReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{Timespec, epoll};
 
-use crate::{Result, folder};
+use crate::Result;
 
 /// The longest that anything is waited for, unless it says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +38,8 @@ struct Environment {
     /// The connection on which an event is waited for.
     idle: Option<usize>,
     started: Instant,
-    output: PathBuf,
+    output: PipeReader,
+    printed: Vec<u8>,
     invocations: u64,
     /// What was read last.
     chunk: Vec<u8>,
@@ -87,8 +86,9 @@ impl Lambda {
         let number = self.environments.len();
         let listener = TcpListener::bind("127.0.0.1:0")?;
         epoll::add(&self.epoll, &listener, data(number, 0), epoll::EventFlags::IN)?;
-        let output = folder()?.join(format!("output-{}", listener.local_addr()?.port()));
-        let file = File::create(&output)?;
+        let (output, input) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        epoll::add(&self.epoll, &output, data(number, OUTPUT), epoll::EventFlags::IN)?;
         let (name, arguments) = program.command.split_first().ok_or("no program")?;
         let started = Instant::now();
         let process = Command::new(name)
@@ -106,8 +106,8 @@ impl Lambda {
             .env("AWS_LAMBDA_RUNTIME_API", listener.local_addr()?.to_string())
             .envs(program.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
+            .stdout(input.try_clone()?)
+            .stderr(input)
             .spawn()
             .map_err(|error| format!("{name}: {error}"))?;
         self.environments.push(Environment {
@@ -117,6 +117,7 @@ impl Lambda {
             idle: None,
             started,
             output,
+            printed: Vec::new(),
             invocations: 0,
             chunk: vec![0; 1 << 16],
         });
@@ -139,6 +140,12 @@ impl Lambda {
                 let event = event.data.u64();
                 let (number, place) = ((event >> 16) as usize, (event & 0xffff) as usize);
                 let environment = &mut self.environments[number];
+                if place == OUTPUT {
+                    if environment.has_ended_output()? {
+                        epoll::delete(&self.epoll, &environment.output)?;
+                    }
+                    continue;
+                }
                 if place > 0 {
                     turns.extend(environment.receive(place - 1)?.map(|turn| (number, turn)));
                     continue;
@@ -195,9 +202,11 @@ impl Lambda {
     }
 
     /// What an environment has printed.
-    pub(crate) fn output(&self, number: usize) -> String {
-        let bytes = std::fs::read(&self.environments[number].output).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+    pub(crate) fn output(&mut self, number: usize) -> String {
+        let environment = &mut self.environments[number];
+        // What cannot be read has not been printed.
+        let _ = environment.has_ended_output();
+        String::from_utf8_lossy(&environment.printed).into_owned()
     }
 
     /// Closes the Runtime API to an environment, which ends by that, and gives what it has printed.
@@ -210,17 +219,27 @@ impl Lambda {
         // Nobody listens any more: a new connection is refused.
         environment.listener = TcpListener::bind("127.0.0.1:0")?;
         let deadline = Instant::now() + PATIENCE;
-        while environment.process.try_wait()?.is_none() {
+        while self.environments[number].process.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 return Err("it does not end without the Runtime API".into());
             }
             std::thread::sleep(Duration::from_millis(5));
+            self.output(number);
         }
         Ok(self.output(number))
     }
 }
 
 impl Environment {
+    /// Reads what has been printed, and whether there will be no more of it.
+    fn has_ended_output(&mut self) -> Result<bool> {
+        match self.output.read_to_end(&mut self.printed) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads what has come on a connection.
     fn receive(&mut self, place: usize) -> Result<Option<Turn>> {
         let Some(connection) = &mut self.connections[place] else { return Ok(None) };
@@ -298,10 +317,12 @@ impl Drop for Lambda {
         }
         for environment in &mut self.environments {
             let _ = environment.process.wait();
-            let _ = std::fs::remove_file(&environment.output);
         }
     }
 }
+
+/// In the place of a connection: what an environment prints. A pipe with a reader, as on Lambda.
+const OUTPUT: usize = 0xffff;
 
 fn data(number: usize, place: usize) -> epoll::EventData {
     epoll::EventData::new_u64((number as u64) << 16 | place as u64)
@@ -417,7 +438,7 @@ impl One {
         self.lambda.pid(0)
     }
 
-    pub(crate) fn output(&self) -> String {
+    pub(crate) fn output(&mut self) -> String {
         self.lambda.output(0)
     }
 

@@ -23,7 +23,7 @@ python=$tools/bench-python
 
 case ,$parts, in
   *,micro,*)
-    cargo bench --locked --manifest-path benches/Cargo.toml --bench micro
+    cargo run --release --locked --manifest-path benches/micro/Cargo.toml
     parts=$(printf %s "$parts" | tr , '\n' | grep -vx micro | paste -sd , - || true)
     ;;
 esac

@@ -6,7 +6,7 @@ check_prerequisites
 
 cargo fmt --check
 for package in fuzz benches; do
-  cargo fmt --check --manifest-path "$package/Cargo.toml"
+  cargo fmt --check --all --manifest-path "$package/Cargo.toml"
   cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
 done
 cargo clippy --locked --all-targets -- -D warnings

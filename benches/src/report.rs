@@ -61,7 +61,7 @@ pub(crate) fn time(seconds: f64) -> String {
 }
 
 pub(crate) fn millis(seconds: f64) -> String {
-    let digits = if seconds < 0.1 { 1 } else { 0 };
+    let digits = usize::from(seconds < 0.1);
     format!("{:.digits$} ms", seconds * 1e3)
 }
 

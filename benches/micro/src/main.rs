@@ -19,8 +19,8 @@ use serde_json::value::RawValue;
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 
 const SIZES: [usize; 3] = [100, 10_000, 1_000_000];
-const EVENT: &str = include_str!("../../events/http-existing.json");
-const A_DAY: Duration = Duration::from_secs(86_400);
+const EVENT: &str = include_str!("../../../events/http-existing.json");
+const A_DAY: Duration = Duration::from_hours(24);
 
 fn main() {
     divan::main();

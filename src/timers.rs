@@ -15,6 +15,9 @@ pub(crate) struct Timers {
     idle: Arc<Mutex<Vec<Timer>>>,
 }
 
+/// What is longer is as good as no limit, and might be more than a clock can tell.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
 #[derive(Debug)]
 struct Timer {
     sleep: Pin<Box<Sleep>>,
@@ -25,7 +28,7 @@ struct Timer {
 impl Timers {
     /// What `future` comes to, unless it takes longer than `limit`.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        let mut timer = self.set(Instant::now() + limit);
+        let mut timer = self.set(Instant::now() + limit.min(LONGEST));
         let output = tokio::select! {
             // What is there in the last moment counts.
             biased;
@@ -115,6 +118,12 @@ mod tests {
         assert_eq!(timers.idle().len(), 0);
         assert_eq!(timers.within(SECOND, std::future::ready(7)).await, Some(7));
     }
+    #[tokio::test]
+    async fn a_limit_may_be_longer_than_a_clock_can_tell() {
+        let timers = Timers::default();
+        assert_eq!(timers.within(Duration::MAX, std::future::ready(7)).await, Some(7));
+    }
+
     #[test]
     fn a_timer_does_not_outlive_its_runtime() {
         let timers = Timers::default();

@@ -228,12 +228,15 @@ impl Counts {
         let of = |name: &'static str| {
             let counted = &self.counted[name];
             let round = |count: Option<f64>| count.map(f64::round);
+            let calls = counted.system_calls.as_ref().map(|calls| calls.values().sum::<f64>());
             (
                 name.to_owned(),
                 json!({
                     "start_instructions": round(counted.start_instructions),
                     "instructions": round(counted.instructions),
                     "allocations": round(counted.allocations),
+                    // Rounded too: now and then a read finds nothing yet.
+                    "system_calls": round(calls),
                 }),
             )
         };

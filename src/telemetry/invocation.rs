@@ -37,9 +37,9 @@ struct Invocation {
 /// Writes one line for each request, however it ends: a layer for
 /// [`Runtime::layer`](lambda_runtime::Runtime::layer) around a [`Gateway`](crate::event::Gateway).
 ///
-/// The line is written when the answer has been given, so that nobody waits for it, and before the next
-/// event is asked for, up to when Lambda lets the process run. It is written whatever the filter of the
-/// log lets through: it is the metrics too. As text it is a log line like others.
+/// The line is written when the answer has been given, so that no client waits for it, and before the
+/// next event is asked for: until then Lambda lets the process run. It is written whatever the filter of
+/// the log lets through: it is the metrics too. As text it is a log line like others.
 ///
 /// ```no_run
 /// use lambda_http::http::Response;

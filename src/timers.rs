@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(timers.idle().len(), 0);
         assert_eq!(timers.within(SECOND, std::future::ready(7)).await, Some(7));
     }
+
     #[tokio::test]
     async fn a_limit_may_be_longer_than_a_clock_can_tell() {
         let timers = Timers::default();

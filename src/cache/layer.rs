@@ -342,7 +342,7 @@ mod tests {
     /// A lease that is longer than the loads of these tests take.
     const A_MINUTE: Duration = Duration::from_mins(1);
 
-    type TestCache = ResponseCache<MemoryStore, fn(&Request<LambdaBody>) -> Option<CacheKey>>;
+    type TestCache = ResponseCache<Arc<MemoryStore>, fn(&Request<LambdaBody>) -> Option<CacheKey>>;
 
     /// A cache in front of a service that answers what the test says, and counts how often.
     struct Fixture {
@@ -359,10 +359,15 @@ mod tests {
     impl Fixture {
         fn new(policy: Policy) -> Self {
             let clock = Clock::held_at(START_MS);
-            let store = MemoryStore::with_clock(clock.clone());
+            let store = Arc::new(MemoryStore::with_clock(clock.clone()));
             let core = ReadThrough::new(store, policy, clock.clone());
             let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
             Self { cache, clock, loads: Arc::default() }
+        }
+
+        /// The store of this cache, as another process would share it.
+        fn shared(&self) -> Arc<MemoryStore> {
+            Arc::clone(&self.cache.core.store)
         }
 
         /// Asks for `request` where the service inside would answer `inside`.
@@ -495,7 +500,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         fixture.get(ok("first")).await;
         let behind = Clock::held_at(START_MS - 5_000);
-        let core = ReadThrough::new(Shared(fixture.cache), minutes_2(), behind);
+        let core = ReadThrough::new(fixture.shared(), minutes_2(), behind);
         let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
         let load = service_fn(async |_: Request<LambdaBody>| {
             Ok::<_, Error>(ok("second").map(LambdaBody::from))
@@ -503,29 +508,6 @@ mod tests {
         let hit = cache.layer(load).oneshot(get()).await.unwrap();
         assert_eq!(hit.headers()["age"], "0");
         assert_eq!(hit.headers()["cache-status"], "response-boost; hit; ttl=120");
-    }
-
-    /// The store of another cache, as another process would share it.
-    struct Shared(TestCache);
-
-    impl Store for Shared {
-        async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
-            self.0.core.store.get(key).await
-        }
-
-        async fn put(
-            &self,
-            key: &CacheKey,
-            expected: Expected<'_>,
-            value: Bytes,
-            life: Duration,
-        ) -> Result<bool, StoreError> {
-            self.0.core.store.put(key, expected, value, life).await
-        }
-
-        async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
-            self.0.core.store.delete(key).await
-        }
     }
 
     proptest::proptest! {
@@ -829,8 +811,7 @@ mod tests {
         fixture.put(Bytes::from_static(ANOTHERS_LEASE)).await;
         for load_limit in [Duration::from_secs(4), Duration::MAX] {
             let policy = minutes_2().with_load_limit(load_limit).with_lease(Duration::MAX);
-            let shared = Shared(fixture.cache.clone());
-            let core = ReadThrough::new(shared, policy, fixture.clock.clone());
+            let core = ReadThrough::new(fixture.shared(), policy, fixture.clock.clone());
             let cache = ResponseCache { core: Arc::new(core), key_of: key_of as fn(&_) -> _ };
             let mut invocation = lambda_http::Context::default();
             invocation.deadline = START_MS + 3_900;

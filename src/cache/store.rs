@@ -1,5 +1,6 @@
 //! What a store of entries promises.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +44,35 @@ pub trait Store: Send + Sync + 'static {
     /// How long it still will not be asked after a fault ([`StoreError::BreakerOpen`]); for the log.
     fn closed_for(&self) -> Option<Duration> {
         None
+    }
+}
+
+/// A store that several share.
+impl<S: Store> Store for Arc<S> {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        (**self).get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        (**self).put(key, expected, value, life).await
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        (**self).delete(key).await
+    }
+
+    fn get_limit(&self) -> Option<Duration> {
+        (**self).get_limit()
+    }
+
+    fn closed_for(&self) -> Option<Duration> {
+        (**self).closed_for()
     }
 }
 

@@ -1,19 +1,21 @@
 //! The entry codec and the path of a hit inside the process, without sockets: time and allocations.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{AllocProfiler, Bencher};
 use lambda_http::http::{HeaderValue, Method, Response};
-use lambda_http::tower::{Layer as _, Service as _, service_fn};
+use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
 use response_boost::cache::{
     CacheKey, Entry, Expected, Found, MemoryStore, Namespace, Policy, ResponseCache, Store,
     StoreError,
 };
-use response_boost::event::Gateway;
+use response_boost::event::{Gateway, Reply};
 use serde_json::value::RawValue;
+use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -36,8 +38,20 @@ fn key() -> CacheKey {
     Namespace::parse("bench").unwrap().key(["user", "1"])
 }
 
-/// A gateway with a cache over this store around a service that answers with this body.
-fn gateway(store: impl Store, bytes: usize) -> impl FnMut(&tokio::runtime::Runtime) -> Vec<u8> {
+/// What a gateway makes of an event: the bytes of its reply.
+fn answer<S>(mut gateway: Gateway<S>) -> impl FnMut(&Runtime) -> Vec<u8>
+where
+    Gateway<S>: Service<LambdaEvent<Box<RawValue>>, Response = Reply, Error = Error>,
+{
+    move |runtime| {
+        let payload = RawValue::from_string(EVENT.to_owned()).unwrap();
+        let reply = gateway.call(LambdaEvent { payload, context: Context::default() });
+        serde_json::to_vec(&runtime.block_on(reply).unwrap()).unwrap()
+    }
+}
+
+/// The same with a cache over this store, around a service that answers with this body.
+fn cached(store: impl Store, bytes: usize) -> impl FnMut(&Runtime) -> Vec<u8> {
     let policy = Policy::new(A_DAY).with_max_entry_bytes(usize::MAX);
     let cache = ResponseCache::new(store, policy, |request: &Request| {
         (request.method() == Method::GET).then(key)
@@ -49,49 +63,21 @@ fn gateway(store: impl Store, bytes: usize) -> impl FnMut(&tokio::runtime::Runti
         response.headers_mut().insert("content-type", json);
         std::future::ready(Ok::<_, Error>(response))
     });
-    let mut gateway = Gateway::new(cache.layer(service));
-    move |runtime| {
-        let payload = RawValue::from_string(EVENT.to_owned()).unwrap();
-        let answer = gateway.call(LambdaEvent { payload, context: Context::default() });
-        serde_json::to_vec(&runtime.block_on(answer).unwrap()).unwrap()
-    }
+    answer(Gateway::new(cache.layer(service)))
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// The bytes of an entry with a body of this size.
 fn entry(bytes: usize) -> Bytes {
-    let store = std::sync::Arc::new(MemoryStore::with_capacity_bytes(usize::MAX));
-    let (runtime, shared) = (runtime(), Shared(std::sync::Arc::clone(&store)));
-    gateway(shared, bytes)(&runtime);
+    let store = Arc::new(MemoryStore::with_capacity_bytes(usize::MAX));
+    let runtime = runtime();
+    cached(Arc::clone(&store), bytes)(&runtime);
     match runtime.block_on(store.get(&key())) {
         Ok(Found::Value(entry)) => entry,
         other => panic!("{other:?}"),
-    }
-}
-
-/// A store that is asked by others, too.
-struct Shared(std::sync::Arc<MemoryStore>);
-
-impl Store for Shared {
-    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
-        self.0.get(key).await
-    }
-
-    async fn put(
-        &self,
-        key: &CacheKey,
-        expected: Expected<'_>,
-        value: Bytes,
-        life: Duration,
-    ) -> Result<bool, StoreError> {
-        self.0.put(key, expected, value, life).await
-    }
-
-    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
-        self.0.delete(key).await
     }
 }
 
@@ -131,7 +117,7 @@ fn decode(bencher: Bencher<'_, '_>, bytes: usize) {
 #[divan::bench(args = SIZES)]
 fn hit(bencher: Bencher<'_, '_>, bytes: usize) {
     let (runtime, store) = (runtime(), MemoryStore::with_capacity_bytes(usize::MAX));
-    let mut answer = gateway(store, bytes);
+    let mut answer = cached(store, bytes);
     answer(&runtime);
     bencher.counter(BytesCount::new(bytes)).bench_local(|| answer(&runtime));
 }
@@ -140,7 +126,7 @@ fn hit(bencher: Bencher<'_, '_>, bytes: usize) {
 #[divan::bench(args = SIZES)]
 fn miss(bencher: Bencher<'_, '_>, bytes: usize) {
     let runtime = runtime();
-    let mut answer = gateway(Empty, bytes);
+    let mut answer = cached(Empty, bytes);
     bencher.counter(BytesCount::new(bytes)).bench_local(|| answer(&runtime));
 }
 
@@ -149,12 +135,8 @@ fn miss(bencher: Bencher<'_, '_>, bytes: usize) {
 fn no_cache(bencher: Bencher<'_, '_>, bytes: usize) {
     let runtime = runtime();
     let body = body(bytes);
-    let mut gateway = Gateway::new(service_fn(move |_: Request| {
+    let mut answer = answer(Gateway::new(service_fn(move |_: Request| {
         std::future::ready(Ok::<_, Error>(Response::new(Body::from(body.clone()))))
-    }));
-    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
-        let payload = RawValue::from_string(EVENT.to_owned()).unwrap();
-        let answer = gateway.call(LambdaEvent { payload, context: Context::default() });
-        serde_json::to_vec(&runtime.block_on(answer).unwrap()).unwrap()
-    });
+    })));
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| answer(&runtime));
 }

@@ -4,12 +4,13 @@
 //! all tests run under them. The tests' own commands are those of a user who may do everything.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::error::Error as _;
+use std::io::{self, BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use redis::{Client, Connection, FromRedisValue};
+use redis::{Client, Connection, FromRedisValue, RedisError};
 
 use super::{Folder, PATIENCE, wait_for};
 
@@ -224,7 +225,21 @@ impl Drop for Process {
 
 fn connect(port: u16) -> redis::RedisResult<Connection> {
     let client = Client::open(operator_url(port))?;
-    client.get_connection_with_timeout(Duration::from_secs(5))
+    loop {
+        let connection = client.get_connection_with_timeout(Duration::from_secs(5));
+        // A child that stops or goes on interrupts a read that has a timeout.
+        if !connection.as_ref().is_err_and(is_interrupted) {
+            return connection;
+        }
+    }
+}
+
+fn is_interrupted(error: &RedisError) -> bool {
+    // As the crate keeps it.
+    type Cause = std::sync::Arc<dyn std::error::Error + Send + Sync>;
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<Cause>());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::Interrupted)
 }
 
 /// Who may do everything, with any password.

@@ -7,8 +7,8 @@
 parts=${BENCH_PARTS:-compare,counts,memory,scale,faults,micro}
 
 [ "$(uname -s)" = Linux ] || die 'the figures come from /proc and control groups: Linux only'
-scripts/setup.sh
-PATH=$(dirname "$(find_redis_server)"):$PATH
+check_prerequisites
+ensure_test_server
 
 # In one folder, so that nothing that both have is built twice.
 export CARGO_TARGET_DIR=$PWD/target

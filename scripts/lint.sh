@@ -31,7 +31,7 @@ fi
   checkov --quiet --compact --skip-download --framework cloudformation -f template.yaml -f dashboard.yaml
 )
 if has shellcheck; then
-  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
+  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run .ci/engine.sh
 else
   say 'SKIPPED: shellcheck (not installed)'
 fi

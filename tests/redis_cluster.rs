@@ -8,7 +8,7 @@ use response_boost::cache::{Expected, Namespace, RedisSettings, RedisStore, Stor
 use support::cluster::Cluster;
 use support::lambda::Function;
 use support::redis::{OPERATOR, RedisServer};
-use support::{MANAS, STORED};
+use support::{MANAS, PATIENCE, STORED};
 
 const KEY: &str = "users:user:1";
 
@@ -41,6 +41,7 @@ async fn keys_of_all_nodes_are_kept_over_one_connection_to_each() {
 async fn a_purge_reaches_every_primary() {
     let cluster = Cluster::start().await;
     let settings = RedisSettings::parse(&cluster.nodes[4].operator_url()).unwrap().with_cluster();
+    let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let store = RedisStore::new(settings);
     let namespace = Namespace::parse("users").unwrap();
     for id in 0..300 {
@@ -81,7 +82,7 @@ async fn a_primary_that_dies_is_followed_by_its_replica() {
 }
 
 async fn wait_for_promotion(replica: &RedisServer, function: &Function) {
-    let deadline = std::time::Instant::now() + support::PATIENCE;
+    let deadline = std::time::Instant::now() + PATIENCE;
     while !replica.command::<String>(&["INFO", "replication"]).contains("role:master") {
         let reply = function.get("/users/1").await;
         reply.assert_correct();
@@ -143,7 +144,10 @@ async fn a_server_that_is_no_cluster_is_a_fault_like_others() {
 #[tokio::test]
 async fn a_cluster_that_stands_still_costs_one_deadline() {
     let cluster = Cluster::start().await;
-    let function = function(&cluster.nodes[0].url()).await;
+    let url = cluster.nodes[0].url();
+    let timeouts = [("REDIS_CONNECT_TIMEOUT_MS", "2000"), ("REDIS_RESPONSE_TIMEOUT_MS", "2000")];
+    let variables = [&[("REDIS_URL", &*url), ("REDIS_CLUSTER", "true")][..], &timeouts].concat();
+    let function = Function::start(&variables).await;
     function.get_until_hit("/users/1").await;
     for node in &cluster.nodes {
         node.signal("STOP");
@@ -151,7 +155,8 @@ async fn a_cluster_that_stands_still_costs_one_deadline() {
     let started = std::time::Instant::now();
     let reply = function.get("/users/1").await;
     reply.assert_correct();
-    assert!(started.elapsed() < Duration::from_millis(400), "{:?}", started.elapsed());
+    // The deadline, and as much again for a busy machine.
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     let reply = function.get("/users/1").await;
     assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=breaker-open");
     for node in &cluster.nodes {

@@ -10,7 +10,7 @@ mod tls {
         BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
     };
 
-    use crate::support::lambda::{Function, command};
+    use crate::support::lambda::{BY_DEFAULT, Function, command};
     use crate::support::proxy::{Mode, Proxy};
     use crate::support::redis::{RedisServer, free_port};
     use crate::support::{Folder, STORED};
@@ -89,9 +89,7 @@ mod tls {
     }
 
     async fn function(url: &str, ca_file: &str) -> Function {
-        // Longer than a handshake takes in an unoptimized build on a busy machine.
-        let timeout = ("REDIS_CONNECT_TIMEOUT_MS", "10000");
-        Function::start(&[("REDIS_URL", url), ("REDIS_TLS_CA_FILE", ca_file), timeout]).await
+        Function::start(&[("REDIS_URL", url), ("REDIS_TLS_CA_FILE", ca_file)]).await
     }
 
     /// The answer is correct, and the log says what is wrong with the certificate.
@@ -167,8 +165,8 @@ mod tls {
     async fn a_port_without_tls_is_told_from_one_with_it() {
         let server = TlsServer::good().await;
         let plain = format!("rediss://localhost:{}", server.redis.port());
-        let function =
-            Function::start(&[("REDIS_URL", &plain), ("REDIS_TLS_CA_FILE", &server.ca_file)]).await;
+        let variables = [("REDIS_URL", &*plain), ("REDIS_TLS_CA_FILE", &server.ca_file)];
+        let function = Function::start(&[&variables[..], &BY_DEFAULT].concat()).await;
         let reply = function.get("/users/1").await;
         reply.assert_correct();
         assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
@@ -186,7 +184,6 @@ mod tls {
             ("REDIS_URL", &url),
             ("REDIS_TLS_CA_FILE", &server.ca_file),
             ("REDIS_CONNECT_TIMEOUT_MS", "100"),
-            ("REDIS_RESPONSE_TIMEOUT_MS", "1000"),
         ])
         .await;
         let reply = function.get("/users/1").await;
@@ -210,7 +207,6 @@ mod tls {
         let variables = [
             ("REDIS_URL", url.as_str()),
             ("REDIS_TLS_CA_FILE", &server.ca_file),
-            ("REDIS_CONNECT_TIMEOUT_MS", "10000"),
             ("REDIS_IAM_USER", "cache-user"),
             ("REDIS_IAM_CACHE", "my-cache"),
             ("AWS_REGION", "eu-west-1"),

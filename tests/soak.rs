@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::lambda::Function;
+use support::lambda::{BY_DEFAULT, Function};
 use support::proxy::{Mode, Proxy};
 use support::redis::{RedisServer, info};
 
@@ -38,8 +38,8 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
     let redis = RedisServer::start().await;
     redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+@all"]);
     let proxy = Proxy::before(redis.port()).await;
-    let function =
-        Function::start(&[("REDIS_URL", &proxy.url().replace("://", "://cache:pw@"))]).await;
+    let url = proxy.url().replace("://", "://cache:pw@");
+    let function = Function::start(&[&[("REDIS_URL", &*url)][..], &BY_DEFAULT].concat()).await;
     function.get_until_hit("/users/1").await;
     for _ in 0..200 {
         function.get("/users/1").await;

@@ -29,12 +29,8 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $promise() {
                 let server = super::RedisServer::start().await;
-                let settings = super::RedisSettings::parse(&server.url()).unwrap();
-                // A busy machine is no fault of the store.
-                let settings = settings
-                    .with_connect_timeout(super::PATIENCE)
-                    .with_response_timeout(super::PATIENCE);
-                super::$promise(super::RedisStore::new(settings)).await;
+                let store = super::RedisStore::new(super::patient(&server.url()));
+                super::$promise(store).await;
             })+
         }
     };
@@ -54,6 +50,12 @@ contract!(
     one_of_many_gets_a_key_that_is_free,
     many_at_once_do_not_disturb_each_other,
 );
+
+/// A busy machine is no fault of the store.
+fn patient(url: &str) -> RedisSettings {
+    let settings = RedisSettings::parse(url).unwrap();
+    settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE)
+}
 
 fn key(parts: &[&str]) -> CacheKey {
     Namespace::parse("contract").unwrap().key(parts)
@@ -220,7 +222,7 @@ async fn many_at_once_do_not_disturb_each_other(store: impl Store) {
 #[tokio::test]
 async fn what_others_have_put_is_replaced_when_it_is_expected() {
     let server = RedisServer::start().await;
-    let store = RedisStore::new(RedisSettings::parse(&server.url()).unwrap());
+    let store = RedisStore::new(patient(&server.url()));
     let key = key(&["a"]);
     server.command::<()>(&["HSET", key.as_str(), "field", "value"]);
     assert_eq!(store.get(&key).await.unwrap(), Found::Foreign);
@@ -239,7 +241,7 @@ async fn what_others_have_put_is_replaced_when_it_is_expected() {
 #[tokio::test]
 async fn a_purge_removes_a_namespace_and_nothing_else() {
     let server = RedisServer::start().await;
-    let store = RedisStore::new(RedisSettings::parse(&server.operator_url()).unwrap());
+    let store = RedisStore::new(patient(&server.operator_url()));
     let namespace = |text| Namespace::parse(text).unwrap();
     assert_eq!(store.purge(&namespace("a.b"), |_| {}).await.unwrap(), 0);
     let mut set = vec!["MSET".to_owned()];
@@ -271,8 +273,8 @@ async fn a_purge_removes_a_namespace_and_nothing_else() {
 #[tokio::test]
 async fn an_old_connection_is_replaced_without_a_fault() {
     let server = RedisServer::start().await;
-    let settings = RedisSettings::parse(&server.url()).unwrap();
-    let store = RedisStore::new(settings.with_max_age(Duration::from_millis(20)));
+    let settings = patient(&server.url()).with_max_age(Duration::from_millis(20));
+    let store = RedisStore::new(settings);
     put(&store, &key(&["a"]), "x").await;
     let mut connection = server.connect();
     let before = info(&mut connection, "total_connections_received");

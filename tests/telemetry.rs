@@ -20,7 +20,7 @@ use response_boost::telemetry::{self, LogSettings, Telemetry};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::dynamodb::{DynamoDb, Mode};
-use support::lambda::Function;
+use support::lambda::{BY_DEFAULT, Function};
 use support::log::{assert_line, schema, series};
 use support::proxy::BlackHole;
 use support::redis::RedisServer;
@@ -217,7 +217,8 @@ async fn an_outage_that_is_over_is_told_with_how_long_it_was() {
 #[tokio::test]
 async fn waiting_for_a_connection_and_for_another_is_told_apart() {
     let hole = BlackHole::new();
-    let function = Function::start(&[("REDIS_URL", &hole.url())]).await;
+    let url = hole.url();
+    let function = Function::start(&[&[("REDIS_URL", &*url)][..], &BY_DEFAULT].concat()).await;
     function.get("/users/1").await.assert_correct();
     let line = &request_lines(&function, 1).await[0];
     assert!(line["redis_connect_ms"].as_f64() > Some(400.0), "{line}");

@@ -132,7 +132,7 @@ fn machine() -> Result<String> {
          [benchmarks.md](benchmarks.md) says how they are taken and what they mean.",
         model.trim_start_matches([':', '\t', ' ']),
         version("rustc")?,
-        version("redis-server").unwrap_or_else(|_| "valkey-server".to_owned()),
+        version(&peers::redis_server())?,
     ))
 }
 

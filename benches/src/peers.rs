@@ -63,6 +63,11 @@ impl Certificates {
     }
 }
 
+/// The program that `make bench` has found.
+pub(crate) fn redis_server() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// A redis-server on a port of its own: loopback only, nothing on disk.
 pub(crate) struct Redis {
     process: Child,
@@ -83,11 +88,7 @@ impl Redis {
         // One that is built without TLS does not know the option.
         let tls =
             if tls_port == 0 { vec![] } else { vec!["--tls-port".into(), tls_port.to_string()] };
-        let program = ["redis-server", "valkey-server"].into_iter().find(|program| {
-            let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
-            version.is_ok_and(|status| status.success())
-        });
-        let process = Command::new(program.ok_or("no redis-server on the PATH: `make setup`")?)
+        let process = Command::new(redis_server())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no"])
             .arg("--dir")

@@ -34,9 +34,13 @@ def needs(condition, missing):
     return unittest.skip(missing)
 
 
+def succeeds(*command):
+    return bool(shutil.which(command[0])) and subprocess.run(command, capture_output=True).returncode == 0
+
+
 def has_container_engine():
-    docker = shutil.which("docker")
-    return bool(docker) and subprocess.run([docker, "info"], capture_output=True).returncode == 0
+    return succeeds("docker", "info") and (succeeds("docker", "compose", "version")
+                                           or succeeds("docker-compose", "version"))
 
 
 def free_port():
@@ -58,6 +62,12 @@ def environment(**changes):
     told = re.compile(r"(?i).*(proxy|cert|ca_bundle|index_url|find_links).*|pip_.*|cargo_registries_.*|cargo_source_.*")
     clean = {name: value for name, value in os.environ.items() if name in kept or told.match(name)}
     return {**clean, **changes}
+
+
+def ask_script(line, **variables):
+    """Runs a line with the functions of scripts/lib.sh."""
+    return subprocess.run(["bash", "-c", f". scripts/lib.sh; {line}"], cwd=ROOT, env=environment(**variables),
+                          capture_output=True, text=True)
 
 
 class Reply:
@@ -91,7 +101,9 @@ class Make:
             [sys.executable, "-c", "import os, signal, sys\n"
              "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
              "os.execvp(sys.argv[1], sys.argv[1:])", "make", target, *arguments],
-            cwd=folder, env=environment(**{name: value}, **variables), stdin=subprocess.DEVNULL,
+            # A busy machine is no fault of Redis.
+            cwd=folder, env=environment(**{name: value, "REDIS_CONNECT_TIMEOUT_MS": "10000",
+                                           "REDIS_RESPONSE_TIMEOUT_MS": "10000"}, **variables), stdin=subprocess.DEVNULL,
             stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def output(self):
@@ -110,9 +122,9 @@ class Make:
             time.sleep(0.05)
         raise AssertionError(f"not ready:\n{self.output()}")
 
-    def wait(self):
+    def wait(self, patience_s=PATIENCE_S):
         """Waits for its end and gives its exit code."""
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(patience_s)
 
     def interrupt(self):
         """Ctrl-C, until all is over."""

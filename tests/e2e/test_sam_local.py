@@ -14,7 +14,7 @@ def docker(*arguments):
                           text=True).stdout.strip()
 
 
-@needs(has_container_engine(), "no container engine that answers to `docker`")
+@needs(has_container_engine(), "no container engine with compose that answers to `docker`")
 class SamLocal(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -49,7 +49,7 @@ class SamLocal(unittest.TestCase):
 
     def invoke(self, function, event):
         """What a function answers to the event in a file."""
-        sam = ROOT / ".tools/sam/bin/sam"
+        sam = ROOT / ".tools/bin/sam"
         architecture = {"aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
         invoked = subprocess.run(
             [sam if sam.exists() else "sam", "local", "invoke", function,
@@ -91,7 +91,7 @@ class SamLocal(unittest.TestCase):
         self.assertNotIn("response-boost", docker("network", "ls"))
 
 
-@needs(has_container_engine(), "no container engine that answers to `docker`")
+@needs(has_container_engine(), "no container engine with compose that answers to `docker`")
 class SamLocalSigned(unittest.TestCase):
     """The same template with its routes for signed requests. SAM does not check the signature."""
 

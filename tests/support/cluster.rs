@@ -17,8 +17,9 @@ impl Cluster {
                     [
                         ["--cluster-enabled", "yes"],
                         ["--cluster-port", &free_port().to_string()],
-                        // A second until a node counts as failed: tests wait for it.
-                        ["--cluster-node-timeout", "1000"],
+                        // Until a node counts as failed: a test waits for it, and a busy machine must not
+                        // make one of another.
+                        ["--cluster-node-timeout", "5000"],
                     ]
                     .concat()
                     .into_iter()

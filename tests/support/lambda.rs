@@ -20,6 +20,17 @@ use super::PATIENCE;
 use super::dynamodb::suite_variables;
 use super::http::serve;
 
+/// How long an invocation may take, where the test does not say.
+const TIME_LEFT: Duration = Duration::from_secs(30);
+
+/// What a function waits for its Redis, where the test does not say: a busy machine is no fault of Redis.
+const PATIENT: [(&str, &str); 2] =
+    [("REDIS_CONNECT_TIMEOUT_MS", "10000"), ("REDIS_RESPONSE_TIMEOUT_MS", "10000")];
+
+/// What it waits in production.
+pub const BY_DEFAULT: [(&str, &str); 2] =
+    [("REDIS_CONNECT_TIMEOUT_MS", ""), ("REDIS_RESPONSE_TIMEOUT_MS", "")];
+
 /// The users function in a process of its own: one environment. At its end all that it has printed is
 /// checked.
 pub struct Function {
@@ -112,7 +123,7 @@ impl Function {
 
     /// Invokes the function and expects an answer; a function error fails the test.
     pub async fn invoke(&self, event: &Value) -> Reply {
-        self.invoke_within(event, Duration::from_secs(10)).await
+        self.invoke_within(event, TIME_LEFT).await
     }
 
     /// The same with this much time until Lambda would end the invocation.
@@ -129,12 +140,12 @@ impl Function {
 
     /// The function error that an invocation ends with.
     pub async fn error(&self, event: &Value) -> String {
-        self.end(event, Duration::from_secs(10)).await.expect_err("a function error")
+        self.end(event, TIME_LEFT).await.expect_err("a function error")
     }
 
     /// Invokes the function and does not wait for its answer.
     pub fn ask(&self, path: &str) {
-        self.begin(&super::request("GET", path), Duration::from_secs(10));
+        self.begin(&super::request("GET", path), TIME_LEFT);
     }
 
     fn begin(
@@ -255,6 +266,7 @@ fn program(path: &str, variables: &[(&str, &str)]) -> Command {
             ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
             ("RUST_BACKTRACE", "0"),
         ])
+        .envs(PATIENT)
         .envs(suite_variables().iter().map(|(name, value)| (name, value)))
         .envs(variables.iter().copied())
         .stdin(Stdio::null());

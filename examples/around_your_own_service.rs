@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use lambda_http::http::{Method, Response};
-use lambda_http::tower::{ServiceBuilder, service_fn};
+use http::{Method, Response};
+use lambda_gateway::Gateway;
 use lambda_http::{Body, Error, Request, lambda_runtime};
-use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
-use response_boost::event::Gateway;
+use response_boost::{MemoryStore, Namespace, Policy, ResponseCache};
+use tower::{ServiceBuilder, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {

@@ -4,9 +4,9 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use response_boost::cache::{Namespace, RedisStore};
-use response_boost::config::Config;
-use response_boost::environment;
+use response_boost::{Namespace, RedisStore};
+use users_function::config::Config;
+use users_function::environment;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

@@ -17,9 +17,9 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PutRequest, ScalarAttributeType,
     TableStatus, WriteRequest,
 };
-use response_boost::aws;
-use response_boost::users::{EmbeddedUsers, TableName, User, UserId, UserStore as _};
 use serde_json::Value;
+use users_function::aws;
+use users_function::users::{EmbeddedUsers, TableName, User, UserId, UserStore as _};
 
 /// The most that DynamoDB takes in one request.
 const BATCH: usize = 25;

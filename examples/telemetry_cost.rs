@@ -10,16 +10,16 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lambda_http::http::Response;
-use lambda_http::tower::{Layer as _, Service, ServiceExt as _};
+use http::Response;
+use lambda_gateway::{Gateway, Reply};
 use lambda_http::{Context, Error, LambdaEvent, Request};
 use lambda_runtime::LambdaInvocation;
-use response_boost::cache::{MemoryStore, ResponseCache};
-use response_boost::config::{Config, variable};
-use response_boost::event::{Gateway, Reply};
-use response_boost::telemetry::{self, Telemetry};
-use response_boost::users::{self, EmbeddedUsers, UsersApi, requested_user};
+use response_boost::{MemoryStore, ResponseCache};
 use serde_json::value::RawValue;
+use tower::{Layer as _, Service, ServiceExt as _};
+use users_function::config::{Config, variable};
+use users_function::telemetry::{self, Telemetry};
+use users_function::users::{self, EmbeddedUsers, UsersApi, requested_user};
 
 const ROUNDS: usize = 400;
 const REQUESTS_A_ROUND: u32 = 500;
@@ -42,7 +42,8 @@ fn main() -> Result<(), Error> {
             telemetry::seen_at(route);
         }
         request
-    }));
+    }))
+    .on_reply(telemetry::answered);
     let mut with = Telemetry::new(&config.log).layer(with.map_request(event));
 
     tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {

@@ -4,13 +4,13 @@
 
 check_prerequisites
 
-cargo fmt --check
+cargo fmt --check --all
 for package in fuzz benches; do
   cargo fmt --check --all --manifest-path "$package/Cargo.toml"
   cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
 done
-cargo clippy --locked --all-targets -- -D warnings
-RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+cargo clippy --workspace --locked --all-targets -- -D warnings
+RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items --quiet
 
 ensure_cargo_tool cargo-machete 0.9.2
 cargo machete

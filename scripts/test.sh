@@ -32,7 +32,7 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
 
-part 'the program' cargo test --locked --no-fail-fast -- ${without[@]+"${without[@]}"}
+part 'the program' cargo test --workspace --locked --no-fail-fast -- ${without[@]+"${without[@]}"}
 # The API once more, on users in DynamoDB: by one emulator, and by another that nothing is fitted to.
 part 'the API on dynoxide' env TEST_USERS=dynoxide cargo test --locked --quiet --test api
 [ -z "${has_moto:-}" ] ||

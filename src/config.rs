@@ -12,9 +12,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::cache::{IamName, IamSettings, Namespace, Policy, RedisSettings};
 use crate::telemetry::{InvalidLabel, LogFormat, LogSettings};
 use crate::users::{DynamoDbUsers, TableName};
+use response_boost::{IamName, IamSettings, Namespace, Policy, RedisSettings};
 
 /// The names of the variables.
 pub mod variable {
@@ -104,7 +104,7 @@ impl Config {
     /// Reads the variables through `lookup`: `std::env::var_os`, or a map.
     ///
     /// ```
-    /// use response_boost::config::Config;
+    /// use users_function::config::Config;
     ///
     /// let config = Config::from_lookup(|_| None)?;
     /// assert_eq!(config.namespace.as_str(), "users");
@@ -114,7 +114,7 @@ impl Config {
     ///     error.unwrap_err().to_string(),
     ///     "invalid CACHE_TTL_SECONDS: 2m; accepted: a whole number from 1 to 31536000"
     /// );
-    /// # Ok::<(), response_boost::config::ConfigError>(())
+    /// # Ok::<(), users_function::config::ConfigError>(())
     /// ```
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let mut variables = Variables { lookup: &lookup, invalid: Vec::new() };
@@ -240,7 +240,11 @@ impl Variables<'_> {
         let one_alone = |other| Err(format!("only together with {other}"));
         match (user, cache) {
             (None, None) => Ok(None),
-            (Some(user), Some(cache)) => Ok(Some(IamSettings::new(user, cache, is_serverless))),
+            (Some(user), Some(cache)) => {
+                let serverless = IamSettings::new(user, cache, crate::aws::credentials);
+                let iam = if is_serverless { serverless } else { serverless.without_serverless() };
+                Ok(Some(iam))
+            }
             (Some(_), None) => {
                 self.judge(variable::REDIS_IAM_USER, one_alone(variable::REDIS_IAM_CACHE))
             }

@@ -1,9 +1,6 @@
-//! What the binaries share: where they run, and how they end.
+//! What the binaries share: how they start, and how they end.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
-
-use lambda_http::Context;
 
 /// The program was not started by Lambda, or by something that plays it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -31,25 +28,3 @@ pub fn exit_code<E: std::fmt::Display>(ended: Result<(), E>) -> ExitCode {
         }
     }
 }
-
-/// Until when an invocation may work, so that there still is an answer: nine tenths of the time that
-/// it has left.
-#[must_use]
-pub fn time_to_answer(invocation: &Context) -> SystemTime {
-    let now = SystemTime::now();
-    let left = invocation.deadline().duration_since(now).ok();
-    // `cargo lambda watch` gives an end that is long past; an invocation that runs has time left.
-    now + left.map_or(LONGEST, |left| left * 9 / 10)
-}
-
-/// How long an invocation may take before it must be answered whatever has become of it, or Lambda
-/// ends it without an answer and a word: nineteen twentieths of the time that it has left, so that
-/// what keeps to [`time_to_answer`] has had its turn.
-#[must_use]
-pub fn time_to_reply(invocation: &Context) -> Duration {
-    let left = invocation.deadline().duration_since(SystemTime::now()).ok();
-    left.map_or(LONGEST, |left| left * 19 / 20)
-}
-
-/// No invocation lasts longer.
-const LONGEST: Duration = Duration::from_mins(15);

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::cache::{CacheKey, Store, StoreError};
 use crate::users::UserId;
+use response_boost::{CacheKey, Store, StoreError};
 
 /// How long to wait before a deletion that has failed is tried again: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));

@@ -13,6 +13,7 @@ mod invocation;
 mod json;
 mod label;
 mod metrics;
+mod timestamp;
 
 use std::io::IsTerminal as _;
 
@@ -22,8 +23,7 @@ use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub(crate) use self::invocation::answered;
-pub use self::invocation::{Recorded, Telemetry, seen_at, within};
+pub use self::invocation::{Recorded, Telemetry, answered, seen_at, within};
 use self::json::JsonLine;
 pub use self::label::{InvalidLabel, Label};
 

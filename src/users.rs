@@ -1,7 +1,7 @@
 //! The example API: `GET /users/{id}`. It does not know that it is cached.
 //!
 //! To serve your own data, implement [`UserStore`] (or write a service of your own and put
-//! [`ResponseCache`](crate::cache::ResponseCache) around it; nothing in the cache is about users).
+//! [`ResponseCache`](response_boost::ResponseCache) around it; nothing in the cache is about users).
 
 mod dynamodb;
 mod embedded;
@@ -14,18 +14,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use lambda_http::http::header::{CONTENT_TYPE, HeaderValue};
-use lambda_http::http::{Method, Response};
-use lambda_http::tower::Service;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Response};
 use lambda_http::{Body, Error, Request, RequestExt as _};
 use percent_encoding::percent_decode_str;
+use tower::Service;
 use tracing::error;
 
 pub use self::dynamodb::{DynamoDbUsers, InvalidTableName, TableName};
 pub use self::embedded::EmbeddedUsers;
 pub use self::store::{UserStore, UserStoreError};
 pub use self::user::{InvalidUserId, User, UserId};
-use crate::{environment, problem};
+use crate::problem;
 
 const METHODS: [Method; 2] = [Method::GET, Method::HEAD];
 
@@ -109,7 +109,7 @@ async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
         return problem::bad_request(&format!("A user id is {InvalidUserId}"));
     };
     let time_left = request.lambda_context_ref().map_or(Duration::MAX, |invocation| {
-        let until = environment::time_to_answer(invocation);
+        let until = lambda_gateway::time_to_answer(invocation);
         until.duration_since(SystemTime::now()).unwrap_or_default()
     });
     let found = tokio::time::timeout(time_left, store.find(id)).await;
@@ -141,7 +141,7 @@ fn json(user: &User) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use lambda_http::tower::ServiceExt as _;
+    use tower::ServiceExt as _;
 
     use super::*;
 

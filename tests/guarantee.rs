@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, LocalBoxFuture, Shared, join_all};
+use http::Response;
 use http_body_util::BodyExt as _;
-use lambda_http::http::Response;
-use lambda_http::tower::{Layer as _, ServiceExt as _, service_fn};
 use lambda_http::{Body, Error, Request};
-use response_boost::cache::{
+use response_boost::{
     CacheKey, Expected, Found, Namespace, Policy, RedisSettings, RedisStore, ResponseCache, Store,
     StoreError,
 };
 use support::PATIENCE;
 use support::redis::RedisServer;
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
 const KEYS: usize = 12;
 /// Processes with one request at a time, and one process with as many at a time.

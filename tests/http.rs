@@ -6,21 +6,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lambda_http::tower::{Layer as _, Service};
+use lambda_gateway::Gateway;
 use lambda_http::{Context, LambdaEvent, Request};
 use proptest::prelude::*;
-use response_boost::cache::{Namespace, Policy, RedisStore, ResponseCache};
-use response_boost::config::Config;
-use response_boost::event::Gateway;
-use response_boost::users::{
-    EmbeddedUsers, User, UserId, UserStore, UserStoreError, UsersApi, requested_user,
-};
+use response_boost::{Entry, Namespace, Policy, RedisStore, ResponseCache};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::contract::{assert_within_contract, event_of, function};
 use support::lambda::Function;
 use support::redis::{RedisServer, info};
 use support::{MANAS, event, events_dir};
+use tower::{Layer as _, Service};
+use users_function::config::Config;
+use users_function::users::{
+    EmbeddedUsers, User, UserId, UserStore, UserStoreError, UsersApi, requested_user,
+};
 
 /// All files of a folder, with their names.
 fn files(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
@@ -76,6 +76,18 @@ async fn the_examples_of_the_crates_end_in_no_function_error() {
         }
     }
     assert!(answered[0] > 100 && answered[1] > 25, "{answered:?}");
+}
+
+#[test]
+fn the_corpus_of_entries_is_read() {
+    let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/entry");
+    let (entries, others): (Vec<_>, Vec<_>) = files(&corpus)
+        .into_iter()
+        .partition(|(_, bytes)| Entry::decode(&bytes.clone().into()).is_ok());
+    let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["not-found", "numbers-at-their-limits", "version-1"]);
+    assert!(others.len() > 5);
 }
 
 #[test]

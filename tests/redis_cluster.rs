@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use response_boost::cache::{Expected, Namespace, RedisSettings, RedisStore, Store as _};
+use response_boost::{Expected, Namespace, RedisSettings, RedisStore, Store as _};
 use support::cluster::Cluster;
 use support::lambda::Function;
 use support::redis::{OPERATOR, RedisServer};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use response_boost::cache::{
+use response_boost::{
     CacheKey, Expected, Found, MemoryStore, Namespace, RedisSettings, RedisStore, Store,
 };
 use support::PATIENCE;

@@ -9,14 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lambda_http::http::Response;
-use lambda_http::tower::util::MapRequest;
-use lambda_http::tower::{Layer as _, Service, service_fn};
+use http::Response;
+use lambda_gateway::Gateway;
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
 use lambda_runtime::LambdaInvocation;
-use response_boost::config::Config;
-use response_boost::event::Gateway;
-use response_boost::telemetry::{self, LogSettings, Telemetry};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::dynamodb::{DynamoDb, Mode};
@@ -25,6 +21,10 @@ use support::log::{assert_line, schema, series};
 use support::proxy::BlackHole;
 use support::redis::RedisServer;
 use support::request;
+use tower::util::MapRequest;
+use tower::{Layer as _, Service, service_fn};
+use users_function::config::Config;
+use users_function::telemetry::{self, LogSettings, Telemetry};
 
 const REQUEST: &str = "\"outcome\":";
 
@@ -325,7 +325,7 @@ fn gateway<S>(service: S) -> MapRequest<Gateway<S>, fn(LambdaInvocation) -> Even
     fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> Event {
         LambdaEvent { payload: serde_json::from_slice(&body).unwrap(), context }
     }
-    MapRequest::new(Gateway::new(service), event)
+    MapRequest::new(Gateway::new(service).on_reply(telemetry::answered), event)
 }
 
 type Event = LambdaEvent<Box<RawValue>>;

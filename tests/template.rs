@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use response_boost::config::Config;
+use users_function::config::Config;
 
 #[test]
 fn the_template_sets_each_variable_that_is_read_and_no_other() {

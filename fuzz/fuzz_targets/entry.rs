@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use response_boost::cache::Entry;
+use response_boost::Entry;
 
 fuzz_target!(|data: &[u8]| {
     let bytes = data.to_vec().into();

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
-use response_boost::cache::RedisStore;
-use response_boost::config::Config;
-use response_boost::stream::{invalidate, read};
-use response_boost::users::UserId;
-use response_boost::{environment, telemetry};
+use response_boost::RedisStore;
 use serde_json::value::RawValue;
+use users_function::config::Config;
+use users_function::stream::{invalidate, read};
+use users_function::users::UserId;
+use users_function::{environment, telemetry};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -29,7 +29,7 @@ async fn start() -> Result<(), Error> {
     let namespace = config.namespace;
     let function = service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let key_of = |id: UserId| namespace.key(id.key_parts());
-        let ends_at = environment::time_to_answer(&event.context);
+        let ends_at = lambda_gateway::time_to_answer(&event.context);
         telemetry::within(&event.context, async {
             let batch = read(&event.payload)?;
             invalidate(&batch, &store, key_of, ends_at).await.map_err(Error::from)

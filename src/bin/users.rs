@@ -6,16 +6,16 @@
 use std::pin::Pin;
 use std::process::ExitCode;
 
-use lambda_http::tower::{Layer as _, ServiceExt as _};
+use lambda_gateway::Gateway;
 use lambda_http::{Error, Request};
 use lambda_runtime::Runtime;
-use response_boost::cache::{MemoryStore, RedisStore, ResponseCache, Store};
-use response_boost::config::Config;
-use response_boost::event::Gateway;
-use response_boost::telemetry::Telemetry;
-use response_boost::users::{DynamoDbUsers, EmbeddedUsers, UserStore, UsersApi, requested_user};
-use response_boost::{environment, telemetry, users};
+use response_boost::{MemoryStore, RedisStore, ResponseCache, Store};
+use tower::{Layer as _, ServiceExt as _};
 use tracing::warn;
+use users_function::config::Config;
+use users_function::telemetry::Telemetry;
+use users_function::users::{DynamoDbUsers, EmbeddedUsers, UserStore, UsersApi, requested_user};
+use users_function::{environment, telemetry, users};
 
 fn main() -> ExitCode {
     environment::exit_code(start())
@@ -85,7 +85,7 @@ async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Resu
         }
         request
     });
-    let gateway = Gateway::new(api).without_request_context();
+    let gateway = Gateway::new(api).without_request_context().on_reply(telemetry::answered);
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
     let runtime = Runtime::new(gateway).layer(Telemetry::new(&log));

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use lambda_http::Context;
-use lambda_http::http::StatusCode;
-use lambda_http::tower::{Layer, Service};
 use lambda_runtime::LambdaInvocation;
+use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, error_span};
 
 use super::metrics::{Line, Lines, Outcome, in_milliseconds};
 use super::{Label, LogFormat, LogSettings};
-use crate::cache::{CacheStatus, Recorder, Report};
+use response_boost::{CacheStatus, Recorder, Report};
 
 tokio::task_local! {
     static CURRENT: Arc<Invocation>;
@@ -35,24 +35,25 @@ struct Invocation {
 }
 
 /// Writes one line for each request, however it ends: a layer for
-/// [`Runtime::layer`](lambda_runtime::Runtime::layer) around a [`Gateway`](crate::event::Gateway).
+/// [`Runtime::layer`](lambda_runtime::Runtime::layer) around a [`Gateway`](lambda_gateway::Gateway).
 ///
 /// The line is written when the answer has been given, so that no client waits for it, and before the
 /// next event is asked for: until then Lambda lets the process run. It is written whatever the filter of
 /// the log lets through: it is the metrics too. As text it is a log line like others.
 ///
 /// ```no_run
-/// use lambda_http::http::Response;
+/// use http::Response;
 /// use lambda_http::{Body, Error, Request, lambda_runtime::Runtime, tower::service_fn};
-/// use response_boost::config::Config;
-/// use response_boost::event::Gateway;
-/// use response_boost::telemetry::{self, Telemetry};
+/// use users_function::config::Config;
+/// use lambda_gateway::Gateway;
+/// use users_function::telemetry::{self, Telemetry};
 ///
 /// # async fn example() -> Result<(), Error> {
 /// let log = Config::from_lookup(|name| std::env::var_os(name))?.log;
 /// telemetry::init(&log);
 /// let hello = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::from("hello"))));
-/// Runtime::new(Gateway::new(hello)).layer(Telemetry::new(&log)).run().await
+/// let gateway = Gateway::new(hello).on_reply(telemetry::answered);
+/// Runtime::new(gateway).layer(Telemetry::new(&log)).run().await
 /// # }
 /// ```
 #[derive(Clone)]
@@ -152,7 +153,7 @@ pub fn seen_at(route: &'static str) {
 }
 
 /// Notes that the current request has its answer.
-pub(crate) fn answered(status: StatusCode) {
+pub fn answered(status: StatusCode) {
     let _ = CURRENT.try_with(|it| it.answer.set((status, it.started.elapsed())));
 }
 
@@ -250,7 +251,7 @@ impl Drop for Record {
 
 /// The line as text, with the same names.
 fn log(line: &Line<'_>) {
-    let Report { status, connect, command, wait, load, saved, faults, fault } = &line.report;
+    let Report { status, connect, command, wait, load, saved, faults, fault, .. } = &line.report;
     let in_milliseconds = |time: &Option<_>| time.map(in_milliseconds);
     macro_rules! log {
         ($level:ident) => {

@@ -7,11 +7,14 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime as Now};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::invocation;
+use super::timestamp::timestamp;
+
+/// The crates of this repository, by the beginning of their lines' targets.
+const OWN: [&str; 3] = ["users_function", "response_boost", "lambda_gateway"];
 
 /// Writes a log event as one JSON object, with the ids of the invocation that it belongs to.
 ///
@@ -19,7 +22,7 @@ use super::invocation;
 /// to do so, and has none where the filter passes errors alone.)
 pub(super) struct JsonLine;
 
-/// The members in their order. What the fields of this crate's own events are is known, so they stand
+/// The members in their order. What the fields of our own events are is known, so they stand
 /// beside the others; those of libraries can have any name.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -51,7 +54,7 @@ where
         let mut found = Fields::default();
         event.record(&mut found);
         let metadata = event.metadata();
-        let is_own = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        let is_own = OWN.iter().any(|own| metadata.target().starts_with(own));
         let (own, fields) =
             if is_own { (found.fields, Map::new()) } else { (Map::new(), found.fields) };
         let (request_id, trace_id) = invocation::current_ids();
@@ -67,14 +70,6 @@ where
         };
         writeln!(writer, "{}", serde_json::to_string(&line).map_err(|_| fmt::Error)?)
     }
-}
-
-/// The time now, as Lambda wants it (RFC 3339, UTC).
-pub(super) fn timestamp() -> String {
-    let mut text = String::with_capacity(32);
-    // Writing to a String cannot fail.
-    let _ = Now.format_time(&mut Writer::new(&mut text));
-    text
 }
 
 #[derive(Default)]

@@ -13,8 +13,8 @@ use metrique_writer::{Entry, EntryWriter, Unit};
 use metrique_writer_format_emf::{Emf, MetricDefinition, MetricDirective, NoMetricCtor};
 
 use super::Label;
-use super::json::timestamp;
-use crate::cache::{CacheStatus, Report};
+use super::timestamp::timestamp;
+use response_boost::{CacheStatus, Report};
 
 const MILLISECONDS: Unit = Unit::Second(Milli);
 
@@ -33,7 +33,6 @@ pub(super) enum Outcome {
 impl Outcome {
     pub(super) fn of(report: &Report) -> Self {
         match report.status {
-            None => Self::None,
             Some(CacheStatus::Hit { .. }) => Self::Hit,
             Some(
                 CacheStatus::Miss { collapsed: Some(true), .. }
@@ -42,6 +41,7 @@ impl Outcome {
             Some(CacheStatus::Miss { .. }) => Self::Miss,
             Some(CacheStatus::Stale { .. } | CacheStatus::StoodIn { .. }) => Self::Stale,
             Some(CacheStatus::Bypass { .. }) => Self::Bypass,
+            _ => Self::None,
         }
     }
 
@@ -121,7 +121,8 @@ impl Lines {
 
 impl Entry for Line<'_> {
     fn write<'a>(&'a self, writer: &mut impl EntryWriter<'a>) {
-        let Report { status, connect, command, wait, load, saved, faults, fault } = &self.report;
+        let Report { status, connect, command, wait, load, saved, faults, fault, .. } =
+            &self.report;
         let outcome = Outcome::of(&self.report);
 
         writer.timestamp(SystemTime::now());
@@ -216,7 +217,7 @@ impl Value for Plain {
 mod tests {
     use std::collections::BTreeSet;
 
-    use lambda_http::http::StatusCode;
+    use http::StatusCode;
     use serde_json::Value as Json;
 
     use super::*;
@@ -254,16 +255,11 @@ mod tests {
                     | CacheStatus::Stale { collapsed: true, .. }
             )
         );
-        let report = Report {
-            status,
-            connect: time,
-            command: time,
-            wait: time,
-            load: time.filter(|_| !is_kept),
-            saved: time.filter(|_| is_kept),
-            faults: 12,
-            fault: Some("redis-timeout"),
-        };
+        let mut report = Report::default();
+        (report.status, report.connect, report.command, report.wait) = (status, time, time, time);
+        report.load = time.filter(|_| !is_kept);
+        report.saved = time.filter(|_| is_kept);
+        (report.faults, report.fault) = (12, Some("redis-timeout"));
         Line {
             level: "ERROR",
             service,

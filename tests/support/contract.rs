@@ -1,12 +1,12 @@
 //! The HTTP contract as a check of any reply to any event. The fuzzers use it too.
 
-use lambda_http::tower::{Layer as _, Service};
+use lambda_gateway::Gateway;
 use lambda_http::{Context, LambdaEvent, Request};
-use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
-use response_boost::event::Gateway;
-use response_boost::users::{EmbeddedUsers, UsersApi, requested_user};
+use response_boost::{MemoryStore, Namespace, Policy, ResponseCache};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tower::{Layer as _, Service};
+use users_function::users::{EmbeddedUsers, UsersApi, requested_user};
 
 /// The users function in this process, with the store in the process: event in, reply out.
 ///

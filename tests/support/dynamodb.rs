@@ -1,7 +1,7 @@
 //! A DynamoDB in the test's own process, and what stands before it to count and to misbehave.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use super::http::{Server, serve};
 
 pub const TABLE: &str = "people";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Everything is passed on.
+    #[default]
     Pass,
     /// Each request is refused in this way.
     Refuse { status: u16, code: &'static str },
@@ -37,9 +38,12 @@ pub struct DynamoDb {
     state: Arc<State>,
 }
 
+#[derive(Default)]
 struct State {
     mode: Mutex<Mode>,
     requests: Mutex<Vec<Value>>,
+    late: AtomicUsize,
+    most_late: AtomicUsize,
 }
 
 impl DynamoDb {
@@ -49,7 +53,7 @@ impl DynamoDb {
         let behind = listener.local_addr().unwrap();
         tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
 
-        let state = Arc::new(State { mode: Mutex::new(Mode::Pass), requests: Mutex::default() });
+        let state = Arc::<State>::default();
         let shared = Arc::clone(&state);
         let server = serve(move |request| answer(Arc::clone(&shared), behind, request)).await;
         Self { server, database, state }
@@ -62,6 +66,11 @@ impl DynamoDb {
     /// The requests since the last call of this.
     pub fn requests(&self) -> Vec<Value> {
         std::mem::take(&mut self.state.requests.lock().unwrap())
+    }
+
+    /// The most requests that were late at the same time.
+    pub fn most_at_once(&self) -> usize {
+        self.state.most_late.load(Ordering::SeqCst)
     }
 
     pub fn connections(&self) -> usize {
@@ -162,7 +171,12 @@ async fn answer(
                 .header("content-type", "application/x-amz-json-1.0");
             return answer.body(body.to_string().into()).unwrap();
         }
-        Mode::Late(by) => tokio::time::sleep(by).await,
+        Mode::Late(by) => {
+            let at_once = state.late.fetch_add(1, Ordering::SeqCst) + 1;
+            state.most_late.fetch_max(at_once, Ordering::SeqCst);
+            tokio::time::sleep(by).await;
+            state.late.fetch_sub(1, Ordering::SeqCst);
+        }
         Mode::Pass => {}
     }
     let stream = TcpStream::connect(behind).await.unwrap();

@@ -9,11 +9,11 @@ use divan::{AllocProfiler, Bencher};
 use lambda_http::http::{HeaderValue, Method, Response};
 use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
-use response_boost::cache::{
+use response_boost::{
     CacheKey, Entry, Expected, Found, MemoryStore, Namespace, Policy, ResponseCache, Store,
     StoreError,
 };
-use response_boost::event::{Gateway, Reply};
+use lambda_gateway::{Gateway, Reply};
 use serde_json::value::RawValue;
 use tokio::runtime::{Builder, Runtime};
 

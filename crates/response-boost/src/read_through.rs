@@ -10,17 +10,17 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lambda_http::http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
-use lambda_http::http::{HeaderMap, Response, StatusCode};
+use http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::cache::clock::{Clock, whole_ms};
-use crate::cache::faults::Faults;
-use crate::cache::lease::{self, PASS_LIFE};
-use crate::cache::report::{record, timed};
-use crate::cache::{CacheKey, CacheStatus, Entry, Expected, Found, Policy, Store, StoreError};
+use crate::clock::{Clock, whole_ms};
+use crate::faults::Faults;
+use crate::lease::{self, PASS_LIFE};
+use crate::report::{record, timed};
+use crate::{CacheKey, CacheStatus, Entry, Expected, Found, Policy, Store, StoreError};
 
 /// How long to wait before the value is looked for again: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lambda_http::http::StatusCode;
+use http::StatusCode;
 
 /// The outcome of one request. Its `Display` is the member of the `Cache-Status` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum CacheStatus {
     },
     /// The store could not be asked; loaded, nothing kept.
     Bypass {
-        /// Why, as [`StoreError::detail`](crate::cache::StoreError::detail) names it.
+        /// Why, as [`StoreError::detail`](crate::StoreError::detail) names it.
         detail: &'static str,
     },
 }

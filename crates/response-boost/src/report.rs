@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cache::CacheStatus;
+use crate::CacheStatus;
 
 tokio::task_local! {
     static RECORDER: Recorder;
@@ -33,7 +33,7 @@ pub struct Report {
     pub saved: Option<Duration>,
     /// How often the store could not do what it was asked, or was not asked after a fault.
     pub faults: u32,
-    /// The last of these, as [`StoreError::detail`](crate::cache::StoreError::detail) names it.
+    /// The last of these, as [`StoreError::detail`](crate::StoreError::detail) names it.
     pub fault: Option<&'static str>,
 }
 
@@ -43,7 +43,7 @@ pub struct Report {
 /// there is no response. Without one nothing is collected.
 ///
 /// ```
-/// use response_boost::cache::Recorder;
+/// use response_boost::Recorder;
 ///
 /// # async fn answer() {}
 /// # async fn example() {

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::connection::Link;
 use super::{RedisStore, unexpected_reply};
-use crate::cache::{Namespace, StoreError};
+use crate::{Namespace, StoreError};
 
 /// How many keys a node looks at before it lets others ask again.
 const BATCH: u32 = 1_000;

@@ -20,15 +20,20 @@
 //! **A fault of the store never fails a request**: it makes it slower, by the policy's deadline at
 //! most, and is told in the `Cache-Status` header, the [`Report`] and the log.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod clock;
 mod entry;
 mod faults;
 mod key;
 mod layer;
 mod lease;
+#[cfg(feature = "memory")]
 mod memory;
 mod policy;
 mod read_through;
+#[cfg(feature = "redis")]
 mod redis;
 mod report;
 mod status;
@@ -37,11 +42,15 @@ mod store;
 pub use self::entry::{DecodeError, Entry};
 pub use self::key::{CacheKey, InvalidNamespace, Namespace};
 pub use self::layer::{Cached, CachedBody, ResponseCache};
+#[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 pub use self::policy::Policy;
-pub use self::redis::{
-    IamName, IamSettings, InvalidCa, InvalidIamName, InvalidRedisUrl, RedisSettings, RedisStore,
-};
+#[cfg(feature = "tls")]
+pub use self::redis::InvalidCa;
+#[cfg(feature = "iam")]
+pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
+#[cfg(feature = "redis")]
+pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
 pub use self::report::{Recorder, Report};
 pub use self::status::CacheStatus;
 pub use self::store::{Expected, Found, Store, StoreError};

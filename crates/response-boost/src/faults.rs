@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cache::StoreError;
-use crate::cache::clock::whole_ms;
+use crate::StoreError;
+use crate::clock::whole_ms;
 
 /// How long a fault that was told is no news.
 const NO_NEWS_FOR: Duration = Duration::from_mins(1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::cache::CacheKey;
+use crate::CacheKey;
 
 /// Where entries are kept. `tests/store_contract.rs` holds every store of this crate to it.
 ///

@@ -8,9 +8,9 @@ use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MaxSizeReached};
+use http::uri::{self, Authority, Scheme, Uri};
 use lambda_http::aws_lambda_events::query_map::QueryMap;
-use lambda_http::http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MaxSizeReached};
-use lambda_http::http::uri::{self, Authority, Scheme, Uri};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -18,7 +18,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use url::form_urlencoded;
 
-use super::Kind;
+use crate::kind::Kind;
 
 const UNKNOWN: &str = "This is no event of an API Gateway, a function URL or a load balancer";
 const TOO_LONG: &str = "The URL is too long";
@@ -129,7 +129,7 @@ struct Http<'a> {
 
 /// The kind of an event and its request, or what is wrong with it in words for the client. The request
 /// has the context of the event with it where that is wanted.
-pub(super) fn of_event(event: &str, with_context: bool) -> (Kind, Result<Request, &'static str>) {
+pub(crate) fn of_event(event: &str, with_context: bool) -> (Kind, Result<Request, &'static str>) {
     let Ok(mut members) = serde_json::from_str::<Event<'_>>(event) else {
         return (Kind::Unknown, Err(UNKNOWN));
     };

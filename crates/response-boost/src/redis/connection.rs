@@ -26,13 +26,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::cache::StoreError;
-use crate::cache::clock::{Clock, whole_ms};
-use crate::cache::redis::breaker::{Admission, Breaker};
-use crate::cache::redis::resolver::Resolver;
-use crate::cache::redis::{RedisSettings, is_sign_in};
-use crate::cache::report::timed;
-use crate::timers::Timers;
+use crate::StoreError;
+use crate::clock::{Clock, whole_ms};
+use crate::redis::breaker::{Admission, Breaker};
+use crate::redis::resolver::Resolver;
+use crate::redis::{RedisSettings, is_sign_in};
+use crate::report::timed;
+use kept_timers::Timers;
 
 /// How long an attempt to connect may take, and a probe: longer than any request waits. TLS on the
 /// smallest function takes longer than a request should, and an attempt that was given up with its

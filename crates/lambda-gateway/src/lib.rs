@@ -22,6 +22,12 @@
 //! [`RequestExt`]: lambda_http::RequestExt
 //! [`RequestExt::raw_http_path`]: lambda_http::RequestExt::raw_http_path
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+mod deadline;
+mod kind;
+pub mod problem;
 mod reply;
 mod request;
 
@@ -30,26 +36,27 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Collected};
-use lambda_http::http::header::{HeaderName, HeaderValue};
-use lambda_http::http::{Method, Response};
-use lambda_http::tower::Service;
 use lambda_http::{LambdaEvent, Request, RequestExt as _};
 use serde_json::value::RawValue;
+use tower_service::Service;
 use tracing::{error, warn};
 
+pub use self::deadline::time_to_answer;
+use self::deadline::time_to_reply;
 pub use self::reply::Reply;
-use crate::timers::Timers;
-use crate::{environment, problem, telemetry};
+use kept_timers::Timers;
 
 /// Serves gateway events by a service of HTTP requests: what [`lambda_http::run`] does, but as the
 /// [module](self) says.
 ///
 /// ```no_run
-/// use lambda_http::http::Response;
+/// use http::Response;
 /// use lambda_http::{Body, Error, Request, lambda_runtime, tower::service_fn};
-/// use response_boost::event::Gateway;
+/// use lambda_gateway::Gateway;
 ///
 /// # async fn example() -> Result<(), Error> {
 /// let hello = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::from("hello"))));
@@ -60,13 +67,21 @@ use crate::{environment, problem, telemetry};
 pub struct Gateway<S> {
     service: S,
     with_context: bool,
+    on_reply: fn(StatusCode),
     timers: Timers,
 }
 
 impl<S> Gateway<S> {
     /// Serves by `service`.
     pub fn new(service: S) -> Self {
-        Self { service, with_context: true, timers: Timers::default() }
+        Self { service, with_context: true, on_reply: |_| (), timers: Timers::default() }
+    }
+
+    /// Calls `observer` with the status of each reply, within the call that gives it: also of those that the
+    /// service has no part in.
+    #[must_use]
+    pub fn on_reply(self, observer: fn(StatusCode)) -> Self {
+        Self { on_reply: observer, ..self }
     }
 
     /// Leaves out the context of an event ([`request_context_ref`](lambda_http::RequestExt::request_context_ref) is then `None`), for a
@@ -95,6 +110,11 @@ where
 
     fn call(&mut self, event: LambdaEvent<Box<RawValue>>) -> Self::Future {
         let LambdaEvent { payload, context } = event;
+        let on_reply = self.on_reply;
+        let answered = move |kind, response: Response<Bytes>| {
+            on_reply(response.status());
+            Reply::new(kind, response)
+        };
         let (kind, request) = request::of_event(payload.get(), self.with_context);
         match request {
             Ok(mut request) => {
@@ -105,7 +125,7 @@ where
                     let _ = request.headers_mut().try_insert(name, trace_id);
                 }
                 let is_head = request.method() == Method::HEAD;
-                let time_left = environment::time_to_reply(&context);
+                let time_left = time_to_reply(&context);
                 let timers = self.timers.clone();
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
@@ -136,11 +156,6 @@ where
     }
 }
 
-fn answered(kind: Kind, response: Response<Bytes>) -> Reply {
-    telemetry::answered(response.status());
-    Reply::new(kind, response)
-}
-
 fn bytes(body: lambda_http::Body) -> Bytes {
     match body {
         lambda_http::Body::Text(text) => text.into(),
@@ -149,23 +164,10 @@ fn bytes(body: lambda_http::Body) -> Bytes {
     }
 }
 
-/// The form of an event, and so of the reply to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Payload 1.0: of a REST API, or of an HTTP API that is set to it.
-    V1,
-    /// Payload 2.0: of an HTTP API or a function URL.
-    V2,
-    /// Of an Application Load Balancer.
-    Alb,
-    /// None of these, so the reply must be one that all of them can read.
-    Unknown,
-}
-
 #[cfg(test)]
 mod tests {
     use http_body::Frame;
-    use lambda_http::tower::{ServiceExt as _, service_fn};
+    use tower::{ServiceExt as _, service_fn};
 
     use super::*;
 
@@ -186,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_cannot_be_read_is_a_503() {
         let service = service_fn(async |_: Request| Ok::<_, &str>(Response::new(Broken)));
-        let event = include_str!("../events/http-existing.json").to_owned();
+        let event = include_str!("../../../events/http-existing.json").to_owned();
         let payload = RawValue::from_string(event).unwrap();
         let event = LambdaEvent { payload, context: lambda_http::Context::default() };
         let reply = Gateway::new(service).oneshot(event).await.unwrap();

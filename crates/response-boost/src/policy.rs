@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use lambda_http::http::StatusCode;
+use http::StatusCode;
 
-/// The rules of one [`ResponseCache`](crate::cache::ResponseCache).
+/// The rules of one [`ResponseCache`](crate::ResponseCache).
 ///
 /// ```
 /// use std::time::Duration;
-/// use response_boost::cache::Policy;
+/// use response_boost::Policy;
 ///
 /// let policy = Policy::new(Duration::from_secs(120)).with_not_found_ttl(Duration::from_secs(5));
 /// assert_eq!(policy.ttl, Duration::from_secs(120));

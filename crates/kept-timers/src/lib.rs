@@ -1,4 +1,21 @@
 //! Limits on the time of futures, by timers that are kept from one to the next.
+//!
+//! ```
+//! use std::time::Duration;
+//! use kept_timers::Timers;
+//!
+//! # async fn example() {
+//! let timers = Timers::default();
+//! let second = Duration::from_secs(1);
+//! assert_eq!(timers.within(second, async { 1 }).await, Some(1));
+//! assert_eq!(timers.within(second, std::future::pending::<()>()).await, None);
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
+//! #     .unwrap().block_on(example());
+//! ```
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -8,10 +25,12 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+/// Timers for futures whose time is limited; clones share them.
+///
 /// To set a new timer wakes tokio's driver, by a system call; to put off one that is set does not. So
 /// each timer serves one future after the other: one at a time, and as many as there are at once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Timers {
+pub struct Timers {
     idle: Arc<Mutex<Vec<Timer>>>,
 }
 
@@ -27,7 +46,7 @@ struct Timer {
 
 impl Timers {
     /// What `future` comes to, unless it takes longer than `limit`.
-    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+    pub async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         let mut timer = self.set(Instant::now() + limit.min(LONGEST));
         let output = tokio::select! {
             // What is there in the last moment counts.
@@ -45,7 +64,7 @@ impl Timers {
     /// long been there could be read. Here a freeze counts for one tick, whatever its length.
     ///
     /// It takes the future by reference: one that is given away is moved, and stored once more.
-    pub(crate) async fn within_running_time<F: Future>(
+    pub async fn within_running_time<F: Future>(
         &self,
         limit: Duration,
         mut future: Pin<&mut F>,

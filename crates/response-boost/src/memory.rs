@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lru::LruCache;
 
-use crate::cache::clock::{Clock, whole_ms};
-use crate::cache::{CacheKey, Expected, Found, Store, StoreError};
+use crate::clock::{Clock, whole_ms};
+use crate::{CacheKey, Expected, Found, Store, StoreError};
 
 /// Keeps entries in this process alone.
 ///
@@ -137,7 +137,7 @@ const OVERHEAD_BYTES: usize = 160;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Namespace;
+    use crate::Namespace;
 
     fn key(id: usize) -> CacheKey {
         Namespace::parse("n").unwrap().key([id.to_string()])

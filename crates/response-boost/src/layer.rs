@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headers::{CacheControl, HeaderMapExt as _, IfNoneMatch};
-use http_body::Body;
-use http_body_util::{BodyExt as _, Either, Full};
-use lambda_http::http::header::{
+use http::header::{
     AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
 };
-use lambda_http::http::{HeaderMap, Method, Request, Response, StatusCode};
-use lambda_http::tower::{Layer, Service};
-use lambda_http::{Error, RequestExt as _};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Either, Full};
+use tower_layer::Layer;
+use tower_service::Service;
 
-use crate::cache::clock::Clock;
-use crate::cache::read_through::{Answer, ReadThrough};
-use crate::cache::report::record;
-use crate::cache::{CacheKey, CacheStatus, Entry, Policy, Store, StoreError};
+use crate::clock::Clock;
+use crate::read_through::{Answer, ReadThrough};
+use crate::report::record;
+use crate::{CacheKey, CacheStatus, Entry, Policy, Store, StoreError};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -35,10 +37,10 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 ///
 /// ```
 /// use std::time::Duration;
-/// use lambda_http::http::{Method, Response};
-/// use lambda_http::tower::{Layer, ServiceExt, service_fn};
+/// use http::{Method, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
 /// use lambda_http::{Body, Error, Request};
-/// use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache};
+/// use response_boost::{MemoryStore, Namespace, Policy, ResponseCache};
 ///
 /// # async fn example() -> Result<(), Error> {
 /// let namespace = Namespace::parse("prices")?;
@@ -59,7 +61,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// assert!(hit.headers()["cache-status"].to_str()?.starts_with("response-boost; hit; ttl="));
 /// # Ok(())
 /// # }
-/// # use lambda_http::tower::Service;
+/// # use tower::Service;
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(example())
 /// # .map_err(|error| error.to_string())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -102,16 +104,16 @@ impl<S: Store, K> ResponseCache<S, K> {
     ///
     /// For those who change the data through their own code: first the change, then this. It waits for
     /// the store as long as a request would, and `Err` means that the old answer may still be there.
-    /// The [module](crate::cache) says what it guarantees.
+    /// The [module](crate) says what it guarantees.
     ///
     /// ```
     /// use std::time::Duration;
-    /// use response_boost::cache::{MemoryStore, Namespace, Policy, ResponseCache, StoreError};
+    /// use response_boost::{MemoryStore, Namespace, Policy, ResponseCache, StoreError};
     ///
     /// # async fn rename() {}
     /// # async fn example() -> Result<(), StoreError> {
     /// # let users = Namespace::parse("users").unwrap();
-    /// # let key_of = |_: &lambda_http::Request| None::<response_boost::cache::CacheKey>;
+    /// # let key_of = |_: &lambda_http::Request| None::<response_boost::CacheKey>;
     /// let policy = Policy::new(Duration::from_secs(120));
     /// let cache = ResponseCache::new(MemoryStore::default(), policy, key_of);
     /// rename().await;
@@ -194,7 +196,7 @@ where
             if is_head {
                 *request.method_mut() = Method::GET;
             }
-            let invocation = request.extensions().lambda_context_ref();
+            let invocation = request.extensions().get::<lambda_runtime::Context>();
             // `cargo lambda watch` gives one that is long past; an invocation that runs has time left.
             let now_ms = core.clock.now_ms();
             let ends_at_ms = invocation.map(|it| it.deadline).filter(|&end_ms| end_ms > now_ms);
@@ -329,11 +331,11 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: fmt::Arguments<'_>) 
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use lambda_http::Body as LambdaBody;
-    use lambda_http::tower::{ServiceExt as _, service_fn};
+    use lambda_http::{Body as LambdaBody, RequestExt as _};
+    use tower::{ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::cache::{Expected, Found, MemoryStore, Namespace};
+    use crate::{Expected, Found, MemoryStore, Namespace};
 
     const START_MS: u64 = 1_780_000_000_000;
     /// As long as it stays known that there was nothing to keep.
@@ -513,7 +515,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn whatever_is_kept_under_the_key_there_is_an_answer(
-            bytes in crate::cache::entry::tests::damaged_entry(),
+            bytes in crate::entry::tests::damaged_entry(),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             runtime.unwrap().block_on(async {
@@ -831,7 +833,7 @@ mod tests {
     #[tokio::test]
     async fn a_pass_that_has_lost_its_end_is_replaced() {
         let fixture = Fixture::new(minutes_2());
-        fixture.put(crate::cache::lease::new_pass(START_MS)).await;
+        fixture.put(crate::lease::new_pass(START_MS)).await;
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss");
         fixture.clock.advance(Duration::from_secs(11));
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss; stored");
@@ -868,7 +870,7 @@ mod tests {
             let gone = async {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 if is_passed {
-                    fixture.put(crate::cache::lease::new_pass(START_MS)).await;
+                    fixture.put(crate::lease::new_pass(START_MS)).await;
                 } else {
                     fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
                 }

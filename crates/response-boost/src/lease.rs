@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::cache::clock::whole_ms;
+use crate::clock::whole_ms;
 
 /// How long it stays known that there is nothing to keep: long enough for those who have waited to
 /// see it.
@@ -54,7 +54,7 @@ mod tests {
         assert_ne!(one, other);
         for value in [&one, &other] {
             assert!(is_token(value));
-            assert!(crate::cache::Entry::decode(value).is_err());
+            assert!(crate::Entry::decode(value).is_err());
         }
         let longer = [&one[..], b"0"].concat();
         for value in [&b"lease:"[..], b"lease:another's", b"pass:1", b"", &one[1..], &longer] {

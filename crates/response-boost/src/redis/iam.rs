@@ -4,11 +4,13 @@
 //! ElastiCache takes it for 15 minutes, so one is made for each connection and none is kept.
 //! <https://docs.aws.amazon.com/AmazonElastiCache/latest/dg/auth-iam.html>
 
+use std::error::Error;
 use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::ProvideCredentials as _;
 use aws_sigv4::http_request::{
     SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
 };
@@ -16,17 +18,36 @@ use aws_sigv4::sign::v4;
 use redis::{ErrorKind, RedisError};
 use url::Url;
 
-use crate::aws;
-
 /// The longest that ElastiCache takes a token for.
 const EXPIRES_IN: Duration = Duration::from_mins(15);
 
-/// Who signs in to which cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who signs in to which cache, and with what.
+#[derive(Clone)]
 pub struct IamSettings {
     user: IamName,
     cache: IamName,
     is_serverless: bool,
+    provider: Arc<Provider>,
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+type Provider =
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<AwsCredentials, Failure>> + Send>> + Send + Sync;
+
+/// What a token is signed with, and for which region.
+///
+/// Its `Debug` shows none of it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct AwsCredentials {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`: there is one with all credentials but those of a user.
+    pub session_token: Option<String>,
+    /// `AWS_REGION`.
+    pub region: String,
 }
 
 /// The name (not the address) of a cache or of a user of ElastiCache, which has them in lower case.
@@ -54,11 +75,98 @@ impl fmt::Debug for IamName {
     }
 }
 
-impl IamSettings {
-    /// Signs in as `user` to `cache`; whether that is serverless is part of what is signed.
+impl AwsCredentials {
+    /// Credentials without a session token.
     #[must_use]
-    pub fn new(user: IamName, cache: IamName, is_serverless: bool) -> Self {
-        Self { user, cache, is_serverless }
+    pub fn new(
+        access_key_id: impl Into<String>,
+        secret_access_key: impl Into<String>,
+        region: impl Into<String>,
+    ) -> Self {
+        Self {
+            access_key_id: access_key_id.into(),
+            secret_access_key: secret_access_key.into(),
+            session_token: None,
+            region: region.into(),
+        }
+    }
+
+    /// The credentials of temporary sign-ins have a session token.
+    #[must_use]
+    pub fn with_session_token(mut self, token: impl Into<String>) -> Self {
+        self.session_token = Some(token.into());
+        self
+    }
+
+    /// Those of a Lambda function, which are in its environment: `std::env::var` is what looks them up.
+    ///
+    /// `Err`: one of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION` is not there.
+    pub fn from_lookup<E>(
+        lookup: impl Fn(&'static str) -> Result<String, E>,
+    ) -> Result<Self, MissingVariable> {
+        let variable = |name| lookup(name).map_err(|_| MissingVariable(name));
+        Ok(Self {
+            access_key_id: variable("AWS_ACCESS_KEY_ID")?,
+            secret_access_key: variable("AWS_SECRET_ACCESS_KEY")?,
+            session_token: lookup("AWS_SESSION_TOKEN").ok(),
+            region: variable("AWS_REGION")?,
+        })
+    }
+}
+
+/// A variable with a part of the credentials is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not set")]
+pub struct MissingVariable(&'static str);
+
+impl fmt::Debug for AwsCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsCredentials").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IamSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IamSettings")
+            .field("is_serverless", &self.is_serverless)
+            .finish_non_exhaustive()
+    }
+}
+
+impl IamSettings {
+    /// Signs in as `user` to `cache`, which is serverless unless [`without_serverless`] says otherwise.
+    ///
+    /// `provider` is asked for the credentials of each new connection, so that it can renew those that end.
+    ///
+    /// ```
+    /// use response_boost::{AwsCredentials, IamName, IamSettings};
+    ///
+    /// let (user, cache) = (IamName::parse("app")?, IamName::parse("my-cache")?);
+    /// let iam = IamSettings::new(user, cache, async || {
+    ///     Ok(AwsCredentials::from_lookup(|name| std::env::var(name))?)
+    /// });
+    /// # Ok::<(), response_boost::InvalidIamName>(())
+    /// ```
+    ///
+    /// [`without_serverless`]: Self::without_serverless
+    #[must_use]
+    pub fn new<F>(
+        user: IamName,
+        cache: IamName,
+        provider: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<AwsCredentials, Failure>> + Send + 'static,
+    {
+        let provider = Arc::new(move || Box::pin(provider()) as Pin<Box<_>>);
+        Self { user, cache, is_serverless: true, provider }
+    }
+
+    /// The cache is a replication group of nodes and not serverless, which is part of what is signed.
+    #[must_use]
+    pub fn without_serverless(mut self) -> Self {
+        self.is_serverless = false;
+        self
     }
 
     /// The name to sign in with.
@@ -68,28 +176,18 @@ impl IamSettings {
 
     /// A fresh token.
     pub(super) async fn token(&self) -> Result<String, RedisError> {
-        let aws = aws::config().await;
-        let failed = |what, error: &dyn fmt::Display| {
+        let failed = |what, error: Failure| {
             RedisError::from((ErrorKind::AuthenticationFailed, what, error.to_string()))
         };
-        let region = aws.region().ok_or_else(|| failed("no AWS region is set", &"AWS_REGION"))?;
-        let provider = aws
-            .credentials_provider()
-            .ok_or_else(|| failed("no AWS credentials", &"nothing provides any"))?;
-        let credentials = provider
-            .provide_credentials()
-            .await
-            .map_err(|error| failed("no AWS credentials", &error))?;
-        self.sign(credentials, region.as_ref(), SystemTime::now())
-            .map_err(|error| failed("the token could not be signed", &error))
+        let provided = (self.provider)().await;
+        let credentials = provided.map_err(|error| failed("no AWS credentials", error))?;
+        self.sign(credentials, SystemTime::now())
+            .map_err(|error| failed("the token could not be signed", error))
     }
 
-    fn sign(
-        &self,
-        credentials: Credentials,
-        region: &str,
-        time: SystemTime,
-    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    fn sign(&self, credentials: AwsCredentials, time: SystemTime) -> Result<String, Failure> {
+        let AwsCredentials { access_key_id, secret_access_key, session_token, region } =
+            credentials;
         let mut url = Url::parse(&format!("http://{}/", self.cache.0))?;
         url.query_pairs_mut().append_pair("Action", "connect").append_pair("User", self.user());
         if self.is_serverless {
@@ -99,10 +197,12 @@ impl IamSettings {
         let mut settings = SigningSettings::default();
         settings.signature_location = SignatureLocation::QueryParams;
         settings.expires_in = Some(EXPIRES_IN);
-        let identity = credentials.into();
+        let name = "response-boost";
+        let identity =
+            Credentials::new(access_key_id, secret_access_key, session_token, None, name).into();
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
-            .region(region)
+            .region(&region)
             .name("elasticache")
             .time(time)
             .settings(settings)
@@ -131,7 +231,9 @@ mod tests {
 
     fn iam(user: &str, cache: &str, is_serverless: bool) -> IamSettings {
         let name = |text| IamName::parse(text).unwrap();
-        IamSettings::new(name(user), name(cache), is_serverless)
+        let nobody = async || Err::<AwsCredentials, Failure>("nobody is asked".into());
+        let serverless = IamSettings::new(name(user), name(cache), nobody);
+        if is_serverless { serverless } else { serverless.without_serverless() }
     }
 
     /// What stands in a token, whatever its order and however it is escaped.
@@ -178,10 +280,12 @@ mod tests {
                 "c/?Action=connect&User=u&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260228%2Fus-gov-west-1%2Felasticache%2Faws4_request&X-Amz-Date=20260228T235959Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=tok~en%2Awith%20%28odd%29%20chars%3A%20%C3%BC%2520&X-Amz-Signature=7fc786e578238b406e5a0fa0615c206b387befbe0f29aea661e7fd081da60b87",
             ),
         ] {
-            let session = session.map(ToOwned::to_owned);
-            let credentials = Credentials::new(key, secret, session, None, "test");
+            let mut credentials = AwsCredentials::new(key, secret, region);
+            if let Some(session) = session {
+                credentials = credentials.with_session_token(session);
+            }
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
-            let signed = iam(user, cache, is_serverless).sign(credentials, region, time).unwrap();
+            let signed = iam(user, cache, is_serverless).sign(credentials, time).unwrap();
             assert_eq!(parts(&signed), parts(token));
         }
     }
@@ -196,7 +300,9 @@ mod tests {
 
     #[test]
     fn no_name_is_shown() {
-        let shown = format!("{:?}", iam("alice", "alice", true));
+        let credentials =
+            AwsCredentials::new("alice", "alice", "alice").with_session_token("alice");
+        let shown = format!("{:?} {credentials:?}", iam("alice", "alice", true));
         assert!(!shown.contains("alice"), "{shown}");
     }
 }

@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use lambda_http::http::Response;
-use lambda_http::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use http::Response;
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::Kind;
+use crate::kind::Kind;
 
 /// What an invocation ends with; serialized, it is what the gateway reads.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(kind: Kind, response: Response<Bytes>) -> Self {
+    pub(crate) fn new(kind: Kind, response: Response<Bytes>) -> Self {
         Self { kind, response }
     }
 }

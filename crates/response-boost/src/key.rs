@@ -22,12 +22,12 @@ pub struct InvalidNamespace;
 /// Redis cluster by a hash tag.
 ///
 /// ```
-/// use response_boost::cache::Namespace;
+/// use response_boost::Namespace;
 ///
 /// let users = Namespace::parse("users")?;
 /// assert_eq!(users.key(["user", "1"]).as_str(), "users:user:1");
 /// assert_eq!(users.key(["user", "1:2"]).as_str(), "users:user:1%3A2");
-/// # Ok::<(), response_boost::cache::InvalidNamespace>(())
+/// # Ok::<(), response_boost::InvalidNamespace>(())
 /// ```
 ///
 /// Everything an answer depends on belongs into its key. The layer looks at nothing else: if the

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod connection;
+#[cfg(feature = "iam")]
 mod iam;
 mod purge;
 mod resolver;
@@ -20,9 +21,10 @@ use thiserror::Error;
 use url::Url;
 
 use self::connection::{Again, Connection};
-pub use self::iam::{IamName, IamSettings, InvalidIamName};
-use crate::cache::clock::whole_ms;
-use crate::cache::{CacheKey, Expected, Found, Store, StoreError};
+#[cfg(feature = "iam")]
+pub use self::iam::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
+use crate::clock::whole_ms;
+use crate::{CacheKey, Expected, Found, Store, StoreError};
 
 /// Keeps entries in Redis or Valkey, one key each.
 ///
@@ -153,7 +155,7 @@ impl RedisSettings {
     }
 
     /// What one request may wait for in sum: one connection and one reply. Meant for
-    /// [`Policy::with_deadline`](crate::cache::Policy::with_deadline).
+    /// [`Policy::with_deadline`](crate::Policy::with_deadline).
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.connect_timeout.saturating_add(self.response_timeout)

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::cache::clock::whole_ms;
+use crate::clock::whole_ms;
 
 /// All times are the wall clock's: on Lambda an environment is frozen between two requests, and
 /// what has passed meanwhile counts.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, Response};
 use lambda_gateway::Gateway;
 use lambda_http::{Body, Error, Request, lambda_runtime};
-use response_boost::{MemoryStore, Namespace, Policy, ResponseCache};
+use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
 use tower::{ServiceBuilder, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Error> {
 
     // 4. The layer around the service; `Gateway` takes the events of all kinds of gateway.
     let service = ServiceBuilder::new()
-        .layer(ResponseCache::new(store, policy, key_of))
+        .layer(ResponseCacheLayer::new(store, policy, key_of))
         .service(service_fn(greet));
     lambda_runtime::run(Gateway::new(service)).await
 }

@@ -14,7 +14,7 @@ use http::Response;
 use lambda_gateway::{Gateway, Reply};
 use lambda_http::{Context, Error, LambdaEvent, Request};
 use lambda_runtime::LambdaInvocation;
-use response_boost::{MemoryStore, ResponseCache};
+use response_boost::{MemoryStore, ResponseCacheLayer};
 use serde_json::value::RawValue;
 use tower::{Layer as _, Service, ServiceExt as _};
 use users_function::config::{Config, variable};
@@ -32,7 +32,7 @@ fn main() -> Result<(), Error> {
     })?;
     let namespace = config.namespace;
     let cache =
-        ResponseCache::new(MemoryStore::default(), config.policy, move |request: &Request| {
+        ResponseCacheLayer::new(MemoryStore::default(), config.policy, move |request: &Request| {
             Some(namespace.key(requested_user(request)?.key_parts()))
         });
     let api = cache.layer(UsersApi::new(EmbeddedUsers));

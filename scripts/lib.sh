@@ -104,7 +104,7 @@ ensure_checkov() {
 # What makes of template.yaml the resources that CloudFormation makes, and checks those.
 ensure_template_tools() {
   PYTHONPATH=$tools/template python3 -c 'import cfnlint, samtranslator' 2>/dev/null ||
-    pip_install "$tools/template" 'cfn-lint==1.58.*'
+    pip_install "$tools/template" 'aws-sam-translator==1.115.0' 'cfn-lint==1.58.*'
 }
 
 # What signs requests to an API that takes no others.

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::telemetry::{InvalidLabel, LogFormat, LogSettings};
 use crate::users::{DynamoDbUsers, TableName};
-use response_boost::{IamName, IamSettings, Namespace, Policy, RedisSettings};
+use response_boost::{IamName, IamSettings, InvalidBeta, Namespace, Policy, RedisSettings};
 
 /// The names of the variables.
 pub mod variable {
@@ -146,10 +146,11 @@ impl Config {
         if users_table.is_some() {
             policy = policy.with_load_limit(DynamoDbUsers::TIME_LIMIT);
             // A load that outlasts its lease is never kept.
-            if policy.lease.is_some_and(|lease| lease <= policy.load_limit) {
+            let lease = variables.lease_ms().map_or(Duration::MAX, Duration::from_millis);
+            if !lease.is_zero() && lease <= DynamoDbUsers::TIME_LIMIT {
                 let accepted = format!(
                     "0, or more than the {} ms that a look-up in {} may take",
-                    policy.load_limit.as_millis(),
+                    DynamoDbUsers::TIME_LIMIT.as_millis(),
                     variable::USERS_TABLE,
                 );
                 let _: Result<(), Noted> = variables.judge(variable::CACHE_LEASE_MS, Err(accepted));
@@ -187,9 +188,6 @@ impl Variables<'_> {
     const MILLISECONDS: RangeInclusive<u64> = 1..=15 * 60 * 1000;
     /// Redis takes no larger value.
     const BYTES: RangeInclusive<u64> = 1..=512 * 1024 * 1024;
-
-    /// With more than that an entry is loaded anew as soon as it is kept.
-    const MAX_BETA: f64 = 1_000.0;
 
     fn redis(&mut self) -> Result<Option<RedisSettings>, Noted> {
         let connect = self.number(variable::REDIS_CONNECT_TIMEOUT_MS, "500", Self::MILLISECONDS);
@@ -262,10 +260,13 @@ impl Variables<'_> {
         });
         let bytes = self.number(variable::CACHE_MAX_ENTRY_BYTES, "1048576", Self::BYTES);
         let stale = self.number(variable::CACHE_STALE_IF_ERROR_SECONDS, "0", Self::SECONDS);
-        let lease = self.number(variable::CACHE_LEASE_MS, "5000", 0..=*Self::MILLISECONDS.end());
+        let lease = self.lease_ms();
         let early_refresh = self.read(variable::CACHE_EARLY_REFRESH, "1", |text| {
-            let number = text.parse().ok().filter(|beta| (0.0..=Self::MAX_BETA).contains(beta));
-            number.ok_or_else(|| format!("a number from 0 to {}", Self::MAX_BETA))
+            let beta = text.parse().map_err(|_| InvalidBeta);
+            let valid = beta.and_then(|beta| {
+                Policy::new(Duration::ZERO).with_early_refresh(beta).map(|_| beta)
+            });
+            valid.map_err(|error| error.to_string())
         });
 
         let mut policy = Policy::new(Duration::from_secs(ttl?));
@@ -278,9 +279,15 @@ impl Variables<'_> {
         }
         policy = policy
             .with_stale_if_error(Duration::from_secs(stale?))
-            .with_lease(Duration::from_millis(lease?))
-            .with_early_refresh(early_refresh?);
+            .with_lease(Duration::from_millis(lease?));
+        let refreshing =
+            policy.with_early_refresh(early_refresh?).map_err(|error| error.to_string());
+        let policy = self.judge(variable::CACHE_EARLY_REFRESH, refreshing)?;
         Ok(policy.with_max_entry_bytes(usize::try_from(bytes?).unwrap_or(usize::MAX)))
+    }
+
+    fn lease_ms(&mut self) -> Result<u64, Noted> {
+        self.number(variable::CACHE_LEASE_MS, "5000", 0..=*Self::MILLISECONDS.end())
     }
 
     fn log(&mut self) -> Result<LogSettings, Noted> {
@@ -481,9 +488,10 @@ mod tests {
             .with_max_entry_bytes(1_000)
             .with_deadline(Duration::from_millis(750))
             .with_stale_if_error(Duration::from_mins(10))
-            .with_early_refresh(0.5)
             .with_lease(Duration::from_millis(4_001))
-            .with_load_limit(DynamoDbUsers::TIME_LIMIT);
+            .with_load_limit(DynamoDbUsers::TIME_LIMIT)
+            .with_early_refresh(0.5)
+            .unwrap();
         assert_eq!(config.policy, policy);
         assert_eq!(config.users_table.unwrap().as_str(), "people.v-2_a");
         assert_eq!(config.max_concurrency, 10);
@@ -558,7 +566,8 @@ mod tests {
             assert_eq!(read(&set).err(), Some(error).filter(|_| !is_accepted));
             assert!(read(&set[..1]).is_ok(), "the users in the program take no time");
         }
-        assert_eq!(read(&[(variable::CACHE_LEASE_MS, "0")]).unwrap().policy.lease, None);
+        let without_leases = Policy::new(Duration::from_mins(2)).with_lease(Duration::ZERO);
+        assert_eq!(read(&[(variable::CACHE_LEASE_MS, "0")]).unwrap().policy, without_leases);
     }
 
     #[test]

@@ -151,7 +151,10 @@ pub async fn invalidate<S: Store>(
         info!(records, deleted, total_ms, "all changes done");
     } else {
         let (fault, from) = (last_fault.as_ref(), first_undone.as_ref().map(|(place, _)| *place));
-        let (detail, error) = (fault.map(StoreError::detail), fault.map(ToString::to_string));
+        let (detail, error) = (
+            fault.map(|fault| fault.word(store.name()).to_string()),
+            fault.map(ToString::to_string),
+        );
         let cause = fault.and_then(std::error::Error::source).map(ToString::to_string);
         let done = if undone == 0 {
             "records that are not understood were passed over"

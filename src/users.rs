@@ -1,7 +1,7 @@
 //! The example API: `GET /users/{id}`. It does not know that it is cached.
 //!
 //! To serve your own data, implement [`UserStore`] (or write a service of your own and put
-//! [`ResponseCache`](response_boost::ResponseCache) around it; nothing in the cache is about users).
+//! [`ResponseCacheLayer`](response_boost::ResponseCacheLayer) around it; nothing in the cache is about users).
 
 mod dynamodb;
 mod embedded;

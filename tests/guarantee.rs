@@ -14,8 +14,8 @@ use http::Response;
 use http_body_util::BodyExt as _;
 use lambda_http::{Body, Error, Request};
 use response_boost::{
-    CacheKey, Expected, Found, Namespace, Policy, RedisSettings, RedisStore, ResponseCache, Store,
-    StoreError,
+    CacheKey, Expected, Found, Namespace, Policy, RedisSettings, RedisStore, ResponseCacheLayer,
+    Store, StoreError,
 };
 use support::PATIENCE;
 use support::redis::RedisServer;
@@ -122,7 +122,7 @@ fn number(request: &Request) -> usize {
     request.uri().path()[1..].parse().unwrap()
 }
 
-type TestCache = ResponseCache<Slow, fn(&Request) -> Option<CacheKey>>;
+type TestCache = ResponseCacheLayer<Slow, fn(&Request) -> Option<CacheKey>>;
 
 fn environment(redis: &RedisServer, flaw: Flaw) -> TestCache {
     let settings = RedisSettings::parse(&redis.url()).unwrap();
@@ -132,10 +132,11 @@ fn environment(redis: &RedisServer, flaw: Flaw) -> TestCache {
         .with_deadline(PATIENCE)
         // Some loads outlast it.
         .with_lease(Duration::from_millis(30))
+        .with_stale_if_error(Duration::from_millis(300))
         .with_early_refresh(50.0)
-        .with_stale_if_error(Duration::from_millis(300));
+        .unwrap();
     let store = Slow { store: RedisStore::new(settings), flaw };
-    ResponseCache::new(store, policy, |request| Some(key(number(request))))
+    ResponseCacheLayer::new(store, policy, |request| Some(key(number(request))))
 }
 
 impl World {

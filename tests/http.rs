@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lambda_gateway::Gateway;
 use lambda_http::{Context, LambdaEvent, Request};
 use proptest::prelude::*;
-use response_boost::{Entry, Namespace, Policy, RedisStore, ResponseCache};
+use response_boost::{Entry, Namespace, Policy, RedisStore, ResponseCacheLayer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::contract::{assert_within_contract, event_of, function};
@@ -154,7 +154,7 @@ fn events_for(sent: &str, decoded: &str) -> [(&'static str, Value); 7] {
 fn counted(redis: &RedisServer) -> (impl AsyncFnMut(&Value) -> Value, Arc<AtomicUsize>) {
     let config = Config::from_lookup(|name| (name == "REDIS_URL").then(|| redis.url().into()));
     let namespace = Namespace::parse("users").unwrap();
-    let cache = ResponseCache::new(
+    let cache = ResponseCacheLayer::new(
         RedisStore::new(config.unwrap().redis.unwrap()),
         Policy::new(std::time::Duration::from_mins(2)),
         move |request: &Request| Some(namespace.key(requested_user(request)?.key_parts())),

@@ -176,10 +176,10 @@ async fn assert_one_load_a_life(early_refresh: &str, least_life: f64) {
     });
     join_all(busy).await;
     let lives = started.elapsed().div_duration_f64(TTL.mul_f64(least_life));
-    let loads = table.requests().len();
+    let loads = u32::try_from(table.requests().len()).unwrap();
     println!("{loads} loads in {lives:.1} lives");
     // A few of them end so close to a load that this machine makes two of it.
-    assert!(loads as f64 <= lives * 1.2 + 1.0, "{loads} loads in {lives:.1} lives");
+    assert!(f64::from(loads) <= lives * 1.2 + 1.0, "{loads} loads in {lives:.1} lives");
     assert!(loads >= 5, "{loads} loads in {lives:.1} lives: that was no test");
 }
 

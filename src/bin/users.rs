@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use lambda_gateway::Gateway;
 use lambda_http::{Error, Request};
 use lambda_runtime::Runtime;
-use response_boost::{MemoryStore, RedisStore, ResponseCache, Store};
+use response_boost::{MemoryStore, RedisStore, ResponseCacheLayer, Store};
 use tower::{Layer as _, ServiceExt as _};
 use tracing::warn;
 use users_function::config::Config;
@@ -63,7 +63,7 @@ async fn with_users(users: impl UserStore, config: Config) -> Result<(), Error> 
 async fn warm_up_cache(store: &RedisStore) {
     if let Err(fault) = store.warm_up().await {
         let cause = std::error::Error::source(&fault).map(ToString::to_string);
-        warn!(fault = fault.detail(), error = %fault, cause, "cache not warmed up; the first request will connect");
+        warn!(fault = fault.word(store.name()).to_string(), error = %fault, cause, "cache not warmed up; the first request will connect");
     }
 }
 
@@ -76,7 +76,7 @@ async fn warm_up_users(users: &impl UserStore) {
 
 async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Result<(), Error> {
     let Config { namespace, policy, log, .. } = config;
-    let cache = ResponseCache::new(store, policy, move |request: &Request| {
+    let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
         Some(namespace.key(requested_user(request)?.key_parts()))
     });
     let api = cache.layer(UsersApi::new(users)).map_request(|request: Request| {

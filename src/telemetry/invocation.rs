@@ -260,7 +260,7 @@ fn log(line: &Line<'_>) {
                 route = line.route,
                 outcome = Outcome::of(&line.report).as_str(),
                 cache_status = status.map(CacheStatus::as_str),
-                fault,
+                fault = fault.map(|fault| fault.to_string()),
                 CacheFaults = Some(faults).filter(|&&faults| faults > 0),
                 ColdStarts = Some(1).filter(|_| line.is_cold_start),
                 redis_connect_ms = in_milliseconds(connect),

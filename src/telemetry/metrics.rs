@@ -137,7 +137,7 @@ impl Entry for Line<'_> {
         }
         writer.value("outcome", outcome.as_str());
         text(writer, "cache_status", status.map(CacheStatus::as_str));
-        text(writer, "fault", *fault);
+        text(writer, "fault", fault.map(|fault| fault.to_string()).as_deref());
         for (name, time) in
             [("redis_connect_ms", connect), ("lease_wait_ms", wait), ("saved_ms", saved)]
         {
@@ -220,6 +220,8 @@ mod tests {
     use http::StatusCode;
     use serde_json::Value as Json;
 
+    use response_boost::{FaultWord, StoreError};
+
     use super::*;
 
     /// All that can become of a request.
@@ -227,7 +229,7 @@ mod tests {
         let mut all = vec![
             None,
             Some(CacheStatus::Hit { ttl: 87 }),
-            Some(CacheStatus::Bypass { detail: "redis-timeout" }),
+            Some(CacheStatus::Bypass { detail: timeout() }),
             Some(CacheStatus::StoodIn { status: Some(StatusCode::BAD_GATEWAY), ttl: -4 }),
         ];
         for stored in [true, false] {
@@ -259,7 +261,8 @@ mod tests {
         (report.status, report.connect, report.command, report.wait) = (status, time, time, time);
         report.load = time.filter(|_| !is_kept);
         report.saved = time.filter(|_| is_kept);
-        (report.faults, report.fault) = (12, Some("redis-timeout"));
+        (report.faults, report.fault) =
+            (12, Some(response_boost::StoreError::Timeout("late".into()).word("redis")));
         Line {
             level: "ERROR",
             service,
@@ -271,6 +274,10 @@ mod tests {
             report,
             total,
         }
+    }
+
+    fn timeout() -> FaultWord {
+        StoreError::Timeout("late".into()).word("redis")
     }
 
     fn label(text: &str) -> Label {

@@ -156,7 +156,7 @@ class Make:
 
 
 def clean_copy():
-    """The files of the checkout as a clone would have them, with its tools but nothing built."""
+    """The files of the checkout as a clone would have them, with its tools and what it has built of other crates."""
     copy = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                             cwd=ROOT, check=True, capture_output=True).stdout
@@ -164,8 +164,9 @@ def clean_copy():
         if name and (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    (ROOT / ".tools").mkdir(exist_ok=True)
-    (copy / ".tools").symlink_to(ROOT / ".tools")
+    for name in [".tools", "target"]:
+        (ROOT / name).mkdir(exist_ok=True)
+        (copy / name).symlink_to(ROOT / name)
     return copy
 
 

@@ -2,7 +2,7 @@
 
 use lambda_gateway::Gateway;
 use lambda_http::{Context, LambdaEvent, Request};
-use response_boost::{MemoryStore, Namespace, Policy, ResponseCache};
+use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tower::{Layer as _, Service};
@@ -14,9 +14,10 @@ use users_function::users::{EmbeddedUsers, UsersApi, requested_user};
 pub fn function() -> impl FnMut(&str) -> Option<Value> {
     let namespace = Namespace::parse("users").unwrap();
     let policy = Policy::new(std::time::Duration::from_mins(2));
-    let cache = ResponseCache::new(MemoryStore::default(), policy, move |request: &Request| {
-        Some(namespace.key(requested_user(request)?.key_parts()))
-    });
+    let cache =
+        ResponseCacheLayer::new(MemoryStore::default(), policy, move |request: &Request| {
+            Some(namespace.key(requested_user(request)?.key_parts()))
+        });
     let mut gateway = Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     move |event| {

@@ -10,7 +10,7 @@ use lambda_http::http::{HeaderValue, Method, Response};
 use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
 use response_boost::{
-    CacheKey, Entry, Expected, Found, MemoryStore, Namespace, Policy, ResponseCache, Store,
+    CacheKey, Entry, Expected, Found, MemoryStore, Namespace, Policy, ResponseCacheLayer, Store,
     StoreError,
 };
 use lambda_gateway::{Gateway, Reply};
@@ -53,7 +53,7 @@ where
 /// The same with a cache over this store, around a service that answers with this body.
 fn cached(store: impl Store, bytes: usize) -> impl FnMut(&Runtime) -> Vec<u8> {
     let policy = Policy::new(A_DAY).with_max_entry_bytes(usize::MAX);
-    let cache = ResponseCache::new(store, policy, |request: &Request| {
+    let cache = ResponseCacheLayer::new(store, policy, |request: &Request| {
         (request.method() == Method::GET).then(key)
     });
     let body = body(bytes);

@@ -81,7 +81,7 @@ pub enum DecodeError {
     NoMetadata,
     /// The first line is not what this version writes there.
     #[error("malformed metadata")]
-    Metadata(#[source] serde_json::Error),
+    Metadata(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Written by a release that this one cannot read.
     #[error("unknown version {0}")]
     Version(u32),
@@ -188,7 +188,7 @@ impl Entry {
                     Ok(AnyVersion { version }) if version != VERSION => {
                         DecodeError::Version(version)
                     }
-                    _ => DecodeError::Metadata(error),
+                    _ => DecodeError::Metadata(error.into()),
                 });
             }
         };

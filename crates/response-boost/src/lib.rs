@@ -1,6 +1,6 @@
 //! A read-through response cache as a tower layer.
 //!
-//! [`ResponseCache`] is the layer. It asks a function of yours for the [`CacheKey`] of a request,
+//! [`ResponseCacheLayer`] is the layer. It asks a function of yours for the [`CacheKey`] of a request,
 //! looks the key up in a [`Store`], and answers from the [`Entry`] found there; else it asks the
 //! service inside and keeps what that answers, as the [`Policy`] allows.
 //!
@@ -23,7 +23,9 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod body;
 mod clock;
+mod deadline;
 mod entry;
 mod faults;
 mod key;
@@ -36,15 +38,18 @@ mod read_through;
 #[cfg(feature = "redis")]
 mod redis;
 mod report;
+mod service;
 mod status;
 mod store;
 
+pub use self::body::CachedBody;
+pub use self::deadline::Deadline;
 pub use self::entry::{DecodeError, Entry};
 pub use self::key::{CacheKey, InvalidNamespace, Namespace};
-pub use self::layer::{Cached, CachedBody, ResponseCache};
+pub use self::layer::ResponseCacheLayer;
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
-pub use self::policy::Policy;
+pub use self::policy::{InvalidBeta, Policy};
 #[cfg(feature = "tls")]
 pub use self::redis::InvalidCa;
 #[cfg(feature = "iam")]
@@ -52,5 +57,6 @@ pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, Miss
 #[cfg(feature = "redis")]
 pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
 pub use self::report::{Recorder, Report};
+pub use self::service::ResponseCache;
 pub use self::status::CacheStatus;
-pub use self::store::{Expected, Found, Store, StoreError};
+pub use self::store::{DynStore, Expected, FaultWord, Found, Store, StoreError};

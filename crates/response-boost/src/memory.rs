@@ -103,6 +103,10 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
         self.kept().remove(key);
         Ok(())

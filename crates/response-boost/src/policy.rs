@@ -2,45 +2,55 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
+use thiserror::Error;
 
-/// The rules of one [`ResponseCache`](crate::ResponseCache).
+/// The rules of one [`ResponseCacheLayer`](crate::ResponseCacheLayer).
 ///
 /// ```
 /// use std::time::Duration;
 /// use response_boost::Policy;
 ///
 /// let policy = Policy::new(Duration::from_secs(120)).with_not_found_ttl(Duration::from_secs(5));
-/// assert_eq!(policy.ttl, Duration::from_secs(120));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Policy {
     /// How long a 200 is fresh, counted from the start of its load.
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
     /// How long a 404 is fresh. `None`, the default: 404s are not kept.
-    pub not_found_ttl: Option<Duration>,
+    pub(crate) not_found_ttl: Option<Duration>,
     /// The most freshness that a client is given. `None`, the default: as much as the entry has
     /// left. Zero: the client asks again each time (`no-cache`), and is mostly told 304.
-    pub client_max_age: Option<Duration>,
+    pub(crate) client_max_age: Option<Duration>,
     /// An entry of more bytes than this, its metadata included, is not kept. 1 MiB by default.
-    pub max_entry_bytes: usize,
+    pub(crate) max_entry_bytes: usize,
     /// How long one request may wait for the store, in sum. 600 ms by default. Waiting for another's
     /// fill is apart.
-    pub deadline: Duration,
+    pub(crate) deadline: Duration,
     /// How long one process may hold the right to fill a key. 5 s by default. It must be longer than a
     /// load takes: what comes later than that is not kept. `None`: no leases, everyone loads.
-    pub lease: Option<Duration>,
+    pub(crate) lease: Option<Duration>,
     /// The longest that a load takes. 4 s by default. A request waits for another's fill only while its
     /// invocation has more time than this left.
-    pub load_limit: Duration,
+    pub(crate) load_limit: Duration,
     /// How eagerly an entry is loaded anew before it ends, in the last tenth of its life: the beta of
     /// `XFetch`. 1 by default; more is earlier, 0 is never. Only where a load takes less than that tenth:
     /// it could not be over in time.
-    pub early_refresh: f64,
+    pub(crate) early_refresh: f64,
     /// How long past its freshness an entry may stand in where the load fails (RFC 5861 §4). Zero, the
     /// default: not at all.
-    pub stale_if_error: Duration,
+    pub(crate) stale_if_error: Duration,
+    /// What goes through the cache beside `GET` and `HEAD`. Nothing by default.
+    pub(crate) methods: Vec<Method>,
+}
+
+/// What [`Policy::with_early_refresh`] was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a number from 0 to {}", InvalidBeta::MOST)]
+pub struct InvalidBeta;
+
+impl InvalidBeta {
+    const MOST: f64 = 1_000.0;
 }
 
 impl Policy {
@@ -68,6 +78,7 @@ impl Policy {
             load_limit: Self::DEFAULT_LOAD_LIMIT,
             early_refresh: Self::DEFAULT_EARLY_REFRESH,
             stale_if_error: Duration::ZERO,
+            methods: Vec::new(),
         }
     }
 
@@ -113,11 +124,14 @@ impl Policy {
         self
     }
 
-    /// Loads entries anew before they end, with this beta; 0: never.
-    #[must_use]
-    pub fn with_early_refresh(mut self, beta: f64) -> Self {
+    /// Loads entries anew before they end, with this beta, of 0 to 1000; 0: never. With more than that an
+    /// entry would be loaded anew as soon as it is kept.
+    pub fn with_early_refresh(mut self, beta: f64) -> Result<Self, InvalidBeta> {
+        if !(0.0..=InvalidBeta::MOST).contains(&beta) {
+            return Err(InvalidBeta);
+        }
         self.early_refresh = beta;
-        self
+        Ok(self)
     }
 
     /// Lets an entry stand in for `window` past its freshness where the load fails.
@@ -127,12 +141,42 @@ impl Policy {
         self
     }
 
+    /// Lets requests of another method through the cache, if they have a key: a search by `POST`, say, with a hash of
+    /// its body in the key. Such a request must change nothing, since it may be answered without being asked.
+    #[must_use]
+    pub fn with_method(mut self, method: Method) -> Self {
+        self.methods.push(method);
+        self
+    }
+
+    /// Whether requests of this method go through the cache.
+    pub(crate) fn has_method(&self, method: &Method) -> bool {
+        [Method::GET, Method::HEAD].contains(method) || self.methods.contains(method)
+    }
+
     /// How long an answer of this status is fresh; `None` where it is not kept at all.
     pub(crate) fn ttl_of(&self, status: StatusCode) -> Option<Duration> {
         match status {
             StatusCode::OK => Some(self.ttl),
             StatusCode::NOT_FOUND => self.not_found_ttl,
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beta_is_a_number_from_0_to_1000() {
+        let policy = || Policy::new(Duration::from_mins(1));
+        for good in [0.0, 0.5, 1_000.0] {
+            assert!(policy().with_early_refresh(good).is_ok(), "{good}");
+        }
+        for bad in [-0.1, 1_000.1, f64::NAN, f64::INFINITY] {
+            let error = policy().with_early_refresh(bad).unwrap_err();
+            assert_eq!(error.to_string(), "a number from 0 to 1000");
         }
     }
 }

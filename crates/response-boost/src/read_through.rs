@@ -12,15 +12,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
 use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::body::{self, CachedBody, Collected};
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
 use crate::lease::{self, PASS_LIFE};
 use crate::report::{record, timed};
-use crate::{CacheKey, CacheStatus, Entry, Expected, Found, Policy, Store, StoreError};
+use crate::{CacheKey, CacheStatus, Entry, Expected, FaultWord, Found, Policy, Store, StoreError};
 
 /// How long to wait before the value is looked for again: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
@@ -44,12 +46,11 @@ pub(crate) struct ReadThrough<S> {
 }
 
 /// What a request is to be answered with.
-#[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Answer<B: Body> {
     /// An answer that may be kept, whether it came from the store or was just loaded.
     Cacheable { entry: Entry, age: Option<Duration>, status: CacheStatus },
     /// An answer that is not kept, as it was loaded.
-    Uncacheable { response: Response<Bytes>, status: CacheStatus },
+    Uncacheable { response: Response<CachedBody<B>>, status: CacheStatus },
 }
 
 /// What to do after the look.
@@ -84,7 +85,7 @@ enum Reason {
     GaveUp,
     Stale,
     Early,
-    Fault(&'static str),
+    Fault(FaultWord),
 }
 
 /// What was found under a key.
@@ -121,12 +122,12 @@ impl<S: Store> ReadThrough<S> {
     /// the time that is left until the whole request ends (`ends_at_ms`, if it does) the store gets
     /// half at most: the rest is for the load and for the answer's way.
     /// `Err` is `load`'s own; nothing is kept then, and no entry stands in for it.
-    pub(crate) async fn answer<E: fmt::Display>(
+    pub(crate) async fn answer<B: Body, E: fmt::Display>(
         &self,
         key: &CacheKey,
         ends_at_ms: Option<u64>,
-        load: impl AsyncFnOnce() -> Result<Response<Bytes>, E>,
-    ) -> Result<Answer, E> {
+        load: impl AsyncFnOnce() -> Result<Response<Collected<B>>, E>,
+    ) -> Result<Answer<B>, E> {
         let mut budget = Budget { left: self.policy.deadline, ends_at_ms, clock: &self.clock };
         let plan = match self.plan(key, &mut budget).await {
             Plan::Answer { entry, status } => {
@@ -142,6 +143,23 @@ impl<S: Store> ReadThrough<S> {
         let loaded = timed(|report| &mut report.load, load()).await;
         // On the heap, like all that a hit does not come to: its future is moved for each request.
         Box::pin(self.settle(key, plan, load_started_at_ms, loaded, &mut budget)).await
+    }
+
+    /// An answer of the service inside with its body, if it may be kept; else the body is not waited for.
+    pub(crate) async fn collect<B>(&self, response: Response<B>) -> Response<Collected<B>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: fmt::Display,
+    {
+        let may_be_kept =
+            self.policy.ttl_of(response.status()).is_some() && !forbids_keeping(response.headers());
+        let (parts, body) = response.into_parts();
+        let body = if may_be_kept {
+            body::collect(body, self.policy.max_entry_bytes).await
+        } else {
+            Collected::Passed(CachedBody::passed(body))
+        };
+        Response::from_parts(parts, body)
     }
 
     /// Looks for an entry, and waits for the one that another is about to keep.
@@ -295,14 +313,14 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// What becomes of a load.
-    async fn settle<E: fmt::Display>(
+    async fn settle<B: Body, E: fmt::Display>(
         &self,
         key: &CacheKey,
         Load { right, reason, standing }: Load,
         load_started_at_ms: u64,
-        loaded: Result<Response<Bytes>, E>,
+        loaded: Result<Response<Collected<B>>, E>,
         budget: &mut Budget<'_>,
-    ) -> Result<Answer, E> {
+    ) -> Result<Answer<B>, E> {
         let now_ms = self.clock.now_ms();
         if let Some(entry) = standing
             && let Some(failure) = failure(&loaded)
@@ -321,12 +339,18 @@ impl<S: Store> ReadThrough<S> {
                 return Err(error);
             }
         };
-        let ttl = self.policy.ttl_of(response.status());
-        let Some(ttl) = ttl.filter(|_| !forbids_keeping(response.headers())) else {
-            self.pass(key, &right, budget).await;
-            return Ok(Answer::Uncacheable { response, status: reason.status(false) });
+        let ttl = self.policy.ttl_of(response.status()).unwrap_or_default();
+        let (parts, body) = response.into_parts();
+        let body = match body {
+            Collected::Whole(body) => body,
+            Collected::Passed(body) | Collected::BrokeOff(body, _) => {
+                self.pass(key, &right, budget).await;
+                let response = Response::from_parts(parts, body);
+                return Ok(Answer::Uncacheable { response, status: reason.status(false) });
+            }
         };
         let load_cost = Duration::from_millis(now_ms.saturating_sub(load_started_at_ms));
+        let response = Response::from_parts(parts, body);
         let entry = Entry::of_response(response, load_started_at_ms, load_cost, ttl);
         let stored = self.keep(key, &right, &entry, budget).await;
         Ok(Answer::Cacheable { entry, age: None, status: reason.status(stored) })
@@ -390,21 +414,22 @@ impl<S: Store> ReadThrough<S> {
 
 impl<S: Store> ReadThrough<S> {
     /// Tells of a fault of the store, here where it is handled, and says its word.
-    fn tell(&self, fault: &StoreError, consequence: &str) -> &'static str {
+    fn tell(&self, fault: &StoreError, consequence: &str) -> FaultWord {
+        let word = fault.word(self.store.name());
         record(|report| {
             report.faults += 1;
             // What failed tells more than that it was not asked after that.
             if report.fault.is_none() || !matches!(fault, StoreError::BreakerOpen) {
-                report.fault = Some(fault.detail());
+                report.fault = Some(word);
             }
         });
         if let Some(untold) = self.faults.is_news(fault, consequence, self.clock.now_ms()) {
             let cause = std::error::Error::source(fault).map(ToString::to_string);
             let breaker_open_ms = self.store.closed_for().map(whole_ms);
             let untold = Some(untold).filter(|&untold| untold > 0);
-            warn!(fault = fault.detail(), error = %fault, cause, breaker_open_ms, untold, "{consequence}");
+            warn!(fault = word.to_string(), error = %fault, cause, breaker_open_ms, untold, "{consequence}");
         }
-        fault.detail()
+        word
     }
 }
 
@@ -448,11 +473,18 @@ struct Failure {
 }
 
 /// The statuses are those of RFC 5861 §4.
-fn failure<E: fmt::Display>(loaded: &Result<Response<Bytes>, E>) -> Option<Failure> {
+fn failure<B: Body, E: fmt::Display>(
+    loaded: &Result<Response<Collected<B>>, E>,
+) -> Option<Failure> {
     match loaded {
-        Ok(response) => [500, 502, 503, 504].contains(&response.status().as_u16()).then(|| {
-            Failure { status: Some(response.status()), what: response.status().to_string() }
-        }),
+        Ok(response) => {
+            let status = response.status();
+            let what = match response.body() {
+                Collected::BrokeOff(_, reason) => Some(reason.clone()),
+                _ => [500, 502, 503, 504].contains(&status.as_u16()).then(|| status.to_string()),
+            };
+            what.map(|what| Failure { status: Some(status), what })
+        }
         Err(error) => Some(Failure { status: None, what: error.to_string() }),
     }
 }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::io::tcp::{TcpSettings, socket2};
+#[cfg(feature = "tls")]
+use redis::{Client, TlsCertificates};
 use redis::{
-    Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
-    TlsCertificates, Value,
+    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, Value,
 };
 use thiserror::Error;
 use url::Url;
@@ -47,7 +48,9 @@ pub struct RedisStore {
 pub struct RedisSettings {
     endpoint: ConnectionInfo,
     is_cluster: bool,
+    #[cfg(feature = "tls")]
     own_ca: Option<Vec<u8>>,
+    #[cfg(feature = "iam")]
     iam: Option<IamSettings>,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -62,6 +65,7 @@ pub struct RedisSettings {
 pub struct InvalidRedisUrl;
 
 /// Something that is no PEM file of certificates.
+#[cfg(feature = "tls")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("certificates in PEM form")]
 pub struct InvalidCa;
@@ -87,6 +91,7 @@ impl RedisSettings {
         if !names_a_host || !is_known || url.fragment().is_some() {
             return Err(InvalidRedisUrl);
         }
+        // Without the feature `tls`, one that asks for TLS is refused here.
         let endpoint = url.into_connection_info().map_err(|_| InvalidRedisUrl)?;
         // RESP2, which the crate speaks unless told otherwise, and without telling the server the name
         // of the client: a fresh connection can then be asked at once. RESP3 begins with a HELLO, one
@@ -95,7 +100,9 @@ impl RedisSettings {
         Ok(Self {
             endpoint: endpoint.set_redis_settings(redis).set_tcp_settings(tcp_settings()),
             is_cluster: false,
+            #[cfg(feature = "tls")]
             own_ca: None,
+            #[cfg(feature = "iam")]
             iam: None,
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             response_timeout: Self::DEFAULT_RESPONSE_TIMEOUT,
@@ -103,14 +110,16 @@ impl RedisSettings {
         })
     }
 
-    /// Speaks the cluster protocol. (ElastiCache Serverless speaks nothing else.)
+    /// Speaks the cluster protocol. Feature `cluster`. (ElastiCache Serverless speaks nothing else.)
+    #[cfg(feature = "cluster")]
     #[must_use]
     pub fn with_cluster(mut self) -> Self {
         self.is_cluster = true;
         self
     }
 
-    /// Trusts the certificates of this PEM file alone, and not the public roots.
+    /// Trusts the certificates of this PEM file alone, and not the public roots. Feature `tls`.
+    #[cfg(feature = "tls")]
     pub fn with_own_ca(mut self, pem: Vec<u8>) -> Result<Self, InvalidCa> {
         let has_one = pem.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE);
         self.own_ca = Some(pem).filter(|_| has_one);
@@ -119,7 +128,8 @@ impl RedisSettings {
         readable.map(|_| self).map_err(|_| InvalidCa)
     }
 
-    /// Signs in with IAM, instead of with what the URL says.
+    /// Signs in with IAM, instead of with what the URL says. Feature `iam`.
+    #[cfg(feature = "iam")]
     #[must_use]
     pub fn with_iam(mut self, iam: IamSettings) -> Self {
         self.iam = Some(iam);
@@ -162,14 +172,22 @@ impl RedisSettings {
     }
 
     /// The endpoint with the credentials for one connection.
+    #[cfg_attr(
+        not(feature = "iam"),
+        expect(clippy::unused_async, reason = "IAM waits for credentials")
+    )]
     async fn endpoint(&self) -> Result<ConnectionInfo, RedisError> {
         let endpoint = self.endpoint.clone();
-        let Some(iam) = &self.iam else { return Ok(endpoint) };
-        let redis = endpoint.redis_settings().clone();
-        let redis = redis.set_username(iam.user()).set_password(iam.token().await?);
-        Ok(endpoint.set_redis_settings(redis))
+        #[cfg(feature = "iam")]
+        if let Some(iam) = &self.iam {
+            let redis = endpoint.redis_settings().clone();
+            let redis = redis.set_username(iam.user()).set_password(iam.token().await?);
+            return Ok(endpoint.set_redis_settings(redis));
+        }
+        Ok(endpoint)
     }
 
+    #[cfg(feature = "tls")]
     fn own_ca(&self) -> Option<TlsCertificates> {
         let root_cert = Some(self.own_ca.clone()?);
         Some(TlsCertificates { client_tls: None, root_cert })
@@ -178,11 +196,13 @@ impl RedisSettings {
 
 impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings")
-            .field("is_cluster", &self.is_cluster)
-            .field("is_tls", &self.is_tls())
-            .field("has_own_ca", &self.own_ca.is_some())
-            .field("iam", &self.iam)
+        let mut shown = f.debug_struct("RedisSettings");
+        shown.field("is_cluster", &self.is_cluster).field("is_tls", &self.is_tls());
+        #[cfg(feature = "tls")]
+        shown.field("has_own_ca", &self.own_ca.is_some());
+        #[cfg(feature = "iam")]
+        shown.field("iam", &self.iam);
+        shown
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("max_age", &self.max_age)
@@ -194,6 +214,7 @@ impl RedisStore {
     /// A store in the Redis of these settings. Opens nothing yet.
     #[must_use]
     pub fn new(settings: RedisSettings) -> Self {
+        #[cfg(feature = "tls")]
         if settings.is_tls() {
             // A program that links another provider beside ours must name one, or TLS panics. This
             // fails where it has done so already, which is as good.
@@ -281,6 +302,10 @@ impl Store for RedisStore {
     fn closed_for(&self) -> Option<Duration> {
         self.connection.closed_for()
     }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
 }
 
 impl RedisStore {
@@ -336,6 +361,7 @@ static CLAIM: Script = Script::new(
      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
 );
 
+#[cfg(feature = "tls")]
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 fn tcp_settings() -> TcpSettings {
@@ -355,20 +381,19 @@ fn unexpected_reply() -> StoreError {
     StoreError::Failed("an unexpected reply".into())
 }
 
-impl From<&RedisError> for StoreError {
-    fn from(error: &RedisError) -> Self {
-        if error.is_timeout() {
-            Self::Timeout(error.to_string().into())
-        } else if error.is_connection_refusal() {
-            Self::Refused(error.to_string().into())
-        } else if is_sign_in(error) {
-            Self::Auth(error.code().map_or_else(|| error.to_string(), ToOwned::to_owned).into())
-        } else if let Some(code) = error.code() {
-            // Without what the reply says after its code: that can name the user and the key.
-            Self::Reply { code: code.to_owned() }
-        } else {
-            Self::Failed(error.to_string().into())
-        }
+/// Without what an error reply says after its code: that can name the user and the key.
+fn store_error(error: &RedisError) -> StoreError {
+    let cause = || Box::new(error.clone());
+    if error.is_timeout() {
+        StoreError::Timeout(cause())
+    } else if error.is_connection_refusal() {
+        StoreError::Refused(cause())
+    } else if is_sign_in(error) {
+        StoreError::Auth(error.code().map_or_else(|| cause() as _, Into::into))
+    } else if let Some(code) = error.code() {
+        StoreError::Reply { code: code.to_owned() }
+    } else {
+        StoreError::Failed(cause())
     }
 }
 

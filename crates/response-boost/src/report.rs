@@ -6,10 +6,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::CacheStatus;
+use crate::{CacheStatus, FaultWord};
 
 tokio::task_local! {
-    static RECORDER: Recorder;
+    static RECORDER: Watching;
+}
+
+/// A recorder, and the one around it.
+#[derive(Clone)]
+struct Watching {
+    recorder: Recorder,
+    outer: Option<Arc<Watching>>,
 }
 
 /// What caches did for one request, and how long it waited for what. `None`: not at all.
@@ -33,11 +40,13 @@ pub struct Report {
     pub saved: Option<Duration>,
     /// How often the store could not do what it was asked, or was not asked after a fault.
     pub faults: u32,
-    /// The last of these, as [`StoreError::detail`](crate::StoreError::detail) names it.
-    pub fault: Option<&'static str>,
+    /// The last of these.
+    pub fault: Option<FaultWord>,
 }
 
 /// Collects a [`Report`] of what caches do while a future runs. Clones share it.
+///
+/// Recorders nest: each one hears of all that happens below it.
 ///
 /// It is apart from the request and from the response, so that there is something to tell also where
 /// there is no response. Without one nothing is collected.
@@ -58,7 +67,11 @@ pub struct Recorder(Arc<Mutex<Report>>);
 impl Recorder {
     /// `future`, the caches in which tell this recorder what they do.
     pub fn watch<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        RECORDER.scope(self.clone(), future)
+        let recorder = self.clone();
+        async move {
+            let outer = RECORDER.try_with(|outer| Arc::new(outer.clone())).ok();
+            RECORDER.scope(Watching { recorder, outer }, future).await
+        }
     }
 
     /// What there is to tell so far.
@@ -68,10 +81,14 @@ impl Recorder {
     }
 }
 
-/// Tells the recorder of the current request, if it has one.
-pub(crate) fn record(change: impl FnOnce(&mut Report)) {
-    let _ = RECORDER.try_with(|recorder| {
-        change(&mut recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
+/// Tells the recorders of the current request, if it has any.
+pub(crate) fn record(change: impl Fn(&mut Report)) {
+    let _ = RECORDER.try_with(|innermost| {
+        let mut next = Some(innermost);
+        while let Some(watching) = next {
+            change(&mut watching.recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
+            next = watching.outer.as_deref();
+        }
     });
 }
 
@@ -117,6 +134,19 @@ mod tests {
         let Report { connect, command, wait, load, .. } = recorder.report();
         assert_eq!([connect, command], [None, Some(2 * SECOND)]);
         assert_eq!([wait, load], [Some(SECOND); 2]);
+    }
+
+    #[tokio::test]
+    async fn each_recorder_hears_of_all_that_happens_below_it() {
+        let (outer, inner) = (Recorder::default(), Recorder::default());
+        let fault = async || record(|report| report.faults += 1);
+        outer
+            .watch(async {
+                inner.watch(fault()).await;
+                fault().await;
+            })
+            .await;
+        assert_eq!([outer.report().faults, inner.report().faults], [2, 1]);
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::FaultWord;
+
 /// The outcome of one request. Its `Display` is the member of the `Cache-Status` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,8 +41,8 @@ pub enum CacheStatus {
     },
     /// The store could not be asked; loaded, nothing kept.
     Bypass {
-        /// Why, as [`StoreError::detail`](crate::StoreError::detail) names it.
-        detail: &'static str,
+        /// Why.
+        detail: FaultWord,
     },
 }
 
@@ -115,7 +117,9 @@ mod tests {
             ),
             (CacheStatus::StoodIn { status: None, ttl: 2 }, "response-boost; fwd=stale; ttl=2"),
             (
-                CacheStatus::Bypass { detail: "redis-timeout" },
+                CacheStatus::Bypass {
+                    detail: crate::StoreError::Timeout("late".into()).word("redis"),
+                },
                 "response-boost; fwd=bypass; detail=redis-timeout",
             ),
         ] {

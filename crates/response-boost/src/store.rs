@@ -1,5 +1,7 @@
 //! What a store of entries promises.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +9,8 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::CacheKey;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where entries are kept. `tests/store_contract.rs` holds every store of this crate to it.
 ///
@@ -45,10 +49,123 @@ pub trait Store: Send + Sync + 'static {
     fn closed_for(&self) -> Option<Duration> {
         None
     }
+
+    /// What its faults are named after in header, log and metric: `redis` makes `redis-timeout`.
+    fn name(&self) -> &'static str {
+        "store"
+    }
+}
+
+/// A [`Store`] that is chosen when the program starts: `Arc<dyn DynStore>` is one.
+///
+/// Every store is a `DynStore`, at the price of an allocation for each call.
+///
+/// ```
+/// use std::sync::Arc;
+/// use response_boost::{DynStore, MemoryStore};
+/// # #[cfg(feature = "redis")]
+/// use response_boost::{RedisSettings, RedisStore};
+///
+/// # #[cfg(feature = "redis")]
+/// fn store(url: Option<&str>) -> Result<Arc<dyn DynStore>, Box<dyn std::error::Error>> {
+///     Ok(match url {
+///         Some(url) => Arc::new(RedisStore::new(RedisSettings::parse(url)?)),
+///         None => Arc::new(MemoryStore::default()),
+///     })
+/// }
+/// ```
+pub trait DynStore: sealed::DynStore {}
+
+impl<S: Store> DynStore for S {}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+mod sealed {
+    use super::{Boxed, Bytes, CacheKey, Duration, Expected, Found, Store};
+
+    /// [`Store`], with its futures on the heap.
+    pub trait DynStore: Send + Sync + 'static {
+        fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found>;
+        fn dyn_put<'a>(
+            &'a self,
+            key: &'a CacheKey,
+            expected: Expected<'a>,
+            value: Bytes,
+            life: Duration,
+        ) -> Boxed<'a, bool>;
+        fn dyn_delete<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, ()>;
+        fn dyn_get_limit(&self) -> Option<Duration>;
+        fn dyn_closed_for(&self) -> Option<Duration>;
+        fn dyn_name(&self) -> &'static str;
+    }
+
+    impl<S: Store> DynStore for S {
+        fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found> {
+            Box::pin(self.get(key))
+        }
+
+        fn dyn_put<'a>(
+            &'a self,
+            key: &'a CacheKey,
+            expected: Expected<'a>,
+            value: Bytes,
+            life: Duration,
+        ) -> Boxed<'a, bool> {
+            Box::pin(self.put(key, expected, value, life))
+        }
+
+        fn dyn_delete<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, ()> {
+            Box::pin(self.delete(key))
+        }
+
+        fn dyn_get_limit(&self) -> Option<Duration> {
+            self.get_limit()
+        }
+
+        fn dyn_closed_for(&self) -> Option<Duration> {
+            self.closed_for()
+        }
+
+        fn dyn_name(&self) -> &'static str {
+            self.name()
+        }
+    }
+}
+
+impl Store for dyn DynStore {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        self.dyn_get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        self.dyn_put(key, expected, value, life).await
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        self.dyn_delete(key).await
+    }
+
+    fn get_limit(&self) -> Option<Duration> {
+        self.dyn_get_limit()
+    }
+
+    fn closed_for(&self) -> Option<Duration> {
+        self.dyn_closed_for()
+    }
+
+    fn name(&self) -> &'static str {
+        self.dyn_name()
+    }
 }
 
 /// A store that several share.
-impl<S: Store> Store for Arc<S> {
+impl<S: Store + ?Sized> Store for Arc<S> {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
         (**self).get(key).await
     }
@@ -73,6 +190,10 @@ impl<S: Store> Store for Arc<S> {
 
     fn closed_for(&self) -> Option<Duration> {
         (**self).closed_for()
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
     }
 }
 
@@ -107,13 +228,13 @@ pub enum Expected<'a> {
 pub enum StoreError {
     /// No connection or no reply in time.
     #[error("no answer in time")]
-    Timeout(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Timeout(#[source] Cause),
     /// Nothing listens at the endpoint.
     #[error("connection refused")]
-    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Refused(#[source] Cause),
     /// The endpoint did not accept the credentials, or wants some.
     #[error("sign-in refused")]
-    Auth(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Auth(#[source] Cause),
     /// It has failed a moment ago, and was not asked.
     #[error("not asked, after a fault")]
     BreakerOpen,
@@ -125,19 +246,70 @@ pub enum StoreError {
     },
     /// Everything else: a name that does not resolve, a certificate, a broken connection.
     #[error("request failed")]
-    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Failed(#[source] Cause),
 }
 
 impl StoreError {
-    /// The cause in one word, the same in header, log and metric.
+    /// The fault in one word, the same in header, log and metric; `store` is the store's
+    /// [`name`](Store::name).
     #[must_use]
-    pub fn detail(&self) -> &'static str {
-        match self {
-            Self::Timeout(_) => "redis-timeout",
-            Self::Refused(_) => "redis-refused",
-            Self::Auth(_) => "redis-auth",
-            Self::BreakerOpen => "breaker-open",
-            Self::Reply { .. } | Self::Failed(_) => "redis-error",
+    pub fn word(&self, store: &'static str) -> FaultWord {
+        FaultWord {
+            store,
+            cause: match self {
+                Self::Timeout(_) => "timeout",
+                Self::Refused(_) => "refused",
+                Self::Auth(_) => "auth",
+                Self::BreakerOpen => FaultWord::BREAKER_OPEN,
+                Self::Reply { .. } | Self::Failed(_) => "error",
+            },
         }
+    }
+}
+
+/// A fault of a store in one word: `redis-timeout`, `redis-refused`, `redis-auth`, `redis-error`; or
+/// `breaker-open`: not asked, after a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultWord {
+    store: &'static str,
+    cause: &'static str,
+}
+
+impl FaultWord {
+    const BREAKER_OPEN: &'static str = "breaker-open";
+}
+
+impl fmt::Display for FaultWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.store, self.cause) {
+            (_, Self::BREAKER_OPEN) => f.write_str(Self::BREAKER_OPEN),
+            (store, cause) => write!(f, "{store}-{cause}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_named_after_its_store() {
+        let timeout = StoreError::Timeout("late".into());
+        assert_eq!(timeout.word("redis").to_string(), "redis-timeout");
+        assert_eq!(timeout.word("disk").to_string(), "disk-timeout");
+        assert_eq!(StoreError::BreakerOpen.word("redis").to_string(), "breaker-open");
+    }
+
+    #[cfg(feature = "memory")]
+    #[tokio::test]
+    async fn a_store_behind_a_pointer_is_one() {
+        let store: Arc<dyn DynStore> = Arc::new(crate::MemoryStore::default());
+        let key = crate::Namespace::parse("test").unwrap().key(["a"]);
+        let (value, life) = (Bytes::from_static(b"x"), Duration::from_secs(1));
+        assert!(store.put(&key, Expected::Nothing, value.clone(), life).await.unwrap());
+        assert_eq!(store.get(&key).await.unwrap(), Found::Value(value));
+        store.delete(&key).await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap(), Found::Nothing);
+        assert_eq!((store.name(), store.get_limit(), store.closed_for()), ("memory", None, None));
     }
 }

@@ -15,12 +15,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::cluster::ClusterClient;
-use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::RoutingInfo;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, Value};
+#[cfg(feature = "cluster")]
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, RedisError, RedisResult, Value,
+    ConnectionAddr, aio::ConnectionLike as _, cluster::ClusterClient,
+    cluster_async::ClusterConnection, cluster_routing::RoutingInfo,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ use crate::StoreError;
 use crate::clock::{Clock, whole_ms};
 use crate::redis::breaker::{Admission, Breaker};
 use crate::redis::resolver::Resolver;
-use crate::redis::{RedisSettings, is_sign_in};
+use crate::redis::{RedisSettings, is_sign_in, store_error};
 use crate::report::timed;
 use kept_timers::Timers;
 
@@ -41,11 +41,14 @@ const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
 /// In a cluster: how long to wait for one node while connecting to all of them. One that is silent
 /// must not use up the attempt.
+#[cfg(feature = "cluster")]
 const CLUSTER_NODE_LIMIT: Duration = Duration::from_secs(2);
 
 /// In a cluster: how often a command follows a slot that has moved, and waits between. A request
 /// waits no longer than its own timeouts all the same.
+#[cfg(feature = "cluster")]
 const CLUSTER_RETRIES: u32 = 3;
+#[cfg(feature = "cluster")]
 const CLUSTER_RETRY_WAIT_MS: (u64, u64) = (2, 20);
 
 /// From how long on it is told that Redis was away.
@@ -85,6 +88,7 @@ pub(super) struct Link {
 #[derive(Clone)]
 enum Commands {
     Node(MultiplexedConnection),
+    #[cfg(feature = "cluster")]
     Cluster(ClusterConnection),
 }
 
@@ -151,7 +155,7 @@ impl Connection {
     /// The open connection, or a fresh one, for commands that no request waits for.
     pub(super) async fn link(&self) -> Result<Link, StoreError> {
         let link = self.inner.link(ATTEMPT_LIMIT).await;
-        link.map(|(link, _)| link).map_err(|error| StoreError::from(&error))
+        link.map(|(link, _)| link).map_err(|error| store_error(&error))
     }
 
     /// How long the breaker stays open, if it is.
@@ -160,6 +164,7 @@ impl Connection {
     }
 
     /// The host that the settings name.
+    #[cfg(feature = "cluster")]
     pub(super) fn host(&self) -> &str {
         match self.inner.settings.endpoint.addr() {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
@@ -208,7 +213,7 @@ impl Inner {
         match reply {
             Err(error) if verdict(&error, self.settings.is_cluster).opens => {
                 let fault = self.judge(link_number, &error);
-                debug!(fault = fault.detail(), "Redis is not back yet");
+                debug!(error = %fault, "Redis is not back yet");
             }
             _ => {
                 probe.has_succeeded = true;
@@ -320,9 +325,10 @@ impl Inner {
     async fn connect(&self) -> RedisResult<Commands> {
         let settings = &self.settings;
         let endpoint = settings.endpoint().await?;
+        #[cfg(feature = "cluster")]
         if settings.is_cluster {
             let (shortest_wait, longest_wait) = CLUSTER_RETRY_WAIT_MS;
-            let mut client = ClusterClient::builder([endpoint.clone()])
+            let client = ClusterClient::builder([endpoint.clone()])
                 .tcp_settings(endpoint.tcp_settings().clone())
                 .connection_timeout(CLUSTER_NODE_LIMIT)
                 .response_timeout(settings.response_timeout)
@@ -330,15 +336,20 @@ impl Inner {
                 .min_retry_wait(shortest_wait)
                 .max_retry_wait(longest_wait)
                 .async_dns_resolver(self.resolver.clone());
-            if let Some(certificates) = settings.own_ca() {
-                client = client.certs(certificates);
-            }
+            #[cfg(feature = "tls")]
+            let client = match settings.own_ca() {
+                Some(certificates) => client.certs(certificates),
+                None => client,
+            };
             return client.build()?.get_async_connection().await.map(Commands::Cluster);
         }
+        #[cfg(feature = "tls")]
         let client = match settings.own_ca() {
             Some(certificates) => Client::build_with_tls(endpoint, certificates)?,
             None => Client::open(endpoint)?,
         };
+        #[cfg(not(feature = "tls"))]
+        let client = Client::open(endpoint)?;
         // The waits are limited by those who wait.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
@@ -356,7 +367,7 @@ impl Inner {
         if opens {
             self.state().breaker.fault(self.clock.now_ms());
         }
-        StoreError::from(error)
+        store_error(error)
     }
 
     fn throw_away(&self, number: u64) {
@@ -367,24 +378,34 @@ impl Inner {
     }
 }
 
+/// One of the servers that a link leads to. Without a cluster there is one.
+#[cfg(feature = "cluster")]
+pub(super) type Node = RoutingInfo;
+#[cfg(not(feature = "cluster"))]
+#[derive(Clone)]
+pub(super) enum Node {}
+
 impl Link {
+    #[cfg(feature = "cluster")]
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.commands, Commands::Cluster(_))
     }
 
     /// Sends a command that no request waits for, in a cluster to this node.
+    #[cfg_attr(not(feature = "cluster"), expect(unused_variables, reason = "there is one server"))]
     pub(super) async fn send_to(
         &mut self,
         command: Cmd,
-        node: Option<&RoutingInfo>,
+        node: Option<&Node>,
     ) -> RedisResult<Value> {
         let reply = pin!(async {
-            match (&mut self.commands, node) {
-                (Commands::Cluster(cluster), Some(node)) => {
-                    cluster.route_command(command, node.clone()).await
-                }
-                (Commands::Cluster(cluster), None) => cluster.req_packed_command(&command).await,
-                (Commands::Node(server), _) => server.send_packed_command(&command).await,
+            match &mut self.commands {
+                Commands::Node(server) => server.send_packed_command(&command).await,
+                #[cfg(feature = "cluster")]
+                Commands::Cluster(cluster) => match node {
+                    Some(node) => cluster.route_command(command, node.clone()).await,
+                    None => cluster.req_packed_command(&command).await,
+                },
             }
         });
         let reply = self.timers.within_running_time(ATTEMPT_LIMIT, reply).await;
@@ -396,6 +417,7 @@ impl Link {
         let reply = pin!(async {
             match &mut self.commands {
                 Commands::Node(node) => node.send_packed_command(command).await,
+                #[cfg(feature = "cluster")]
                 Commands::Cluster(cluster) => cluster.req_packed_command(command).await,
             }
         });

@@ -1,11 +1,12 @@
 //! Removing all that is kept in a namespace.
 
+#[cfg(feature = "cluster")]
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, RedisError, Value};
 use tokio::task::JoinSet;
 
-use super::connection::Link;
-use super::{RedisStore, unexpected_reply};
+use super::connection::{Link, Node};
+use super::{RedisStore, store_error, unexpected_reply};
 use crate::{Namespace, StoreError};
 
 /// How many keys a node looks at before it lets others ask again.
@@ -27,7 +28,11 @@ impl RedisStore {
         let mut link = self.connection.link().await?;
         let pattern = format!("{}:*", namespace.as_str());
         let mut removed = 0;
-        for node in primaries(&mut link, self.connection.host()).await? {
+        #[cfg(feature = "cluster")]
+        let nodes = primaries(&mut link, self.connection.host()).await?;
+        #[cfg(not(feature = "cluster"))]
+        let nodes = [None::<Node>];
+        for node in nodes {
             let mut cursor = b"0".to_vec();
             loop {
                 let mut scan = Cmd::new();
@@ -47,7 +52,8 @@ impl RedisStore {
 }
 
 /// Each primary of a cluster; `None` alone is the one server that there is.
-async fn primaries(link: &mut Link, host: &str) -> Result<Vec<Option<RoutingInfo>>, StoreError> {
+#[cfg(feature = "cluster")]
+async fn primaries(link: &mut Link, host: &str) -> Result<Vec<Option<Node>>, StoreError> {
     if !link.is_cluster() {
         return Ok(vec![None]);
     }
@@ -72,6 +78,7 @@ async fn primaries(link: &mut Link, host: &str) -> Result<Vec<Option<RoutingInfo
 
 /// The primary of a range of slots: `[first, last, [host, port, …], replicas…]`. One that does not know
 /// its own host, or does not tell, is at the one that was connected to.
+#[cfg(feature = "cluster")]
 fn primary(range: &Value, connected_to: &str) -> Option<(String, u16)> {
     let Value::Array(range) = range else { return None };
     let Value::Array(primary) = range.get(2)? else { return None };
@@ -100,11 +107,7 @@ fn batch(found: Value) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
 }
 
 /// Each by a command of its own: a cluster takes no command for keys of several slots.
-async fn remove(
-    link: &Link,
-    keys: Vec<Vec<u8>>,
-    node: Option<&RoutingInfo>,
-) -> Result<u64, StoreError> {
+async fn remove(link: &Link, keys: Vec<Vec<u8>>, node: Option<&Node>) -> Result<u64, StoreError> {
     let mut removals = JoinSet::new();
     for key in keys {
         let (mut link, node) = (link.clone(), node.cloned());
@@ -124,11 +127,7 @@ async fn remove(
     Ok(removed)
 }
 
-async fn ask(
-    link: &mut Link,
-    command: Cmd,
-    node: Option<&RoutingInfo>,
-) -> Result<Value, StoreError> {
+async fn ask(link: &mut Link, command: Cmd, node: Option<&Node>) -> Result<Value, StoreError> {
     let reply = link.send_to(command, node).await;
-    reply.map_err(|error: RedisError| StoreError::from(&error))
+    reply.map_err(|error: RedisError| store_error(&error))
 }

@@ -10,6 +10,10 @@ for package in fuzz benches; do
   cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
 done
 cargo clippy --workspace --locked --all-targets -- -D warnings
+# Each feature of the library by itself, and none: what it needs must come with it.
+for features in '' memory redis tls cluster iam lambda; do
+  cargo clippy --quiet --package response-boost --locked --no-default-features --features "$features" -- -D warnings
+done
 RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items --quiet
 
 ensure_cargo_tool cargo-machete 0.9.2

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{AllocProfiler, Bencher};
+use lambda_gateway::{Gateway, Reply};
 use lambda_http::http::{HeaderValue, Method, Response};
 use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
@@ -13,7 +14,6 @@ use response_boost::{
     CacheKey, Entry, Expected, Found, MemoryStore, Namespace, Policy, ResponseCacheLayer, Store,
     StoreError,
 };
-use lambda_gateway::{Gateway, Reply};
 use serde_json::value::RawValue;
 use tokio::runtime::{Builder, Runtime};
 

@@ -85,7 +85,7 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
     ///
     /// For those who change the data through their own code: first the change, then this. It waits for
     /// the store as long as a request would, and `Err` means that the old answer may still be there.
-    /// The [crate](crate) says what it guarantees.
+    /// The [crate] says what it guarantees.
     ///
     /// ```
     /// use std::time::Duration;

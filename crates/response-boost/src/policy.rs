@@ -15,32 +15,15 @@ use thiserror::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// How long a 200 is fresh, counted from the start of its load.
     pub(crate) ttl: Duration,
-    /// How long a 404 is fresh. `None`, the default: 404s are not kept.
     pub(crate) not_found_ttl: Option<Duration>,
-    /// The most freshness that a client is given. `None`, the default: as much as the entry has
-    /// left. Zero: the client asks again each time (`no-cache`), and is mostly told 304.
     pub(crate) client_max_age: Option<Duration>,
-    /// An entry of more bytes than this, its metadata included, is not kept. 1 MiB by default.
     pub(crate) max_entry_bytes: usize,
-    /// How long one request may wait for the store, in sum. 600 ms by default. Waiting for another's
-    /// fill is apart.
     pub(crate) deadline: Duration,
-    /// How long one process may hold the right to fill a key. 5 s by default. It must be longer than a
-    /// load takes: what comes later than that is not kept. `None`: no leases, everyone loads.
     pub(crate) lease: Option<Duration>,
-    /// The longest that a load takes. 4 s by default. A request waits for another's fill only while its
-    /// invocation has more time than this left.
     pub(crate) load_limit: Duration,
-    /// How eagerly an entry is loaded anew before it ends, in the last tenth of its life: the beta of
-    /// `XFetch`. 1 by default; more is earlier, 0 is never. Only where a load takes less than that tenth:
-    /// it could not be over in time.
     pub(crate) early_refresh: f64,
-    /// How long past its freshness an entry may stand in where the load fails (RFC 5861 §4). Zero, the
-    /// default: not at all.
     pub(crate) stale_if_error: Duration,
-    /// What goes through the cache beside `GET` and `HEAD`. Nothing by default.
     pub(crate) methods: Vec<Method>,
 }
 
@@ -54,18 +37,18 @@ impl InvalidBeta {
 }
 
 impl Policy {
-    /// The default of [`max_entry_bytes`](Self::max_entry_bytes).
+    /// The default of [`with_max_entry_bytes`](Self::with_max_entry_bytes).
     pub const DEFAULT_MAX_ENTRY_BYTES: usize = 1024 * 1024;
-    /// The default of [`deadline`](Self::deadline).
+    /// The default of [`with_deadline`](Self::with_deadline).
     pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(600);
-    /// The default of [`lease`](Self::lease).
+    /// The default of [`with_lease`](Self::with_lease).
     pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
-    /// The default of [`load_limit`](Self::load_limit).
+    /// The default of [`with_load_limit`](Self::with_load_limit).
     pub const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(4);
-    /// The default of [`early_refresh`](Self::early_refresh).
+    /// The default of [`with_early_refresh`](Self::with_early_refresh).
     pub const DEFAULT_EARLY_REFRESH: f64 = 1.0;
 
-    /// Keeps 200s for `ttl`, and nothing else.
+    /// Keeps 200s for `ttl`, counted from the start of their load, and nothing else.
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
         Self {
@@ -82,50 +65,55 @@ impl Policy {
         }
     }
 
-    /// Keeps 404s too, for `ttl`.
+    /// Keeps 404s too, for `ttl`. By default they are not kept.
     #[must_use]
     pub fn with_not_found_ttl(mut self, ttl: Duration) -> Self {
         self.not_found_ttl = Some(ttl);
         self
     }
 
-    /// Gives clients at most `max_age` of freshness.
+    /// Gives clients at most `max_age` of freshness; by default as much as the entry has left. Zero: the client
+    /// asks again each time (`no-cache`), and is mostly told 304.
     #[must_use]
     pub fn with_client_max_age(mut self, max_age: Duration) -> Self {
         self.client_max_age = Some(max_age);
         self
     }
 
-    /// Keeps no entry that is larger than `bytes`.
+    /// Keeps no entry that is larger than `bytes`, its metadata included; by default than 1 MiB.
     #[must_use]
     pub fn with_max_entry_bytes(mut self, bytes: usize) -> Self {
         self.max_entry_bytes = bytes;
         self
     }
 
-    /// Lets a request wait for the store for `deadline` in sum.
+    /// Lets a request wait for the store for `deadline` in sum, by default for 600 ms. Waiting for another's fill is
+    /// apart.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Lets one process hold the right to fill a key for `lease`; zero: no leases.
+    /// Lets one process hold the right to fill a key for `lease`, by default for 5 s. It must be longer than a load
+    /// takes: what comes later than that is not kept. Zero: no leases, everyone loads.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease).filter(|lease| !lease.is_zero());
         self
     }
 
-    /// Says that no load takes longer than `limit`.
+    /// Says that no load takes longer than `limit`, by default than 4 s. A request waits for another's fill only
+    /// while it has more time than this left.
     #[must_use]
     pub fn with_load_limit(mut self, limit: Duration) -> Self {
         self.load_limit = limit;
         self
     }
 
-    /// Loads entries anew before they end, with this beta, of 0 to 1000; 0: never. With more than that an
-    /// entry would be loaded anew as soon as it is kept.
+    /// Loads entries anew in the last tenth of their life, the more eagerly the larger `beta` is (`XFetch`, VLDB
+    /// '15): from 0, never, to 1000, as soon as it may be; 1 by default. Only where a load takes less than that
+    /// tenth: it could not be over in time.
     pub fn with_early_refresh(mut self, beta: f64) -> Result<Self, InvalidBeta> {
         if !(0.0..=InvalidBeta::MOST).contains(&beta) {
             return Err(InvalidBeta);
@@ -134,7 +122,8 @@ impl Policy {
         Ok(self)
     }
 
-    /// Lets an entry stand in for `window` past its freshness where the load fails.
+    /// Lets an entry stand in for `window` past its freshness where the load fails (RFC 5861 §4); by default not at
+    /// all.
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;

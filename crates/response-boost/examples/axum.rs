@@ -1,0 +1,27 @@
+//! The cache in an axum server: `cargo run --example axum`, then twice `curl -i http://localhost:3000/prices/7`.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, Request};
+use axum::routing::get;
+use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
+use tokio::net::TcpListener;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let prices = Namespace::parse("prices")?;
+    let cache = ResponseCacheLayer::new(
+        MemoryStore::default(),
+        Policy::new(Duration::from_secs(30)),
+        move |request: &Request| Some(prices.key(["path", request.uri().path()])),
+    );
+    let app = Router::new().route("/prices/{sku}", get(price)).layer(cache);
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    Ok(axum::serve(listener, app).await?)
+}
+
+/// What the cache saves you from doing each time.
+async fn price(Path(sku): Path<u32>) -> String {
+    format!("{} cents\n", sku * 100)
+}

@@ -1,0 +1,75 @@
+//! The layer in axum, over sockets: a whole router, and one route beside another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, Request};
+use axum::routing::get;
+use http::Method;
+use response_boost::{CacheKey, MemoryStore, Namespace, Policy, ResponseCacheLayer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+fn cache(
+    ttl: Duration,
+) -> ResponseCacheLayer<MemoryStore, impl Fn(&Request) -> Option<CacheKey> + Clone> {
+    let namespace = Namespace::parse("test").unwrap();
+    let key_of = move |request: &Request| Some(namespace.key([request.uri().path()]));
+    ResponseCacheLayer::new(MemoryStore::default(), Policy::new(ttl), key_of)
+}
+
+/// Serves it, and gives what asks it: a method and a path in, the whole answer as text out.
+async fn serve(app: Router) -> impl AsyncFn(Method, &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    async move |method: Method, path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let asked = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+#[tokio::test]
+async fn a_router_is_cached_in_one_line() {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&loads);
+    let price = move |Path(sku): Path<u32>| async move {
+        counted.fetch_add(1, Ordering::SeqCst);
+        format!("price of {sku}")
+    };
+    let app = Router::new()
+        .route("/prices/{sku}", get(price).post(async || "bought"))
+        .layer(cache(Duration::from_mins(1)));
+    let ask = serve(app).await;
+
+    let miss = ask(Method::GET, "/prices/7").await;
+    assert!(miss.contains("cache-status: response-boost; fwd=uri-miss; stored"), "{miss}");
+    let hit = ask(Method::GET, "/prices/7").await;
+    assert!(hit.contains("cache-status: response-boost; hit; ttl="), "{hit}");
+    assert!(hit.contains("content-length: 10") && hit.ends_with("price of 7"), "{hit}");
+    let head = ask(Method::HEAD, "/prices/7").await;
+    assert!(head.contains("content-length: 10") && head.ends_with("\r\n\r\n"), "{head}");
+    let post = ask(Method::POST, "/prices/7").await;
+    assert!(post.ends_with("bought") && !post.contains("cache-status"), "{post}");
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn each_route_can_have_a_layer_of_its_own() {
+    let app = Router::new()
+        .route("/slow", get(async || "slow").layer(cache(Duration::from_mins(1))))
+        .route("/quick", get(async || "quick").layer(cache(Duration::from_secs(1))))
+        .route("/never", get(async || "never"));
+    let ask = serve(app).await;
+    for (path, freshness) in [("/slow", "max-age=60"), ("/quick", "max-age=1"), ("/never", "")] {
+        let answer = ask(Method::GET, path).await;
+        assert!(answer.contains(freshness) && answer.ends_with(&path[1..]), "{answer}");
+        assert_eq!(answer.contains("cache-status"), !freshness.is_empty(), "{answer}");
+    }
+}

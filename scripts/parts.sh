@@ -5,9 +5,14 @@
 skipped=()
 failed=()
 
-# part NAME COMMAND...: runs a part of the tests, and remembers what has failed in it and what it has skipped.
+# part NAME COMMAND...: runs a part of the tests, unless TEST_PARTS names others (separated by commas), and
+# remembers what has failed in it and what it has skipped.
 part() {
   local name=$1 line output; shift
+  case ,${TEST_PARTS:-$name}, in
+    *",$name,"*) ;;
+    *) skipped+=("$name (it is not among TEST_PARTS)"); return ;;
+  esac
   output=$(mktemp)
   say
   say "== $name"

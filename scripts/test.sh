@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make test`: everything. The end names what has failed, and what this machine cannot test.
+# `make test`: everything, or the parts that TEST_PARTS names. The end names what has failed, and what this machine cannot test.
 . "$(dirname "$0")/lib.sh"
 
 # What is missing is said now, and not after minutes.
@@ -32,14 +32,14 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
 
-part 'the program' cargo test --workspace --locked --no-fail-fast -- ${without[@]+"${without[@]}"}
+part rust cargo test --workspace --locked --no-fail-fast -- ${without[@]+"${without[@]}"}
 # The API once more, on users in DynamoDB: by one emulator, and by another that nothing is fitted to.
-part 'the API on dynoxide' env TEST_USERS=dynoxide cargo test --locked --quiet --test api
+part api-on-dynoxide env TEST_USERS=dynoxide cargo test --locked --quiet --test api
 [ -z "${has_moto:-}" ] ||
-  part 'the API on moto' scripts/with-moto.sh cargo test --locked --quiet --test api
-part 'the template' env PYTHONPATH="$tools/template" \
+  part api-on-moto scripts/with-moto.sh cargo test --locked --quiet --test api
+part template env PYTHONPATH="$tools/template" \
   python3 -m unittest discover --start-directory tests/template --verbose
-part 'end to end' env PYTHONPATH="$tools/openapi" \
+part end-to-end env PYTHONPATH="$tools/openapi" \
   python3 -m unittest discover --start-directory tests/e2e --verbose
 
 end_of_parts

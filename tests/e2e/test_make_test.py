@@ -108,6 +108,10 @@ class Missing(unittest.TestCase):
                          ["SKIPPED: no engine", "FAILED: first", "FAILED:   test a_test ... FAILED", "FAILED: third",
                           "FAILED:   ERROR: test_c (x.X.test_c)"])
 
+        some = ask_script(". scripts/parts.sh; part a false; part b true; end_of_parts", TEST_PARTS="b,c")
+        self.assertEqual((some.returncode, some.stderr.splitlines()[-2:]), (
+            0, ["SKIPPED: a (it is not among TEST_PARTS)", "All that can be tested here has passed."]))
+
         skipped = ". scripts/parts.sh; skipped=(TLS); end_of_parts"
         self.assertEqual(ask_script(skipped).returncode, 0)
         self.assertNotEqual(ask_script(skipped, CI="true").returncode, 0)

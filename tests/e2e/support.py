@@ -82,7 +82,7 @@ class Reply:
 def ask(url, method="GET", headers=None):
     request = urllib.request.Request(url, method=method, headers=headers or {})
     try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
             return Reply(reply.status, reply.headers, reply.read().decode())
     except urllib.error.HTTPError as reply:
         return Reply(reply.code, reply.headers, reply.read().decode())

@@ -42,7 +42,7 @@ root_folder() {
     ln -sf busybox "$folder/bin/$program"
   done
   # What a program of Rust loads, and the libraries that look names up.
-  ldconfig -p | awk '$1 ~ /^(lib(c|gcc_s|m|nss_dns|nss_files|resolv)\.so|ld-linux)/ { print $NF }' |
+  ldconfig -p | awk '$1 ~ /^(lib(c|dl|gcc_s|m|nss_dns|nss_files|pthread|resolv|rt)\.so|ld-linux)/ { print $NF }' |
     while read -r library; do copy_library "$folder" "$library"; done
   for program in "$@"; do
     cp -L "$program" "$folder/bin/"

@@ -19,6 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Those of a gateway, and those of a table's stream, which are for the other function.
 STREAM_EVENTS = sorted((ROOT / "events").glob("stream-*.json"))
 EVENTS = sorted(set((ROOT / "events").glob("*.json")) - set(STREAM_EVENTS))
+# What copies of the checkout share of what they build.
+COPIES_TARGET = ROOT / "target/copies"
 MANAS = '{"id":1,"name":"Manas","email":"manas@example.com","age":25}'
 
 # Longer than a first build takes on two cores.
@@ -164,9 +166,10 @@ def clean_copy():
         if name and (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    for name in [".tools", "target"]:
-        (ROOT / name).mkdir(exist_ok=True)
-        (copy / name).symlink_to(ROOT / name)
+    # The programs of copies are apart from those of the checkout, which other tests may be using.
+    for name, shared in [(".tools", ROOT / ".tools"), ("target", COPIES_TARGET)]:
+        shared.mkdir(parents=True, exist_ok=True)
+        (copy / name).symlink_to(shared)
     return copy
 
 

@@ -44,6 +44,10 @@ root_folder() {
   # What a program of Rust loads, and the libraries that look names up.
   ldconfig -p | awk '$1 ~ /^(lib(c|dl|gcc_s|m|nss_dns|nss_files|pthread|resolv|rt)\.so|ld-linux)/ { print $NF }' |
     while read -r library; do copy_library "$folder" "$library"; done
+  # The loader, where programs name it.
+  for library in /lib64/ld-linux-* /lib/ld-linux-*; do
+    [ ! -e "$library" ] || copy_library "$folder" "$library"
+  done
   for program in "$@"; do
     cp -L "$program" "$folder/bin/"
     ldd "$program" | grep -o '/[^ ]*' | while read -r library; do copy_library "$folder" "$library"; done

@@ -16,7 +16,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/e2e"))
 
-from support import COPIES_TARGET, MANAS, ROOT, Make, ask, free_port, path_without
+from support import MANAS, ROOT, Make, ask, free_port, path_without
 
 
 class TwoCommands(unittest.TestCase):
@@ -26,8 +26,7 @@ class TwoCommands(unittest.TestCase):
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         path = path_without("redis-server", "valkey-server", "redis-cli", "valkey-cli")
         self.addCleanup(shutil.rmtree, path)
-        # What other copies have compiled of other crates need not be compiled again.
-        variables = {"PATH": str(path), "CARGO_TARGET_DIR": str(COPIES_TARGET)}
+        variables = {"PATH": str(path)}
         parts = "rust,api-on-dynoxide,api-on-moto"
 
         run = Make("run", f"PORT={free_port()}", folder=clone, **variables)

@@ -19,8 +19,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Those of a gateway, and those of a table's stream, which are for the other function.
 STREAM_EVENTS = sorted((ROOT / "events").glob("stream-*.json"))
 EVENTS = sorted(set((ROOT / "events").glob("*.json")) - set(STREAM_EVENTS))
-# What copies of the checkout share of what they build.
-COPIES_TARGET = ROOT / "target/copies"
 MANAS = '{"id":1,"name":"Manas","email":"manas@example.com","age":25}'
 
 # Longer than a first build takes on two cores.
@@ -158,7 +156,7 @@ class Make:
 
 
 def clean_copy():
-    """The files of the checkout as a clone would have them, with its tools and what it has built of other crates."""
+    """The files of the checkout as a clone would have them, with its tools but nothing built."""
     copy = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                             cwd=ROOT, check=True, capture_output=True).stdout
@@ -166,10 +164,10 @@ def clean_copy():
         if name and (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    # The programs of copies are apart from those of the checkout, which other tests may be using.
-    for name, shared in [(".tools", ROOT / ".tools"), ("target", COPIES_TARGET)]:
-        shared.mkdir(parents=True, exist_ok=True)
-        (copy / name).symlink_to(shared)
+    # Not what is built: cargo tells the packages of two workspaces in one target folder apart by their place
+    # in the workspace alone, and would take those of the one for those of the other.
+    (ROOT / ".tools").mkdir(exist_ok=True)
+    (copy / ".tools").symlink_to(ROOT / ".tools")
     return copy
 
 

@@ -151,7 +151,7 @@ impl<B: Body> fmt::Debug for CachedBody<B> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::convert::Infallible;
 
     use http_body_util::Full;
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     /// A body that comes in parts.
-    struct Parts(VecDeque<Result<&'static str, &'static str>>);
+    pub(crate) struct Parts(VecDeque<Result<&'static str, &'static str>>);
 
     impl Body for Parts {
         type Data = Bytes;
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    fn parts(parts: &[Result<&'static str, &'static str>]) -> Parts {
+    pub(crate) fn parts(parts: &[Result<&'static str, &'static str>]) -> Parts {
         Parts(parts.iter().copied().collect())
     }
 

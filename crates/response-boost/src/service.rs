@@ -239,6 +239,7 @@ mod tests {
     use tower_layer::Layer as _;
 
     use super::*;
+    use crate::body::tests::parts as parts_of;
     use crate::clock::Clock;
     use crate::read_through::ReadThrough;
     use crate::{Expected, Found, MemoryStore, Namespace, StoreError};
@@ -1127,22 +1128,6 @@ mod tests {
         assert_eq!((response.status().as_u16(), header(&response, "content-length")), (304, ""));
     }
 
-    /// A body that comes in parts.
-    struct Parts(Vec<Result<&'static str, &'static str>>);
-
-    impl Body for Parts {
-        type Data = Bytes;
-        type Error = &'static str;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, &'static str>>> {
-            let part = (!self.0.is_empty()).then(|| self.0.remove(0));
-            Poll::Ready(part.map(|part| part.map(|text| http_body::Frame::data(text.into()))))
-        }
-    }
-
     /// What comes of a service whose body comes in these parts.
     async fn ask_for(
         cache: &TestCache,
@@ -1150,7 +1135,7 @@ mod tests {
     ) -> (String, Vec<Result<Bytes, &'static str>>) {
         let parts = parts.to_vec();
         let service = service_fn(move |_: Request<Full<Bytes>>| {
-            let response = Response::new(Parts(parts.clone()));
+            let response = Response::new(parts_of(&parts));
             async { Ok::<_, Error>(response) }
         });
         let response = cache.layer(service).oneshot(get()).await.unwrap();

@@ -261,15 +261,15 @@ impl Variables<'_> {
         let bytes = self.number(variable::CACHE_MAX_ENTRY_BYTES, "1048576", Self::BYTES);
         let stale = self.number(variable::CACHE_STALE_IF_ERROR_SECONDS, "0", Self::SECONDS);
         let lease = self.lease_ms();
-        let early_refresh = self.read(variable::CACHE_EARLY_REFRESH, "1", |text| {
+        let fresh_for = Duration::from_secs(ttl.as_ref().copied().unwrap_or_default());
+        let policy = self.read(variable::CACHE_EARLY_REFRESH, "1", |text| {
             let beta = text.parse().map_err(|_| InvalidBeta);
-            let valid = beta.and_then(|beta| {
-                Policy::new(Duration::ZERO).with_early_refresh(beta).map(|_| beta)
-            });
-            valid.map_err(|error| error.to_string())
+            let policy = beta.and_then(|beta| Policy::new(fresh_for).with_early_refresh(beta));
+            policy.map_err(|error| error.to_string())
         });
 
-        let mut policy = Policy::new(Duration::from_secs(ttl?));
+        ttl?;
+        let mut policy = policy?;
         if let Some(seconds) = client? {
             policy = policy.with_client_max_age(Duration::from_secs(seconds));
         }
@@ -280,9 +280,6 @@ impl Variables<'_> {
         policy = policy
             .with_stale_if_error(Duration::from_secs(stale?))
             .with_lease(Duration::from_millis(lease?));
-        let refreshing =
-            policy.with_early_refresh(early_refresh?).map_err(|error| error.to_string());
-        let policy = self.judge(variable::CACHE_EARLY_REFRESH, refreshing)?;
         Ok(policy.with_max_entry_bytes(usize::try_from(bytes?).unwrap_or(usize::MAX)))
     }
 

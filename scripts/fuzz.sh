@@ -18,7 +18,7 @@ export CARGO_TARGET_DIR=$PWD/target/fuzz
 export PROPTEST_CASES=1000000
 say "$PROPTEST_CASES events, and as many entries"
 cargo test --locked --release --config profile.release.lto=false \
-  --config profile.release.codegen-units=16 --workspace --lib --test http -- any_ whatever_
+  --config profile.release.codegen-units=16 --workspace --lib --test suite -- any_ whatever_
 
 # Found by what they reach in the code. What is new in this run is kept outside of the corpus that is
 # in the repository: a person takes from it what is worth it.

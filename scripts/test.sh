@@ -10,7 +10,7 @@ ensure_test_server
 
 # `make soak` asks for one of the tests alone.
 if [ "${1:-}" = soak ]; then
-  exec cargo test --locked --test soak -- --nocapture
+  exec cargo test --locked --package users-function --test suite soak:: -- --nocapture
 fi
 
 ensure_zig
@@ -34,9 +34,9 @@ fi
 
 part rust cargo test --workspace --locked --no-fail-fast -- ${without[@]+"${without[@]}"}
 # The API once more, on users in DynamoDB: by one emulator, and by another that nothing is fitted to.
-part api-on-dynoxide env TEST_USERS=dynoxide cargo test --locked --quiet --test api
+part api-on-dynoxide env TEST_USERS=dynoxide cargo test --locked --quiet --package users-function --test suite api::
 [ -z "${has_moto:-}" ] ||
-  part api-on-moto scripts/with-moto.sh cargo test --locked --quiet --test api
+  part api-on-moto scripts/with-moto.sh cargo test --locked --quiet --package users-function --test suite api::
 part template env PYTHONPATH="$tools/template" \
   python3 -m unittest discover --start-directory tests/template --verbose
 part end-to-end env PYTHONPATH="$tools/openapi" \

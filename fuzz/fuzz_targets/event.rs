@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::Value;
 
-#[path = "../../tests/support/contract.rs"]
+#[path = "../../tests/suite/support/contract.rs"]
 mod contract;
 
 thread_local! {

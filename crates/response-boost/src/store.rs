@@ -12,7 +12,7 @@ use crate::CacheKey;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where entries are kept. `tests/store_contract.rs` holds every store of this crate to it.
+/// Where entries are kept. `tests/suite/store_contract.rs` holds every store of this crate to it.
 ///
 /// A store keeps bytes and does not look into them: what they mean, and whether they still mean
 /// anything, is the reader's matter. Calls may run at the same time and may be cancelled at any

@@ -1,7 +1,5 @@
 //! A Redis behind TLS: the right certificate, and all the wrong ones.
 
-mod support;
-
 /// In a module whose name `make test` can leave out where the redis-server has no TLS.
 mod tls {
     use std::time::Duration;
@@ -10,10 +8,11 @@ mod tls {
         BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
     };
 
+    use crate::support::STORED;
     use crate::support::lambda::{BY_DEFAULT, Function, command};
-    use crate::support::proxy::{Mode, Proxy};
-    use crate::support::redis::{RedisServer, free_port};
-    use crate::support::{Folder, STORED};
+    use test_peers::Folder;
+    use test_peers::proxy::{Mode, Proxy};
+    use test_peers::redis::{RedisServer, free_port};
 
     /// A server with TLS, and without it on its other port.
     struct TlsServer {
@@ -191,7 +190,7 @@ mod tls {
         assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
         function.get_until_hit("/users/1").await;
         let mut connection = server.redis.connect();
-        let received = crate::support::redis::info(&mut connection, "total_connections_received");
+        let received = test_peers::redis::info(&mut connection, "total_connections_received");
         // The fixture's own are counted too: what matters is that the function opened one.
         let clients: String = server.redis.command(&["CLIENT", "LIST"]);
         let of_function = clients.lines().filter(|line| line.contains("cmd=get"));

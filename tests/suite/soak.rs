@@ -2,15 +2,13 @@
 //!
 //! `SOAK_INVOCATIONS` says how many; `make soak` asks for 20,000.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::lambda::{BY_DEFAULT, Function};
-use support::proxy::{Mode, Proxy};
-use support::redis::{RedisServer, info};
+use crate::support::lambda::{BY_DEFAULT, Function};
+use test_peers::proxy::{Mode, Proxy};
+use test_peers::redis::{RedisServer, info};
 
 /// What the process holds.
 #[derive(Debug)]
@@ -63,7 +61,7 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
 
     function.get_until_hit("/users/1").await;
     let mut connection = redis.connect();
-    let clients = support::wait_for("one connection to be left", || {
+    let clients = test_peers::wait_for("one connection to be left", || {
         (info(&mut connection, "connected_clients") == 2).then_some(2)
     });
     assert_eq!(clients.await, 2, "this test's and the function's");

@@ -1,7 +1,5 @@
 //! What `Store` promises, held against every store there is.
 
-mod support;
-
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +8,8 @@ use bytes::Bytes;
 use response_boost::{
     CacheKey, Expected, Found, MemoryStore, Namespace, RedisSettings, RedisStore, Store,
 };
-use support::PATIENCE;
-use support::redis::{RedisServer, info, send};
+use test_peers::PATIENCE;
+use test_peers::redis::{RedisServer, info, send};
 
 const LIFE: Duration = Duration::from_mins(1);
 

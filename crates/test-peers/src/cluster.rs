@@ -1,7 +1,7 @@
 //! A cluster of six: three primaries, each with a replica.
 
-use super::redis::{RedisServer, free_port};
-use super::wait_for;
+use crate::redis::{RedisServer, free_port};
+use crate::wait_for;
 
 pub struct Cluster {
     /// First the three primaries, then in the same order their replicas.

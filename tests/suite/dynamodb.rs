@@ -1,14 +1,12 @@
 //! The users in a DynamoDB table: what is asked of it, and what becomes of its faults.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::dynamodb::{DynamoDb, Mode, TABLE, item};
+use crate::support::lambda::{Function, Reply};
+use crate::support::{MANAS, STORED};
 use serde_json::{Value, json};
-use support::dynamodb::{DynamoDb, Mode, TABLE, item};
-use support::lambda::{Function, Reply};
-use support::redis::RedisServer;
-use support::{MANAS, STORED};
+use test_peers::redis::RedisServer;
 
 /// A function in front of this table and this Redis.
 async fn function(table: &DynamoDb, redis: &RedisServer, more: &[(&str, &str)]) -> Function {

@@ -1,14 +1,13 @@
 //! A real cluster of six, one of whose primaries dies, and whose slots move.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::lambda::Function;
+use crate::support::{MANAS, STORED};
 use response_boost::{Expected, Namespace, RedisSettings, RedisStore, Store as _};
-use support::cluster::Cluster;
-use support::lambda::Function;
-use support::redis::{OPERATOR, RedisServer};
-use support::{MANAS, PATIENCE, STORED};
+use test_peers::PATIENCE;
+use test_peers::cluster::Cluster;
+use test_peers::redis::{OPERATOR, RedisServer};
 
 const KEY: &str = "users:user:1";
 

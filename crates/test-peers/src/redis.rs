@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use redis::{Client, Connection, FromRedisValue, RedisResult};
 
-use super::{Folder, PATIENCE, wait_for};
+use crate::{Folder, PATIENCE, wait_for};
 
 pub struct RedisServer {
     port: u16,
@@ -63,7 +63,7 @@ impl RedisServer {
 
     /// Stops the server (it keeps its sockets and says nothing) and lets it go on.
     pub fn signal(&self, signal: &str) {
-        super::signal(self.process.as_ref().unwrap().server.id(), signal);
+        crate::signal(self.process.as_ref().unwrap().server.id(), signal);
     }
 
     /// The server is gone, as if its machine had been switched off: its port is closed.
@@ -252,7 +252,7 @@ fn operator_url(port: u16) -> String {
 
 /// The access string of `template.yaml`, for the namespaces that the tests use.
 fn function_rights() -> String {
-    let template = include_str!("../../template.yaml");
+    let template = include_str!("../../../template.yaml");
     let line = template.lines().find_map(|line| line.trim().strip_prefix("AccessString: !Sub "));
     let keys_of = |namespace| format!("~{namespace}:*");
     // The last is a key without any part, which the contract of a store has and no function.

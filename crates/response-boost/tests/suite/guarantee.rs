@@ -1,9 +1,8 @@
 //! What leases guarantee, in thousands of interleavings over a real Redis: no request that begins
 //! after an invalidation is answered with what was there before it. And that this test would notice.
 
-mod support;
-
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,15 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, LocalBoxFuture, Shared, join_all};
 use http::Response;
-use http_body_util::BodyExt as _;
-use lambda_http::{Body, Error, Request};
+use http_body_util::{BodyExt as _, Full};
 use response_boost::{
     CacheKey, Expected, Found, Namespace, Policy, RedisSettings, RedisStore, ResponseCacheLayer,
     Store, StoreError,
 };
-use support::PATIENCE;
-use support::redis::RedisServer;
+use test_peers::PATIENCE;
+use test_peers::redis::RedisServer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
+
+type Request = http::Request<()>;
+type Body = Full<Bytes>;
 
 const KEYS: usize = 12;
 /// Processes with one request at a time, and one process with as many at a time.
@@ -171,7 +172,7 @@ impl World {
         let (world, loads) = (Arc::clone(self), loads.clone());
         let service = service_fn(move |request: Request| {
             let (world, loads) = (Arc::clone(&world), loads.clone());
-            async move { Ok::<_, Error>(loads.load(world, number(&request)).await) }
+            async move { Ok::<_, Infallible>(loads.load(world, number(&request)).await) }
         });
         let mut request = Request::default();
         *request.uri_mut() = format!("/{key}").parse().unwrap();
@@ -228,6 +229,7 @@ impl Loads {
             let under_way = Arc::clone(&self.under_way);
             let load = async move {
                 let (parts, body) = world.load(key).await.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
                 under_way.lock().unwrap().remove(&key);
                 (parts.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
             };

@@ -1,11 +1,9 @@
 //! The users function as its callers meet it: the real binary, real gateway events, a real Redis.
 
-mod support;
-
+use crate::support::lambda::{Function, Reply, command};
+use crate::support::{MANAS, STORED, event, request};
 use serde_json::{Value, json};
-use support::lambda::{Function, Reply, command};
-use support::redis::{RedisServer, info, send};
-use support::{MANAS, STORED, event, request};
+use test_peers::redis::{RedisServer, info, send};
 
 /// A function in front of a Redis, and that Redis.
 async fn function_and_redis() -> (Function, RedisServer) {

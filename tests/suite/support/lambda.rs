@@ -16,9 +16,9 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::PATIENCE;
 use super::dynamodb::suite_variables;
 use super::http::serve;
+use test_peers::PATIENCE;
 
 /// How long an invocation may take, where the test does not say.
 const TIME_LEFT: Duration = Duration::from_secs(30);
@@ -196,7 +196,7 @@ impl Function {
     /// What the function has printed, once that contains `text` this many times.
     pub async fn output_with(&self, text: &str, times: usize) -> String {
         let printed = || Some(self.output()).filter(|out| out.matches(text).count() >= times);
-        super::wait_for(&format!("{times} times {text:?} in the output"), printed).await
+        test_peers::wait_for(&format!("{times} times {text:?} in the output"), printed).await
     }
 
     /// What was read so far of what the function has printed; there may be more on its way.
@@ -206,7 +206,7 @@ impl Function {
 
     /// Stops the process (a freeze) and lets it go on again (a thaw).
     pub fn signal(&self, signal: &str) {
-        super::signal(self.process.id().expect("it is running"), signal);
+        test_peers::signal(self.process.id().expect("it is running"), signal);
     }
 
     /// A figure of the process: `/proc/<pid>/<what>`. Linux only.

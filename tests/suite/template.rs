@@ -17,7 +17,7 @@ fn the_template_sets_each_variable_that_is_read_and_no_other() {
     let read: BTreeSet<String> =
         read.into_inner().into_iter().filter(|name| !name.starts_with("AWS_LAMBDA_")).collect();
 
-    let template = include_str!("../template.yaml");
+    let template = include_str!("../../template.yaml");
     let (_, variables) =
         template.split_once("\n      Variables:\n").expect("variables for all functions");
     let set: BTreeSet<String> = variables

@@ -1,13 +1,15 @@
 //! What operators see. (That every line of the whole suite keeps to the schema and shows nothing secret
 //! is checked where functions end: `support/lambda.rs`.)
 
-mod support;
-
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::dynamodb::{DynamoDb, Mode};
+use crate::support::lambda::{BY_DEFAULT, Function};
+use crate::support::log::{assert_line, schema, series};
+use crate::support::request;
 use futures_util::future::join_all;
 use http::Response;
 use lambda_gateway::Gateway;
@@ -15,12 +17,8 @@ use lambda_http::{Body, Context, Error, LambdaEvent, Request};
 use lambda_runtime::LambdaInvocation;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use support::dynamodb::{DynamoDb, Mode};
-use support::lambda::{BY_DEFAULT, Function};
-use support::log::{assert_line, schema, series};
-use support::proxy::BlackHole;
-use support::redis::RedisServer;
-use support::request;
+use test_peers::proxy::BlackHole;
+use test_peers::redis::RedisServer;
 use tower::util::MapRequest;
 use tower::{Layer as _, Service, service_fn};
 use users_function::config::Config;
@@ -358,7 +356,7 @@ async fn a_request_that_panics_or_is_given_up_has_a_line_without_a_status() {
     let line = output.line();
     assert_eq!((&line["level"], line.get("status")), (&json!("ERROR"), None));
 
-    let (telemetry, output) = crate::telemetry();
+    let (telemetry, output) = self::telemetry();
     let mut function = telemetry.layer(gateway(service_fn(never_answers)));
     drop(function.call(invocation(Duration::from_secs(10))));
     assert_eq!(output.line().get("status"), None);
@@ -403,7 +401,7 @@ async fn nobody_waits_for_the_line_and_to_give_the_answer_is_no_part_of_its_late
 
 #[test]
 fn a_panic_is_a_line_like_others_and_tells_no_data() {
-    const NAME: &str = "a_panic_is_a_line_like_others_and_tells_no_data";
+    const NAME: &str = "telemetry::a_panic_is_a_line_like_others_and_tells_no_data";
     if std::env::var_os("PANIC").is_some() {
         telemetry::init(&settings());
         let _ = std::panic::catch_unwind(|| panic!("a literal"));
@@ -418,7 +416,10 @@ fn a_panic_is_a_line_like_others_and_tells_no_data() {
     let [literal, data] = &lines[..] else { panic!("{output}") };
     for line in [literal, data] {
         assert_eq!(line["level"], "ERROR");
-        assert!(line["location"].as_str().unwrap().starts_with("tests/telemetry.rs:"), "{line}");
+        assert!(
+            line["location"].as_str().unwrap().starts_with("tests/suite/telemetry.rs:"),
+            "{line}"
+        );
     }
     assert_eq!((&literal["reason"], data.get("reason")), (&json!("a literal"), None));
     assert!(!output.contains("example.com"), "{output}");
@@ -430,7 +431,7 @@ fn members(kind: &str) -> BTreeSet<&'static str> {
     members.keys().map(String::as_str).collect()
 }
 
-const DOCS: &str = include_str!("../docs/logs.md");
+const DOCS: &str = include_str!("../../docs/logs.md");
 
 #[test]
 fn the_docs_name_every_member_and_the_schema_describes_it() {

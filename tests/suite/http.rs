@@ -1,21 +1,19 @@
 //! The HTTP contract: whatever event comes, there is an answer of it.
 
-mod support;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::contract::{assert_within_contract, event_of, function};
+use crate::support::lambda::Function;
+use crate::support::{MANAS, event, events_dir};
 use lambda_gateway::Gateway;
 use lambda_http::{Context, LambdaEvent, Request};
 use proptest::prelude::*;
 use response_boost::{Entry, Namespace, Policy, RedisStore, ResponseCacheLayer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use support::contract::{assert_within_contract, event_of, function};
-use support::lambda::Function;
-use support::redis::{RedisServer, info};
-use support::{MANAS, event, events_dir};
+use test_peers::redis::{RedisServer, info};
 use tower::{Layer as _, Service};
 use users_function::config::Config;
 use users_function::users::{

@@ -1,14 +1,13 @@
 //! What a client sees while Redis, or the way to it, fails. The faults are real: processes that are
 //! killed or stopped, sockets that are cut, queues that are full.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::lambda::{BY_DEFAULT, Function, Reply};
-use support::proxy::{BlackHole, Mode, Proxy};
-use support::redis::{RedisServer, info};
-use support::{Folder, STORED, wait_for};
+use crate::support::STORED;
+use crate::support::lambda::{BY_DEFAULT, Function, Reply};
+use test_peers::proxy::{BlackHole, Mode, Proxy};
+use test_peers::redis::{RedisServer, info};
+use test_peers::{Folder, wait_for};
 
 /// The connect timeout, and the response timeout, of a function that does not wait for ever. So long that
 /// whoever waits for one of them is told from whoever waits for a busy machine.
@@ -350,13 +349,13 @@ async fn a_server_without_room_for_another_client_is_used_when_there_is() {
     let redis = RedisServer::start().await;
     let function = function_with_timeout(&redis.url(), TIMEOUT).await;
     let mut only = redis.connect();
-    support::redis::send::<()>(&mut only, &["CONFIG", "SET", "maxclients", "1"]);
+    test_peers::redis::send::<()>(&mut only, &["CONFIG", "SET", "maxclients", "1"]);
     for _ in 0..3 {
         let (reply, time) = timed(&function).await;
         assert!(reply.cache_status().contains("fwd=bypass"), "{}", reply.cache_status());
         assert!(time < DEADLINE + AT_ONCE, "{time:?}");
     }
-    support::redis::send::<()>(&mut only, &["CONFIG", "SET", "maxclients", "100"]);
+    test_peers::redis::send::<()>(&mut only, &["CONFIG", "SET", "maxclients", "100"]);
     function.get_until_hit("/users/1").await;
 }
 

@@ -1,15 +1,13 @@
 //! Many environments at once on one key: one loads, the others wait for it.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::dynamodb::{DynamoDb, Mode};
+use crate::support::lambda::{Function, Reply};
+use crate::support::{MANAS, STORED};
 use futures_util::future::join_all;
-use support::cluster::Cluster;
-use support::dynamodb::{DynamoDb, Mode};
-use support::lambda::{Function, Reply};
-use support::redis::RedisServer;
-use support::{MANAS, STORED};
+use test_peers::cluster::Cluster;
+use test_peers::redis::RedisServer;
 
 /// As many environments as a popular key meets.
 const ENVIRONMENTS: usize = 100;
@@ -108,7 +106,7 @@ async fn a_holder_that_dies_is_followed_by_one_other() {
     // It asks, and never hears an answer.
     table.set(Mode::Silent);
     holder.ask("/users/1");
-    support::wait_for("the holder's request", || (!table.requests().is_empty()).then_some(()))
+    test_peers::wait_for("the holder's request", || (!table.requests().is_empty()).then_some(()))
         .await;
     table.set(Mode::Late(LOAD));
     holder.signal("KILL");
@@ -282,7 +280,7 @@ async fn every_key_that_is_written_has_an_end() {
 
 /// Asks until the answer is of this kind.
 async fn until(function: &Function, is_it: impl Fn(&str) -> bool) -> Reply {
-    let patience = Instant::now() + support::PATIENCE;
+    let patience = Instant::now() + test_peers::PATIENCE;
     loop {
         let reply = function.get("/users/1").await;
         if is_it(reply.cache_status()) {

@@ -92,6 +92,6 @@ pub fn series(line: &Value) -> BTreeSet<[String; 3]> {
 /// The schema of all lines.
 pub fn schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
-    let text = include_str!("../../docs/log-line.schema.json");
+    let text = include_str!("../../../docs/log-line.schema.json");
     SCHEMA.get_or_init(|| serde_json::from_str(text).unwrap())
 }

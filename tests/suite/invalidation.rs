@@ -1,15 +1,13 @@
 //! The invalidation function: real stream batches, a real Redis, and what is reported of it.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::lambda::{BY_DEFAULT, Function};
+use crate::support::{MANAS, STORED};
 use serde_json::{Value, json};
-use support::cluster::Cluster;
-use support::lambda::{BY_DEFAULT, Function};
-use support::proxy::{Mode, Proxy};
-use support::redis::RedisServer;
-use support::{MANAS, STORED};
+use test_peers::cluster::Cluster;
+use test_peers::proxy::{Mode, Proxy};
+use test_peers::redis::RedisServer;
 
 const A_WHILE: Duration = Duration::from_secs(20);
 
@@ -88,7 +86,10 @@ async fn the_event_in_the_folder_of_events_is_one() {
     let redis = RedisServer::start().await;
     fill(&redis, 1..=3);
     let function = Function::start_invalidation(&[("REDIS_URL", &redis.url())]).await;
-    assert_eq!(function.outcome(&support::event("stream-changed"), A_WHILE).await, all_done());
+    assert_eq!(
+        function.outcome(&crate::support::event("stream-changed"), A_WHILE).await,
+        all_done()
+    );
     assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["users:user:3"]);
 }
 
@@ -159,7 +160,7 @@ async fn a_record_that_is_not_understood_is_passed_over() {
     assert_eq!(outcome, all_done());
     assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0);
     let output = function.output_with("\n", 1).await;
-    let line = support::log::assert_line(output.trim_end());
+    let line = crate::support::log::assert_line(output.trim_end());
     assert_eq!(line["level"], "WARN");
     assert_eq!((&line["records"], &line["deleted"]), (&json!(9), &json!(2)));
     assert_eq!(line["not_understood"], odd.len());
@@ -184,7 +185,7 @@ async fn what_redis_has_not_answered_is_not_done() {
     // Whoever goes on for as long as Redis is away never ends.
     assert!(started.elapsed() < 3 * time_left, "{:?}", started.elapsed());
     let output = function.output_with("not all changes done", 1).await;
-    let line = support::log::assert_line(output.lines().nth(1).unwrap());
+    let line = crate::support::log::assert_line(output.lines().nth(1).unwrap());
     assert_eq!((&line["records"], &line["deleted"]), (&json!(46), &json!(0)));
     assert_eq!((&line["undone"], &line["from"]), (&json!(46), &json!(0)));
     assert_eq!(line["fault"], "redis-timeout");

@@ -1,0 +1,5 @@
+//! The library as its users have it, over memory, a real Redis and real sockets.
+
+mod axum;
+mod guarantee;
+mod store_contract;

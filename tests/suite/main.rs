@@ -1,0 +1,15 @@
+//! The function as a whole: the real binaries over the Runtime API, before a real Redis.
+
+mod support;
+
+mod api;
+mod dynamodb;
+mod http;
+mod invalidation;
+mod redis_cluster;
+mod redis_faults;
+mod redis_tls;
+mod soak;
+mod stampede;
+mod telemetry;
+mod template;

@@ -27,7 +27,7 @@ class TwoCommands(unittest.TestCase):
         path = path_without("redis-server", "valkey-server", "redis-cli", "valkey-cli")
         self.addCleanup(shutil.rmtree, path)
         variables = {"PATH": str(path)}
-        parts = "rust,api-on-dynoxide,api-on-moto"
+        parts = "rust"
 
         run = Make("run", f"PORT={free_port()}", folder=clone, **variables)
         self.addCleanup(run.interrupt)

@@ -18,9 +18,11 @@ part() {
   say "== $name"
   if ! "$@" 2>&1 | tee "$output"; then
     failed+=("$name")
+    # As cargo test, nextest and unittest say it.
     while read -r line; do
       failed+=("  $line")
-    done < <(grep -aE '^(test .* FAILED|FAIL: .*|ERROR: .*)$' "$output" | sort -u)
+    done < <(sed -nE -e '/^(test .* FAILED|(FAIL|ERROR): .*)$/p' \
+      -e 's/^ *(FAIL|ABORT|SIG[A-Z]+|TIMEOUT|LEAK-FAIL) \[[^]]*\] (\( *[0-9]+\/[0-9]+\) )?/\1: /p' "$output" | sort -u)
   fi
   while read -r line; do
     skipped+=("$line")

@@ -18,9 +18,15 @@ ensure_sam
 ensure_template_tools
 . scripts/parts.sh
 ensure_openapi_tools || skipped+=('openapi.yaml (schemathesis cannot be installed here)')
-ensure_moto && has_moto=true || skipped+=('users in a second DynamoDB (moto cannot be installed here)')
 
+# A second DynamoDB for the API: made by others, and fitted to nothing here.
+moto=(scripts/with-moto.sh)
 without=()
+if ! ensure_moto; then
+  skipped+=('users in a second DynamoDB (moto cannot be installed here)')
+  moto=()
+  without+=(--skip api::moto)
+fi
 if [ "$(server_kind "$REDIS_SERVER")" != tls ]; then
   skipped+=("TLS ($REDIS_SERVER has none)")
   without+=(--skip tls::)
@@ -32,11 +38,18 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
 
-part rust cargo test --workspace --locked --no-fail-fast -- ${without[@]+"${without[@]}"}
-# The API once more, on users in DynamoDB: by one emulator, and by another that nothing is fitted to.
-part api-on-dynoxide env TEST_USERS=dynoxide cargo test --locked --quiet --package users-function --test suite api::
-[ -z "${has_moto:-}" ] ||
-  part api-on-moto scripts/with-moto.sh cargo test --locked --quiet --package users-function --test suite api::
+# nextest runs the tests of all packages side by side, where it is installed.
+rust_tests() {
+  local status=0 those=(--workspace --locked --no-fail-fast) tests=(--include-ignored ${without[@]+"${without[@]}"})
+  if has cargo-nextest; then
+    ${moto[@]+"${moto[@]}"} cargo nextest run "${those[@]}" -- "${tests[@]}" || status=1
+    cargo test --doc "${those[@]}" || status=1
+  else
+    ${moto[@]+"${moto[@]}"} cargo test "${those[@]}" -- "${tests[@]}" || status=1
+  fi
+  return $status
+}
+part rust rust_tests
 part template env PYTHONPATH="$tools/template" \
   python3 -m unittest discover --start-directory tests/template --verbose
 part end-to-end env PYTHONPATH="$tools/openapi" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with a DynamoDB by moto at TEST_USERS, which holds the users in the table `people`.
+# Runs a command with a DynamoDB by moto at TEST_MOTO, which holds the users in the table `people`.
 . "$(dirname "$0")/lib.sh"
 
 port=$(free_port)
@@ -8,7 +8,7 @@ moto=$!
 trap 'stop "$moto"' EXIT
 wait_for_port "$port" "$moto" || die 'moto did not start'
 
-export TEST_USERS=http://127.0.0.1:$port
-AWS_ENDPOINT_URL_DYNAMODB=$TEST_USERS AWS_REGION=eu-west-1 AWS_ACCESS_KEY_ID=test \
+export TEST_MOTO=http://127.0.0.1:$port
+AWS_ENDPOINT_URL_DYNAMODB=$TEST_MOTO AWS_REGION=eu-west-1 AWS_ACCESS_KEY_ID=test \
   AWS_SECRET_ACCESS_KEY=test cargo run --quiet --locked --example seed -- --create people
 "$@"

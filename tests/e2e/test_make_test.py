@@ -97,7 +97,7 @@ class Missing(unittest.TestCase):
     def test_every_part_runs_and_the_end_names_what_failed_and_what_was_skipped(self):
         lines = """
             . scripts/parts.sh
-            part first sh -c 'echo "test a_test ... FAILED"; exit 1'
+            part first sh -c 'echo "test a_test ... FAILED"; echo "  FAIL [   0.1s] ( 2/40) suite a::b"; exit 1'
             part second sh -c "echo \\"test_b (x.X.test_b) ... skipped 'no engine'\\""
             part third sh -c 'echo "ERROR: test_c (x.X.test_c)"; exit 1'
             end_of_parts
@@ -105,7 +105,7 @@ class Missing(unittest.TestCase):
         ended = ask_script(lines)
         self.assertNotEqual(ended.returncode, 0)
         self.assertEqual(ended.stderr.split("\n\n")[-1].splitlines(),
-                         ["SKIPPED: no engine", "FAILED: first", "FAILED:   test a_test ... FAILED", "FAILED: third",
+                         ["SKIPPED: no engine", "FAILED: first", "FAILED:   FAIL: suite a::b", "FAILED:   test a_test ... FAILED", "FAILED: third",
                           "FAILED:   ERROR: test_c (x.X.test_c)"])
 
         some = ask_script(". scripts/parts.sh; part a false; part b true; end_of_parts", TEST_PARTS="b,c")

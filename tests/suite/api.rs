@@ -1,14 +1,66 @@
 //! The users function as its callers meet it: the real binary, real gateway events, a real Redis.
 
+use crate::support::dynamodb::Users;
 use crate::support::lambda::{Function, Reply, command};
 use crate::support::{MANAS, STORED, event, request};
 use serde_json::{Value, json};
 use test_peers::redis::{RedisServer, info, send};
 
+/// Each sentence as a test of its own for each place that users can be in.
+macro_rules! for_all_users {
+    ($($sentence:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $sentence() {
+                super::$sentence(super::Users::Embedded).await;
+            })+
+        }
+
+        mod dynoxide {
+            $(#[tokio::test]
+            async fn $sentence() {
+                super::$sentence(super::Users::Dynoxide).await;
+            })+
+        }
+
+        mod moto {
+            $(#[tokio::test]
+            #[ignore = "scripts/with-moto.sh starts what it asks"]
+            async fn $sentence() {
+                super::$sentence(super::Users::Moto).await;
+            })+
+        }
+    };
+}
+
+for_all_users!(
+    a_user_is_loaded_once_and_then_comes_from_redis,
+    what_redis_holds_is_what_is_answered,
+    another_process_is_answered_from_the_same_entry,
+    a_get_after_a_head_is_a_hit_with_its_whole_body,
+    what_a_client_sends_beside_the_path_does_not_keep_it_from_its_answer,
+    unknown_and_impossible_ids_leave_nothing_in_redis,
+    a_hit_is_one_command_and_a_miss_is_three,
+    a_missing_user_is_kept_where_that_is_asked_for,
+    a_hundred_requests_share_one_connection_that_the_first_opens,
+    without_redis_the_answer_is_the_same_and_redis_is_found_again,
+    a_redis_that_is_away_at_the_start_is_used_once_it_is_there,
+    a_connection_that_was_closed_while_it_lay_idle_costs_no_miss,
+    a_redis_that_says_nothing_costs_no_more_than_its_deadline,
+    a_wrong_password_is_told_from_other_faults_and_shown_nowhere,
+    what_is_no_entry_is_replaced_by_one,
+    different_namespaces_and_ids_do_not_mix,
+    without_a_redis_url_the_process_keeps_the_answers_itself,
+    every_kind_of_gateway_is_answered_in_its_own_form,
+    a_stage_in_front_of_the_path_is_no_part_of_it,
+    an_event_that_is_no_request_is_a_400,
+    a_json_log_line_has_what_lambda_filters_by,
+);
+
 /// A function in front of a Redis, and that Redis.
-async fn function_and_redis() -> (Function, RedisServer) {
+async fn function_and_redis(users: Users) -> (Function, RedisServer) {
     let redis = RedisServer::start().await;
-    let function = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    let function = users.function(&[("REDIS_URL", &redis.url())]).await;
     (function, redis)
 }
 
@@ -19,9 +71,8 @@ fn assert_hit(reply: &Reply) {
     assert!(ttl.parse::<u64>().unwrap() <= 120);
 }
 
-#[tokio::test]
-async fn a_user_is_loaded_once_and_then_comes_from_redis() {
-    let (function, redis) = function_and_redis().await;
+async fn a_user_is_loaded_once_and_then_comes_from_redis(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
 
     let miss = function.get("/users/1").await;
     miss.assert_correct();
@@ -38,9 +89,8 @@ async fn a_user_is_loaded_once_and_then_comes_from_redis() {
     assert_eq!(hit.header("cache-control"), "private, max-age=120");
 }
 
-#[tokio::test]
-async fn what_redis_holds_is_what_is_answered() {
-    let (function, redis) = function_and_redis().await;
+async fn what_redis_holds_is_what_is_answered(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     function.get("/users/1").await;
 
     let entry: String = redis.command(&["GET", "users:user:1"]);
@@ -56,10 +106,9 @@ async fn what_redis_holds_is_what_is_answered() {
     assert_eq!(function.get("/users/1").await.body, MANAS.replace("Manas", "Sanam"));
 }
 
-#[tokio::test]
-async fn another_process_is_answered_from_the_same_entry() {
-    let (first, redis) = function_and_redis().await;
-    let second = Function::start(&[("REDIS_URL", &redis.url())]).await;
+async fn another_process_is_answered_from_the_same_entry(users: Users) {
+    let (first, redis) = function_and_redis(users).await;
+    let second = users.function(&[("REDIS_URL", &redis.url())]).await;
     let etag = first.get("/users/2").await.header("etag").to_owned();
 
     let hit = second.get("/users/2").await;
@@ -72,9 +121,8 @@ async fn another_process_is_answered_from_the_same_entry() {
     assert_eq!((not_modified.status, not_modified.body.as_str()), (304, ""));
 }
 
-#[tokio::test]
-async fn a_get_after_a_head_is_a_hit_with_its_whole_body() {
-    let (function, _redis) = function_and_redis().await;
+async fn a_get_after_a_head_is_a_hit_with_its_whole_body(users: Users) {
+    let (function, _redis) = function_and_redis(users).await;
     let miss = function.invoke(&request("HEAD", "/users/1")).await;
     assert_eq!((miss.status, miss.body.as_str()), (200, ""));
     assert_eq!(miss.cache_status(), STORED);
@@ -90,9 +138,8 @@ async fn a_get_after_a_head_is_a_hit_with_its_whole_body() {
     }
 }
 
-#[tokio::test]
-async fn what_a_client_sends_beside_the_path_does_not_keep_it_from_its_answer() {
-    let function = Function::start(&[]).await;
+async fn what_a_client_sends_beside_the_path_does_not_keep_it_from_its_answer(users: Users) {
+    let function = users.function(&[]).await;
     for (place, value) in [
         ("/rawQueryString", json!("a=<b>&c=\"d\" e#\u{e9}")),
         ("/headers/user-agent", json!("caf\u{e9}")),
@@ -108,9 +155,8 @@ async fn what_a_client_sends_beside_the_path_does_not_keep_it_from_its_answer() 
     }
 }
 
-#[tokio::test]
-async fn unknown_and_impossible_ids_leave_nothing_in_redis() {
-    let (function, redis) = function_and_redis().await;
+async fn unknown_and_impossible_ids_leave_nothing_in_redis(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     let mut connection = redis.connect();
     let before = info(&mut connection, "total_commands_processed");
 
@@ -136,9 +182,8 @@ async fn unknown_and_impossible_ids_leave_nothing_in_redis() {
     redis.assert_passed("users:user:4");
 }
 
-#[tokio::test]
-async fn a_hit_is_one_command_and_a_miss_is_three() {
-    let (function, redis) = function_and_redis().await;
+async fn a_hit_is_one_command_and_a_miss_is_three(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     // So that Redis knows the script.
     function.get("/users/2").await;
     let calls = |command: &str| {
@@ -157,12 +202,10 @@ async fn a_hit_is_one_command_and_a_miss_is_three() {
     }
 }
 
-#[tokio::test]
-async fn a_missing_user_is_kept_where_that_is_asked_for() {
+async fn a_missing_user_is_kept_where_that_is_asked_for(users: Users) {
     let redis = RedisServer::start().await;
     let function =
-        Function::start(&[("REDIS_URL", &redis.url()), ("CACHE_NOT_FOUND_TTL_SECONDS", "10")])
-            .await;
+        users.function(&[("REDIS_URL", &redis.url()), ("CACHE_NOT_FOUND_TTL_SECONDS", "10")]).await;
     assert_eq!(function.get("/users/4").await.cache_status(), STORED);
     let left_ms: i64 = redis.command(&["PTTL", "users:user:4"]);
     assert!((1..=10_000).contains(&left_ms), "{left_ms}");
@@ -171,9 +214,8 @@ async fn a_missing_user_is_kept_where_that_is_asked_for() {
     assert!(hit.cache_status().starts_with("response-boost; hit; ttl="));
 }
 
-#[tokio::test]
-async fn a_hundred_requests_share_one_connection_that_the_first_opens() {
-    let (function, redis) = function_and_redis().await;
+async fn a_hundred_requests_share_one_connection_that_the_first_opens(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     let mut connection = redis.connect();
     let before = info(&mut connection, "total_connections_received");
     let opened = |connection: &mut _| info(connection, "total_connections_received") - before;
@@ -188,9 +230,8 @@ async fn a_hundred_requests_share_one_connection_that_the_first_opens() {
     assert_eq!(clients.lines().count(), 2, "this test's own and the function's:\n{clients}");
 }
 
-#[tokio::test]
-async fn without_redis_the_answer_is_the_same_and_redis_is_found_again() {
-    let (function, mut redis) = function_and_redis().await;
+async fn without_redis_the_answer_is_the_same_and_redis_is_found_again(users: Users) {
+    let (function, mut redis) = function_and_redis(users).await;
     function.get("/users/1").await;
     assert_hit(&function.get("/users/1").await);
 
@@ -212,11 +253,10 @@ async fn without_redis_the_answer_is_the_same_and_redis_is_found_again() {
     assert_eq!(output.matches(fault).count(), 1, "one line a minute:\n{output}");
 }
 
-#[tokio::test]
-async fn a_redis_that_is_away_at_the_start_is_used_once_it_is_there() {
+async fn a_redis_that_is_away_at_the_start_is_used_once_it_is_there(users: Users) {
     let mut redis = RedisServer::start().await;
     redis.kill();
-    let function = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    let function = users.function(&[("REDIS_URL", &redis.url())]).await;
     let reply = function.get("/users/1").await;
     assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-refused");
     redis.restart().await;
@@ -224,9 +264,8 @@ async fn a_redis_that_is_away_at_the_start_is_used_once_it_is_there() {
     assert_eq!(before.last().unwrap().cache_status(), STORED);
 }
 
-#[tokio::test]
-async fn a_connection_that_was_closed_while_it_lay_idle_costs_no_miss() {
-    let (function, redis) = function_and_redis().await;
+async fn a_connection_that_was_closed_while_it_lay_idle_costs_no_miss(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     function.get("/users/1").await;
     for _ in 0..20 {
         let killed: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -235,17 +274,17 @@ async fn a_connection_that_was_closed_while_it_lay_idle_costs_no_miss() {
     }
 }
 
-#[tokio::test]
-async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline() {
+async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline(users: Users) {
     // It accepts connections (the kernel does) and never says a word.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", silent.local_addr().unwrap());
-    let function = Function::start(&[
-        ("REDIS_URL", &url),
-        ("REDIS_CONNECT_TIMEOUT_MS", "1500"),
-        ("REDIS_RESPONSE_TIMEOUT_MS", "1500"),
-    ])
-    .await;
+    let function = users
+        .function(&[
+            ("REDIS_URL", &url),
+            ("REDIS_CONNECT_TIMEOUT_MS", "1500"),
+            ("REDIS_RESPONSE_TIMEOUT_MS", "1500"),
+        ])
+        .await;
     let started = std::time::Instant::now();
     let reply = function.get("/users/1").await;
     reply.assert_correct();
@@ -256,12 +295,11 @@ async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline() {
     assert!((1_500..6_000).contains(&time_ms), "{time_ms}");
 }
 
-#[tokio::test]
-async fn a_wrong_password_is_told_from_other_faults_and_shown_nowhere() {
+async fn a_wrong_password_is_told_from_other_faults_and_shown_nowhere(users: Users) {
     let redis = RedisServer::start().await;
     redis.command::<()>(&["ACL", "SETUSER", "alice", "on", ">hunter2", "~*", "+@all"]);
     let url = redis.url().replace("://", "://alice:hunter3@");
-    let function = Function::start(&[("REDIS_URL", &url)]).await;
+    let function = users.function(&[("REDIS_URL", &url)]).await;
 
     let reply = function.get("/users/1").await;
     reply.assert_correct();
@@ -280,9 +318,8 @@ async fn a_wrong_password_is_told_from_other_faults_and_shown_nowhere() {
     }
 }
 
-#[tokio::test]
-async fn what_is_no_entry_is_replaced_by_one() {
-    let (function, redis) = function_and_redis().await;
+async fn what_is_no_entry_is_replaced_by_one(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     function.get("/users/1").await;
     let entry: String = redis.command(&["GET", "users:user:1"]);
     let next_version = entry.replace("\"version\":1", "\"version\":2");
@@ -307,16 +344,15 @@ async fn what_is_no_entry_is_replaced_by_one() {
     }
 }
 
-#[tokio::test]
-async fn different_namespaces_and_ids_do_not_mix() {
+async fn different_namespaces_and_ids_do_not_mix(users: Users) {
     let redis = RedisServer::start().await;
-    let users = Function::start(&[("REDIS_URL", &redis.url())]).await;
-    let others =
-        Function::start(&[("REDIS_URL", &redis.url()), ("CACHE_NAMESPACE", "users:v2")]).await;
+    let first = users.function(&[("REDIS_URL", &redis.url())]).await;
+    let second =
+        users.function(&[("REDIS_URL", &redis.url()), ("CACHE_NAMESPACE", "users:v2")]).await;
 
     for id in 1..=3 {
         let path = format!("/users/{id}");
-        for function in [&users, &others] {
+        for function in [&first, &second] {
             let miss = function.get(&path).await;
             assert_eq!(miss.cache_status(), STORED, "{path}");
             assert!(miss.body.starts_with(&format!("{{\"id\":{id},")), "{}", miss.body);
@@ -340,16 +376,14 @@ async fn different_namespaces_and_ids_do_not_mix() {
     );
 }
 
-#[tokio::test]
-async fn without_a_redis_url_the_process_keeps_the_answers_itself() {
-    let function = Function::start(&[("REDIS_URL", "")]).await;
+async fn without_a_redis_url_the_process_keeps_the_answers_itself(users: Users) {
+    let function = users.function(&[("REDIS_URL", "")]).await;
     assert_eq!(function.get("/users/1").await.cache_status(), STORED);
     assert_hit(&function.get("/users/1").await);
 }
 
-#[tokio::test]
-async fn every_kind_of_gateway_is_answered_in_its_own_form() {
-    let (function, redis) = function_and_redis().await;
+async fn every_kind_of_gateway_is_answered_in_its_own_form(users: Users) {
+    let (function, redis) = function_and_redis(users).await;
     for kind in ["rest", "http", "function-url", "alb"] {
         redis.command::<()>(&["FLUSHALL"]);
         for (case, status) in [("existing", 200), ("unknown", 404), ("invalid", 400)] {
@@ -371,9 +405,8 @@ async fn every_kind_of_gateway_is_answered_in_its_own_form() {
     }
 }
 
-#[tokio::test]
-async fn a_stage_in_front_of_the_path_is_no_part_of_it() {
-    let function = Function::start(&[]).await;
+async fn a_stage_in_front_of_the_path_is_no_part_of_it(users: Users) {
+    let function = users.function(&[]).await;
     let mut event = request("GET", "/prod/users/1");
     assert_eq!(function.invoke(&event).await.status, 404);
     event["requestContext"]["stage"] = "prod".into();
@@ -382,9 +415,8 @@ async fn a_stage_in_front_of_the_path_is_no_part_of_it() {
     assert_eq!(function.invoke(&event).await.status, 404);
 }
 
-#[tokio::test]
-async fn an_event_that_is_no_request_is_a_400() {
-    let function = Function::start(&[]).await;
+async fn an_event_that_is_no_request_is_a_400(users: Users) {
+    let function = users.function(&[]).await;
     let s3 = json!({"Records": [{"eventSource": "aws:s3", "s3": {"object": {"key": "x"}}}]});
     let mut bad_host = event("http-existing");
     bad_host["headers"]["host"] = "not a host".into();
@@ -429,11 +461,10 @@ async fn started_by_hand_it_says_how_it_is_meant_to_be_started() {
     assert!(error.contains("AWS_LAMBDA_RUNTIME_API is not set") && error.contains("make run"));
 }
 
-#[tokio::test]
-async fn a_json_log_line_has_what_lambda_filters_by() {
-    let function =
-        Function::start(&[("REDIS_URL", "redis://127.0.0.1:1"), ("AWS_LAMBDA_LOG_FORMAT", "JSON")])
-            .await;
+async fn a_json_log_line_has_what_lambda_filters_by(users: Users) {
+    let function = users
+        .function(&[("REDIS_URL", "redis://127.0.0.1:1"), ("AWS_LAMBDA_LOG_FORMAT", "JSON")])
+        .await;
     function.get("/users/1").await;
     let output = function.output_with("\n", 1).await;
     let line: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();

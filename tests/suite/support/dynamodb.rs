@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::http::{Server, serve};
+use super::lambda::Function;
 
 pub const TABLE: &str = "people";
 
@@ -88,27 +89,52 @@ impl DynamoDb {
     }
 }
 
-/// What the suites run the function with, as `TEST_USERS` says: the embedded users where it is unset,
-/// `dynoxide` in this process, or the table `people` at a URL.
-pub fn suite_variables() -> &'static [(&'static str, String)] {
-    static VARIABLES: OnceLock<Vec<(&str, String)>> = OnceLock::new();
-    VARIABLES.get_or_init(|| match std::env::var("TEST_USERS").as_deref() {
-        Err(_) | Ok("") => Vec::new(),
-        Ok("dynoxide") => {
-            // On a thread of its own: a test's runtime ends with the test.
-            let (listening, address) = std::sync::mpsc::channel();
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.unwrap().block_on(async move {
-                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                    listening.send(listener.local_addr().unwrap()).unwrap();
-                    dynoxide::server::serve_on(listener, database()).await;
-                });
-            });
-            variables(&format!("http://{}", address.recv().unwrap()), TABLE)
+/// Where the function has its users from.
+#[derive(Clone, Copy, Debug)]
+pub enum Users {
+    /// The program itself.
+    Embedded,
+    /// A DynamoDB in this process.
+    Dynoxide,
+    /// A DynamoDB by others, which nothing here is fitted to.
+    Moto,
+}
+
+impl Users {
+    /// A function with these users and these variables.
+    pub async fn function(self, variables: &[(&str, &str)]) -> Function {
+        let users = self.variables();
+        let users = users.iter().map(|(name, value)| (*name, value.as_str()));
+        Function::start(&users.chain(variables.iter().copied()).collect::<Vec<_>>()).await
+    }
+
+    fn variables(self) -> Vec<(&'static str, String)> {
+        static DYNOXIDE: LazyLock<String> = LazyLock::new(serve_dynoxide);
+        match self {
+            Self::Embedded => Vec::new(),
+            Self::Dynoxide => variables(&DYNOXIDE, TABLE),
+            Self::Moto => {
+                let url =
+                    std::env::var("TEST_MOTO").expect("TEST_MOTO, as scripts/with-moto.sh sets it");
+                variables(&url, TABLE)
+            }
         }
-        Ok(url) => variables(url, TABLE),
-    })
+    }
+}
+
+/// Answers at the URL that it gives until this process ends, and not only the test: so it has a thread of its
+/// own.
+fn serve_dynoxide() -> String {
+    let (listening, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listening.send(listener.local_addr().unwrap()).unwrap();
+            dynoxide::server::serve_on(listener, database()).await;
+        });
+    });
+    format!("http://{}", address.recv().unwrap())
 }
 
 fn variables(url: &str, table: &str) -> Vec<(&'static str, String)> {

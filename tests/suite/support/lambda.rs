@@ -16,7 +16,6 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::dynamodb::suite_variables;
 use super::http::serve;
 use test_peers::PATIENCE;
 
@@ -267,7 +266,6 @@ fn program(path: &str, variables: &[(&str, &str)]) -> Command {
             ("RUST_BACKTRACE", "0"),
         ])
         .envs(PATIENT)
-        .envs(suite_variables().iter().map(|(name, value)| (name, value)))
         .envs(variables.iter().copied())
         .stdin(Stdio::null());
     command

@@ -12,11 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/e2e"))
 
-from support import MANAS, ROOT, Make, ask, free_port, path_without
+from support import MANAS, PATIENCE_S, ROOT, Make, ask, free_port, path_without
 
 
 class TwoCommands(unittest.TestCase):
@@ -48,7 +49,17 @@ class TwoCommands(unittest.TestCase):
 
         self.assertIn("users:user:1", redis_cli("KEYS", "*").split())
         self.assertIn(int(redis_cli("TTL", "users:user:1")), range(1, 121))
+
+        # A changed source is built while requests go on.
+        source = clone / "src/users/embedded.rs"
+        source.write_text(source.read_text().replace('"Manas"', '"Changed"'))
+        deadline = time.monotonic() + PATIENCE_S
+        while "Changed" not in ask(url).body:
+            self.assertLess(time.monotonic(), deadline, run.output())
+            redis_cli("DEL", "users:user:1")
+            time.sleep(0.1)
         self.assertEqual(run.interrupt(), [], "left running")
+        subprocess.run(["git", "checkout", "--quiet", "."], cwd=clone, check=True)
 
         test = Make("test", folder=clone, TEST_PARTS=parts, **variables)
         self.addCleanup(test.interrupt)

@@ -182,9 +182,7 @@ class Smoke(unittest.TestCase):
         return smoked.returncode, smoked.stdout + smoked.stderr
 
     def test_what_is_as_it_should_be_passes_and_what_is_not_does_not(self):
-        copy = clean_copy()
-        self.addCleanup(shutil.rmtree, copy)
-        make = Make("run", f"PORT={free_port()}", folder=copy, CACHE_TTL_SECONDS="3")
+        make = Make("run", f"PORT={free_port()}", CACHE_TTL_SECONDS="3")
         self.addCleanup(make.interrupt)
         api = make.wait_until_ready().removesuffix("/users/1")
         # The second time the user is kept already, and its end is waited for.

@@ -17,7 +17,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         move |request: &Request| Some(prices.key(["path", request.uri().path()])),
     );
     let app = Router::new().route("/prices/{sku}", get(price)).layer(cache);
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+
+    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    println!("http://{}/prices/7", listener.local_addr()?);
     Ok(axum::serve(listener, app).await?)
 }
 

@@ -9,10 +9,15 @@ pub mod proxy;
 pub mod redis;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longer than anything here takes on a busy machine: reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The time since the epoch, in milliseconds.
+pub fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
+}
 
 /// Asks `what` until it has an answer.
 pub async fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>) -> T {

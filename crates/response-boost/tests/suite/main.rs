@@ -1,5 +1,6 @@
 //! The library as its users have it, over memory, a real Redis and real sockets.
 
 mod axum;
+mod examples;
 mod guarantee;
 mod store_contract;

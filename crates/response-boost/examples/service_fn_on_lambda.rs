@@ -1,0 +1,31 @@
+//! The cache around a plain `service_fn` on Lambda, with Redis at `REDIS_URL`.
+
+use std::time::Duration;
+
+use http::Response;
+use lambda_http::{Body, Error, Request, RequestExt as _};
+use response_boost::{Namespace, Policy, RedisSettings, RedisStore, ResponseCacheLayer};
+use tower::{ServiceBuilder, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    // Nothing is connected before the first request that may be cached.
+    let redis = RedisStore::new(RedisSettings::parse(&std::env::var("REDIS_URL")?)?);
+
+    // The key holds everything that the response depends on. If that is the caller too, so must the key;
+    // `None` would leave a request uncached.
+    let greetings = Namespace::parse("greetings")?;
+    let key_of = move |request: &Request| Some(greetings.key(["to", name(request)]));
+
+    let cache = ResponseCacheLayer::new(redis, Policy::new(Duration::from_secs(30)), key_of);
+    lambda_http::run(ServiceBuilder::new().layer(cache).service(service_fn(greet))).await
+}
+
+/// What the cache saves you from doing each time.
+async fn greet(request: Request) -> Result<Response<Body>, Error> {
+    Ok(Response::new(format!("Hello, {}!\n", name(&request)).into()))
+}
+
+fn name(request: &Request) -> &str {
+    request.raw_http_path().trim_start_matches('/')
+}

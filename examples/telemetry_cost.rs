@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
-use lambda_gateway::{Gateway, Reply};
+use lambda_gateway::{Gateway, Payload, Reply};
 use lambda_http::{Context, Error, LambdaEvent, Request};
-use lambda_runtime::LambdaInvocation;
+use lambda_runtime::{Diagnostic, LambdaInvocation};
 use response_boost::{MemoryStore, ResponseCacheLayer};
-use serde_json::value::RawValue;
 use tower::{Layer as _, Service, ServiceExt as _};
 use users_function::config::{Config, variable};
 use users_function::telemetry::{self, Telemetry};
@@ -66,7 +65,7 @@ fn main() -> Result<(), Error> {
 /// The time that one of many requests takes.
 async fn round<S>(function: &mut S, bare: &[u8]) -> Result<Duration, Error>
 where
-    S: Service<LambdaInvocation, Response = Reply, Error = Error>,
+    S: Service<LambdaInvocation, Response = Reply, Error = Diagnostic>,
 {
     let body = Bytes::from_static(include_bytes!("../events/http-existing.json"));
     let mut context = Context::default();
@@ -77,7 +76,8 @@ where
     for _ in 0..REQUESTS_A_ROUND {
         let (parts, ()) = Response::new(()).into_parts();
         let (body, context) = (body.clone(), context.clone());
-        function.call(LambdaInvocation { parts, body, context }).await?;
+        let reply = function.call(LambdaInvocation { parts, body, context }).await;
+        reply.map_err(|error| error.error_message)?;
         if !bare.is_empty() {
             std::io::stdout().write_all(bare)?;
             std::io::stdout().flush()?;
@@ -87,9 +87,8 @@ where
 }
 
 /// As the runtime makes it.
-fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> LambdaEvent<Box<RawValue>> {
-    let payload = serde_json::from_slice(&body).unwrap_or_default();
-    LambdaEvent { payload, context }
+fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> LambdaEvent<Payload> {
+    LambdaEvent { payload: body.into(), context }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -12,6 +12,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use lambda_gateway::BasePath;
+
 use crate::telemetry::{InvalidLabel, LogFormat, LogSettings};
 use crate::users::{DynamoDbUsers, TableName};
 use response_boost::{IamName, IamSettings, InvalidBeta, Namespace, Policy, RedisSettings};
@@ -52,6 +54,8 @@ pub mod variable {
     pub const CACHE_EARLY_REFRESH: &str = "CACHE_EARLY_REFRESH";
     /// How long one environment may hold the right to fill a key, in milliseconds. 5000; 0: no leases.
     pub const CACHE_LEASE_MS: &str = "CACHE_LEASE_MS";
+    /// A path before `/users` that no route of the gateway tells; unset: none.
+    pub const API_BASE_PATH: &str = "API_BASE_PATH";
     /// The DynamoDB table of users; unset: the three in the program.
     pub const USERS_TABLE: &str = "USERS_TABLE";
     /// How many requests an environment serves at a time, as Lambda sets it. 1.
@@ -82,6 +86,8 @@ pub struct Config {
     pub policy: Policy,
     /// The DynamoDB table of users. `None`: the three in the program. `USERS_TABLE`.
     pub users_table: Option<TableName>,
+    /// A path before `/users`. `API_BASE_PATH`.
+    pub base_path: BasePath,
     /// How many requests this environment serves at a time. `AWS_LAMBDA_MAX_CONCURRENCY`.
     pub max_concurrency: u64,
     /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`, `POWERTOOLS_*`.
@@ -128,6 +134,9 @@ impl Config {
         let users_table = variables.read_optional(variable::USERS_TABLE, |text| {
             TableName::parse(text).map_err(|error| error.to_string())
         });
+        let base_path = variables.read_optional(variable::API_BASE_PATH, |text| {
+            BasePath::parse(text).map_err(|error| error.to_string())
+        });
         let max_concurrency =
             variables.number(variable::AWS_LAMBDA_MAX_CONCURRENCY, "1", 1..=u64::from(u32::MAX));
         let log = variables.log();
@@ -137,7 +146,8 @@ impl Config {
         else {
             return Err(ConfigError(variables.invalid));
         };
-        let (Ok(max_concurrency), Ok(log)) = (max_concurrency, log) else {
+        let (Ok(base_path), Ok(max_concurrency), Ok(log)) = (base_path, max_concurrency, log)
+        else {
             return Err(ConfigError(variables.invalid));
         };
         if let Some(redis) = &redis {
@@ -157,7 +167,8 @@ impl Config {
                 return Err(ConfigError(variables.invalid));
             }
         }
-        Ok(Self { redis, warm_up, namespace, policy, users_table, max_concurrency, log })
+        let base_path = base_path.unwrap_or_default();
+        Ok(Self { redis, warm_up, namespace, policy, users_table, base_path, max_concurrency, log })
     }
 }
 

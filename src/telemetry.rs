@@ -23,7 +23,7 @@ use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub use self::invocation::{Recorded, Telemetry, answered, seen_at, within};
+pub use self::invocation::{Recorded, Telemetry, answered, not_a_request, seen_at, within};
 use self::json::JsonLine;
 pub use self::label::{InvalidLabel, Label};
 

@@ -42,6 +42,11 @@ impl<S: UserStore> UsersApi<S> {
     pub fn new(store: S) -> Self {
         Self { store: Arc::new(store) }
     }
+
+    /// Opens what its store needs, so that no request waits for that.
+    pub async fn warm_up(&self) -> Result<(), UserStoreError> {
+        self.store.warm_up().await
+    }
 }
 
 impl<S> Clone for UsersApi<S> {
@@ -87,13 +92,10 @@ pub fn route(request: &Request) -> Option<&'static str> {
 
 /// The text in the place of `{id}`, decoded; `None` for another path.
 ///
-/// A gateway's own route may name it. Else it is a whole segment of the path, so that it is told
-/// apart from its neighbours before it is decoded (RFC 3986 §2.4). An id that is not UTF-8 is none
-/// that can be read, and stays as it is.
+/// The path alone decides: a parameter of that name is one of many routes' (`/orders/{id}`). It is a whole segment,
+/// so that it is told apart from its neighbours before it is decoded (RFC 3986 §2.4). An id that is not UTF-8 is
+/// none that can be read, and stays as it is.
 fn requested_id(request: &Request) -> Option<Cow<'_, str>> {
-    if let Some(id) = request.path_parameters_ref().and_then(|parameters| parameters.first("id")) {
-        return Some(id.into());
-    }
     let id = request.uri().path().strip_prefix("/users/").filter(|id| !id.contains('/'))?;
     Some(percent_decode_str(id).decode_utf8().unwrap_or(id.into()))
 }
@@ -238,12 +240,13 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_path_parameter_comes_before_the_path() {
-        let request = request(Method::GET, "/base/users/2");
-        let parameters = std::collections::HashMap::from([("id".to_owned(), "2".to_owned())]);
-        let request = request.with_path_parameters(parameters);
-        assert_eq!(requested_user(&request), Some(UserId::parse("2").unwrap()));
+    #[test]
+    fn the_path_alone_names_a_user() {
+        for (path, user) in [("/orders/2", None), ("/users/1", UserId::parse("1").ok())] {
+            let parameters = std::collections::HashMap::from([("id".to_owned(), "2".to_owned())]);
+            let request = request(Method::GET, path).with_path_parameters(parameters);
+            assert_eq!(requested_user(&request), user, "{path}");
+        }
     }
 
     #[derive(Debug)]

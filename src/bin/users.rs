@@ -5,8 +5,9 @@
 
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use lambda_gateway::Gateway;
+use lambda_gateway::{Gateway, Payloads};
 use lambda_http::{Error, Request};
 use lambda_runtime::Runtime;
 use response_boost::{MemoryStore, RedisStore, ResponseCacheLayer, Store};
@@ -40,55 +41,81 @@ fn start() -> Result<(), Error> {
 
 async fn run(config: Config) -> Result<(), Error> {
     match config.users_table.clone() {
-        Some(table) => with_users(DynamoDbUsers::new(table), config).await,
+        Some(table) => Box::pin(with_users(DynamoDbUsers::new(table), config)).await,
         None => with_users(EmbeddedUsers, config).await,
     }
 }
 
 async fn with_users(users: impl UserStore, config: Config) -> Result<(), Error> {
+    let api = UsersApi::new(users);
     let Some(redis) = config.redis.clone() else {
-        if config.warm_up {
-            warm_up_users(&users).await;
-        }
-        return serve(MemoryStore::default(), users, config).await;
+        let warm_up = {
+            let api = api.clone();
+            move || warm_up_users(api.clone())
+        };
+        return serve(MemoryStore::default(), api, config, warm_up).await;
     };
-    let store = RedisStore::new(redis);
-    if config.warm_up {
-        // Beside each other: either may take as long as its limit.
-        tokio::join!(warm_up_cache(&store), warm_up_users(&users));
-    }
-    serve(store, users, config).await
+    let store = Arc::new(RedisStore::new(redis));
+    let warm_up = {
+        let (store, api) = (Arc::clone(&store), api.clone());
+        move || {
+            let (cache, users) = (warm_up_cache(Arc::clone(&store)), warm_up_users(api.clone()));
+            // Beside each other: either may take as long as its limit.
+            async {
+                tokio::join!(cache, users);
+            }
+        }
+    };
+    serve(store, api, config, warm_up).await
 }
 
-async fn warm_up_cache(store: &RedisStore) {
+async fn warm_up_cache(store: Arc<RedisStore>) {
     if let Err(fault) = store.warm_up().await {
         let cause = std::error::Error::source(&fault).map(ToString::to_string);
         warn!(fault = fault.word(store.name()).to_string(), error = %fault, cause, "cache not warmed up; the first request will connect");
     }
 }
 
-async fn warm_up_users(users: &impl UserStore) {
+async fn warm_up_users(users: UsersApi<impl UserStore>) {
     if let Err(failure) = users.warm_up().await {
         let cause = std::error::Error::source(&failure).map(ToString::to_string);
         warn!(cause, "user store not warmed up; the first miss will connect");
     }
 }
 
-async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Result<(), Error> {
-    let Config { namespace, policy, log, .. } = config;
+async fn serve<F>(
+    store: impl Store,
+    api: UsersApi<impl UserStore>,
+    config: Config,
+    warm_up: impl Fn() -> F + Send + Sync + 'static,
+) -> Result<(), Error>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    if config.warm_up {
+        warm_up().await;
+    }
+    let Config { namespace, policy, log, base_path, .. } = config;
     let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
         Some(namespace.key(requested_user(request)?.key_parts()))
     });
-    let api = cache.layer(UsersApi::new(users)).map_request(|request: Request| {
+    let api = cache.layer(api).map_request(|request: Request| {
         if let Some(route) = users::route(&request) {
             telemetry::seen_at(route);
         }
         request
     });
-    let gateway = Gateway::new(api).without_request_context().on_reply(telemetry::answered);
+    let gateway = Gateway::new(api)
+        .without_request_context()
+        .with_base_path(base_path)
+        .on_reply(telemetry::answered)
+        .on_warm_up(move || {
+            telemetry::not_a_request();
+            warm_up()
+        });
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
-    let runtime = Runtime::new(gateway).layer(Telemetry::new(&log));
+    let runtime = Runtime::new(gateway).layer(Payloads).layer(Telemetry::new(&log));
     // The compiler does not see by itself that this can be a task.
     let served: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(runtime.run_concurrent());
     served.await

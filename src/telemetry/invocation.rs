@@ -32,6 +32,7 @@ struct Invocation {
     route: OnceLock<&'static str>,
     /// The status, and after what time.
     answer: OnceLock<(StatusCode, Duration)>,
+    is_request: AtomicBool,
 }
 
 /// Writes one line for each request, however it ends: a layer for
@@ -157,6 +158,11 @@ pub fn answered(status: StatusCode) {
     let _ = CURRENT.try_with(|it| it.answer.set((status, it.started.elapsed())));
 }
 
+/// Notes that the current invocation is not a request, so that it gets no line and counts in no metric.
+pub fn not_a_request() {
+    let _ = CURRENT.try_with(|invocation| invocation.is_request.store(false, Ordering::Relaxed));
+}
+
 /// The request id and the trace id of the current invocation, if there is one.
 pub(super) fn current_ids() -> (Option<String>, Option<String>) {
     let ids = CURRENT.try_with(|it| (Some(it.request_id.clone()), it.trace_id.clone()));
@@ -172,6 +178,7 @@ impl Invocation {
             started: Instant::now(),
             route: OnceLock::new(),
             answer: OnceLock::new(),
+            is_request: AtomicBool::new(true),
         }
     }
 
@@ -216,7 +223,11 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let report = self.recorder.report();
-        let Invocation { request_id, trace_id, started, route, answer } = &*self.invocation;
+        let Invocation { request_id, trace_id, started, route, answer, is_request } =
+            &*self.invocation;
+        if !is_request.load(Ordering::Relaxed) {
+            return;
+        }
         let answer = answer.get().copied();
         let status = answer.map(|(status, _)| status.as_u16());
         let level = match status {

@@ -4,6 +4,7 @@ mod support;
 
 mod api;
 mod dynamodb;
+mod events;
 mod http;
 mod invalidation;
 mod redis_cluster;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{AllocProfiler, Bencher};
-use lambda_gateway::{Gateway, Reply};
+use lambda_gateway::{Gateway, Payload, Reply};
 use lambda_http::http::{HeaderValue, Method, Response};
+use lambda_http::lambda_runtime::Diagnostic;
 use lambda_http::tower::{Layer as _, Service, service_fn};
 use lambda_http::{Body, Context, Error, LambdaEvent, Request};
 use response_boost::{
     CacheKey, Entry, Expected, Found, MemoryStore, Namespace, Policy, ResponseCacheLayer, Store,
     StoreError,
 };
-use serde_json::value::RawValue;
 use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
@@ -41,10 +41,10 @@ fn key() -> CacheKey {
 /// What a gateway makes of an event: the bytes of its reply.
 fn answer<S>(mut gateway: Gateway<S>) -> impl FnMut(&Runtime) -> Vec<u8>
 where
-    Gateway<S>: Service<LambdaEvent<Box<RawValue>>, Response = Reply, Error = Error>,
+    Gateway<S>: Service<LambdaEvent<Payload>, Response = Reply, Error = Diagnostic>,
 {
     move |runtime| {
-        let payload = RawValue::from_string(EVENT.to_owned()).unwrap();
+        let payload = Payload::from(EVENT);
         let reply = gateway.call(LambdaEvent { payload, context: Context::default() });
         serde_json::to_vec(&runtime.block_on(reply).unwrap()).unwrap()
     }

@@ -3,21 +3,22 @@
 //!
 //! The events are those of an API Gateway REST API (payload 1.0), an HTTP API (2.0, or set to 1.0),
 //! a function URL, and an Application Load Balancer. What comes of them is the request that
-//! [`lambda_http`] would make, with the same extensions ([`RequestExt`]), but for this:
+//! [`lambda_http`] would make, with the same extensions ([`RequestExt`]). [`run`] takes the place of
+//! [`lambda_http::run`], and differs in this:
 //!
-//! - **No event panics or ends in a function error.** `lambda_http` panics on some hosts, query
-//!   strings and bodies, and refuses a whole event for one header or claim that is not as it expects.
-//!   Here what can be served is served, and the rest is answered with a 400 problem.
-//! - **The path of the URI is the same wherever the function stands behind:** percent-encoded,
-//!   without a stage and without the base path of a custom domain. (An HTTP API decodes the path; the
-//!   others leave it as the client sent it.) [`RequestExt::raw_http_path`] is the one of the event.
-//! - **No invocation ends without a reply.** A service that has not answered shortly before Lambda
-//!   would end the invocation is given up, and the reply is a 503 problem.
-//! - **Path parameters are decoded**, once, whether the gateway has done it or not.
-//! - All values of a repeated header are there, in the request and in the reply.
-//! - **The body of a reply is the service's, byte for byte**, as text where it is UTF-8 and encoded where
-//!   it is not. `lambda_http` goes by its type, and may change its character set.
-//! - A request context that `lambda_http`'s types do not fit is left out.
+//! | | `lambda_http` | here |
+//! | --- | --- | --- |
+//! | an odd host or query string | panics | a 400, or served |
+//! | an event that is not UTF-8 or not JSON | function error | served where it can be, else a 400 |
+//! | a header of `null`, a number or a list; `"isBase64Encoded": "true"`; a body that is an object | function error for some | served: what has one sensible meaning is read so, the rest is left out |
+//! | a context that the types do not fit | function error | served without the context |
+//! | the path of the URI | has the stage, unless told otherwise, and the base path of a custom domain | has neither, and is percent-encoded, behind every gateway. [`RequestExt::raw_http_path`] is the one of the event. |
+//! | path parameters | as the gateway sends them | decoded, once |
+//! | a repeated header of a reply | its last value, in payload 2.0 | all of them |
+//! | the body of a reply | text or base64 by its type, in another character set perhaps | byte for byte, as text where it is UTF-8 |
+//! | a service that does not answer in time | Lambda ends the invocation | a 503 problem shortly before |
+//! | an event of a queue, a stream or a bus | function error, for most | function error ([`NotARequest`]) that names the source |
+//! | an event that keeps an environment warm | function error, for most | a 200, after [`Gateway::on_warm_up`] |
 //!
 //! [`RequestExt`]: lambda_http::RequestExt
 //! [`RequestExt::raw_http_path`]: lambda_http::RequestExt::raw_http_path
@@ -25,14 +26,19 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod base_path;
 mod deadline;
 mod kind;
+mod payload;
 pub mod problem;
+mod repair;
 mod reply;
 mod request;
+mod source;
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -40,41 +46,99 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Collected};
-use lambda_http::{LambdaEvent, Request, RequestExt as _};
-use serde_json::value::RawValue;
+use lambda_http::lambda_runtime::{Diagnostic, Runtime};
+use lambda_http::{Error, LambdaEvent, Request, RequestExt as _};
 use tower_service::Service;
 use tracing::{error, warn};
 
+pub use self::base_path::{BasePath, InvalidBasePath};
 pub use self::deadline::time_to_answer;
 use self::deadline::time_to_reply;
+use self::kind::Kind;
+pub use self::payload::{Payload, Payloads, WithPayloads};
 pub use self::reply::Reply;
+use self::request::{NoRequest, Reading};
+pub use self::source::NotARequest;
+use self::source::Source;
 use kept_timers::Timers;
 
-/// Serves gateway events by a service of HTTP requests: what [`lambda_http::run`] does, but as the
+/// Answers the events of a function by `service` until Lambda ends it: what [`lambda_http::run`] does, but as the
 /// [module](self) says.
 ///
 /// ```no_run
 /// use http::Response;
-/// use lambda_http::{Body, Error, Request, lambda_runtime, tower::service_fn};
-/// use lambda_gateway::Gateway;
+/// use lambda_http::{Body, Error, Request, tower::service_fn};
 ///
 /// # async fn example() -> Result<(), Error> {
 /// let hello = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::from("hello"))));
-/// lambda_runtime::run(Gateway::new(hello)).await
+/// lambda_gateway::run(hello).await
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+pub async fn run<S, B>(service: S) -> Result<(), Error>
+where
+    S: Service<Request, Response = Response<B>>,
+    S::Error: Into<Diagnostic> + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: fmt::Display,
+{
+    Runtime::new(Gateway::new(service)).layer(Payloads).run().await
+}
+
+/// Serves gateway events by a service of HTTP requests, in a [`Runtime`] of your own.
+///
+/// ```no_run
+/// use http::Response;
+/// use lambda_http::{Body, Error, Request, lambda_runtime::Runtime, tower::service_fn};
+/// use lambda_gateway::{Gateway, Payloads};
+///
+/// # async fn example() -> Result<(), Error> {
+/// let hello = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::from("hello"))));
+/// let gateway = Gateway::new(hello).without_request_context();
+/// Runtime::new(gateway).layer(Payloads).run().await
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct Gateway<S> {
     service: S,
-    with_context: bool,
+    reading: Reading,
     on_reply: fn(StatusCode),
+    warm_up: WarmUp,
     timers: Timers,
 }
+
+type WarmUp = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl<S> Gateway<S> {
     /// Serves by `service`.
     pub fn new(service: S) -> Self {
-        Self { service, with_context: true, on_reply: |_| (), timers: Timers::default() }
+        Self {
+            service,
+            reading: Reading { with_context: true, ..Reading::default() },
+            on_reply: |_| (),
+            warm_up: Arc::new(|| Box::pin(async {})),
+            timers: Timers::default(),
+        }
+    }
+
+    /// Takes `base_path` off the path of each request that begins with it: behind a load balancer or a function URL
+    /// no route says that it is not the service's own. Other paths stay as they are.
+    #[must_use]
+    pub fn with_base_path(mut self, base_path: BasePath) -> Self {
+        self.reading.base_path = base_path;
+        self
+    }
+
+    /// Does this at an event that is there to start an environment or to keep one: `EventBridge`'s
+    /// `Scheduled Event`, and those of the plugins that send `"source": "serverless-plugin-warmup"` or
+    /// `"warmer": true`. The reply is a 200, and no [observer](Self::on_reply) is told of it.
+    #[must_use]
+    pub fn on_warm_up<F>(mut self, work: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.warm_up = Arc::new(move || Box::pin(work()));
+        self
     }
 
     /// Calls `observer` with the status of each reply, within the call that gives it: also of those that the
@@ -87,35 +151,47 @@ impl<S> Gateway<S> {
     /// Leaves out the context of an event ([`request_context_ref`](lambda_http::RequestExt::request_context_ref) is then `None`), for a
     /// service that never looks at it: to decode it is half of what a request costs.
     #[must_use]
-    pub fn without_request_context(self) -> Self {
-        Self { with_context: false, ..self }
+    pub fn without_request_context(mut self) -> Self {
+        self.reading.with_context = false;
+        self
     }
 }
 
-impl<S, B> Service<LambdaEvent<Box<RawValue>>> for Gateway<S>
+impl<S: fmt::Debug> fmt::Debug for Gateway<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, reading, .. } = self;
+        f.debug_struct("Gateway")
+            .field("service", service)
+            .field("reading", reading)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An error is the service's own, or [`NotARequest`]. It ends as a function error.
+impl<S, B> Service<LambdaEvent<Payload>> for Gateway<S>
 where
     S: Service<Request, Response = Response<B>>,
-    S::Error: Send + 'static,
+    S::Error: Into<Diagnostic> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: fmt::Display,
 {
     type Response = Reply;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, S::Error>> + Send>>;
+    type Error = Diagnostic;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Diagnostic>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.service.poll_ready(cx)
+        self.service.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, event: LambdaEvent<Box<RawValue>>) -> Self::Future {
+    fn call(&mut self, event: LambdaEvent<Payload>) -> Self::Future {
         let LambdaEvent { payload, context } = event;
         let on_reply = self.on_reply;
         let answered = move |kind, response: Response<Bytes>| {
             on_reply(response.status());
             Reply::new(kind, response)
         };
-        let (kind, request) = request::of_event(payload.get(), self.with_context);
+        let (kind, request) = self.reading.of_event(payload.as_bytes());
         match request {
             Ok(mut request) => {
                 let trace_id = context.xray_trace_id.as_deref().map(HeaderValue::from_str);
@@ -130,9 +206,10 @@ where
                 let answer = self.service.call(request.with_lambda_context(context));
                 Box::pin(async move {
                     let answer = async {
-                        let (parts, body) = answer.await?.into_parts();
+                        let (parts, body) =
+                            answer.await.map_err(Into::<Diagnostic>::into)?.into_parts();
                         let body = body.collect().await.map(Collected::to_bytes);
-                        Ok(body.map(|body| Response::from_parts(parts, body)))
+                        Ok::<_, Diagnostic>(body.map(|body| Response::from_parts(parts, body)))
                     };
                     let reason = match timers.within(time_left, answer).await {
                         Some(Ok(Ok(response))) => return Ok(answered(kind, response)),
@@ -147,7 +224,16 @@ where
                     Ok(answered(kind, problem))
                 })
             }
-            Err(reason) => {
+            Err(NoRequest::Other(Source::Poller(source))) => Box::pin(async { Err(source.into()) }),
+            Err(NoRequest::Other(Source::WarmUp)) => {
+                let (work, time_left) = ((self.warm_up)(), time_to_reply(&context));
+                let timers = self.timers.clone();
+                Box::pin(async move {
+                    timers.within(time_left, work).await;
+                    Ok(Reply::new(Kind::Unknown, Response::default()))
+                })
+            }
+            Err(NoRequest::Malformed(reason)) => {
                 warn!(reason, "an event that is no request; answered with 400");
                 let reply = answered(kind, problem::bad_request(reason).map(bytes));
                 Box::pin(async { Ok(reply) })
@@ -189,8 +275,7 @@ mod tests {
     async fn a_body_that_cannot_be_read_is_a_503() {
         let service = service_fn(async |_: Request| Ok::<_, &str>(Response::new(Broken)));
         let event = include_str!("../../../events/http-existing.json").to_owned();
-        let payload = RawValue::from_string(event).unwrap();
-        let event = LambdaEvent { payload, context: lambda_http::Context::default() };
+        let event = LambdaEvent { payload: event.into(), context: lambda_http::Context::default() };
         let reply = Gateway::new(service).oneshot(event).await.unwrap();
         let reply = serde_json::to_value(&reply).unwrap();
         assert_eq!(

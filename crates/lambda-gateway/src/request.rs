@@ -8,6 +8,7 @@ use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use http::Method;
 use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MaxSizeReached};
 use http::uri::{self, Authority, Scheme, Uri};
 use lambda_http::aws_lambda_events::query_map::QueryMap;
@@ -18,9 +19,13 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use url::form_urlencoded;
 
+use crate::base_path::BasePath;
 use crate::kind::Kind;
+use crate::repair::repair;
+use crate::source::Source;
 
 const UNKNOWN: &str = "This is no event of an API Gateway, a function URL or a load balancer";
+const NOT_JSON: &str = "This is not JSON";
 const TOO_LONG: &str = "The URL is too long";
 
 /// What cannot stand for itself in a path (RFC 3986 §3.3). A `%` can: it begins an escape.
@@ -127,24 +132,71 @@ struct Http<'a> {
     method: Text<'a>,
 }
 
-/// The kind of an event and its request, or what is wrong with it in words for the client. The request
-/// has the context of the event with it where that is wanted.
-pub(crate) fn of_event(event: &str, with_context: bool) -> (Kind, Result<Request, &'static str>) {
-    let Ok(mut members) = serde_json::from_str::<Event<'_>>(event) else {
-        return (Kind::Unknown, Err(UNKNOWN));
-    };
-    let Some(context) = members.request_context.take() else {
-        return (Kind::Unknown, Err(UNKNOWN));
-    };
-    let kind = kind(&members, &context);
-    let mut request = request(members, &context, kind);
-    if with_context
-        && let Ok(request) = &mut request
-        && let Some(context) = typed_context(event, kind)
-    {
-        request.extensions_mut().insert(context);
+/// Why an event has no request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoRequest {
+    /// It is one that cannot be understood; in words for the client.
+    Malformed(&'static str),
+    /// It is something else.
+    Other(Source),
+}
+
+impl From<&'static str> for NoRequest {
+    fn from(reason: &'static str) -> Self {
+        Self::Malformed(reason)
     }
-    (kind, request)
+}
+
+/// How a request is read out of an event.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    /// The request gets the context of the event.
+    pub(crate) with_context: bool,
+    /// A path before all others that no route tells.
+    pub(crate) base_path: BasePath,
+}
+
+impl Reading {
+    /// The kind of an event, and its request.
+    pub(crate) fn of_event(&self, event: &[u8]) -> (Kind, Result<Request, NoRequest>) {
+        if let Ok(members) = serde_json::from_slice::<Event<'_>>(event)
+            && members.request_context.is_some()
+        {
+            return self.of_members(members, event);
+        }
+        let Some(repaired) = repair(event) else {
+            return (Kind::Unknown, Err(NOT_JSON.into()));
+        };
+        match serde_json::from_str::<Event<'_>>(&repaired) {
+            Ok(members) if members.request_context.is_some() => {
+                self.of_members(members, repaired.as_bytes())
+            }
+            _ => {
+                let source =
+                    serde_json::from_str(&repaired).ok().and_then(|event| Source::of(&event));
+                (Kind::Unknown, Err(source.map_or(UNKNOWN.into(), NoRequest::Other)))
+            }
+        }
+    }
+
+    fn of_members(
+        &self,
+        mut members: Event<'_>,
+        event: &[u8],
+    ) -> (Kind, Result<Request, NoRequest>) {
+        let Some(context) = members.request_context.take() else {
+            return (Kind::Unknown, Err(UNKNOWN.into()));
+        };
+        let kind = kind(&members, &context);
+        let mut request = request(members, &context, kind, &self.base_path);
+        if self.with_context
+            && let Ok(request) = &mut request
+            && let Some(context) = typed_context(event, kind)
+        {
+            request.extensions_mut().insert(context);
+        }
+        (kind, request.map_err(NoRequest::Malformed))
+    }
 }
 
 fn kind(event: &Event<'_>, context: &Context<'_>) -> Kind {
@@ -160,12 +212,21 @@ fn kind(event: &Event<'_>, context: &Context<'_>) -> Kind {
     }
 }
 
-fn request(event: Event<'_>, context: &Context<'_>, kind: Kind) -> Result<Request, &'static str> {
+fn request(
+    event: Event<'_>,
+    context: &Context<'_>,
+    kind: Kind,
+    base_path: &BasePath,
+) -> Result<Request, &'static str> {
     let method = context.http.as_ref().map(|http| &http.method).or(event.http_method.as_ref());
-    let method = method.ok_or(UNKNOWN)?.parse().map_err(|_| "The method is none that HTTP has")?;
+    let method = match &**method.ok_or(UNKNOWN)? {
+        "" => Method::GET,
+        method => method.parse().map_err(|_| "The method is none that HTTP has")?,
+    };
 
     let is_decoded = is_decoded(&event, context, kind);
     let mut url = path(&event, context, kind, is_decoded);
+    base_path.strip(&mut url);
     let query = match &*query_string(&event, kind) {
         "" => None,
         query => {
@@ -176,6 +237,7 @@ fn request(event: Event<'_>, context: &Context<'_>, kind: Kind) -> Result<Reques
         }
     };
 
+    let raw_path = raw_path(&event, kind).map(ToOwned::to_owned);
     let body = match event.body {
         None => Body::Empty,
         Some(body) if event.is_base64_encoded == Some(true) => {
@@ -191,8 +253,8 @@ fn request(event: Event<'_>, context: &Context<'_>, kind: Kind) -> Result<Reques
     *request.uri_mut() = absolute(url, request.headers(), context.domain_name.as_deref())?;
 
     // What is not there is as good as empty.
-    if let Some(path) = event.raw_path.or(event.path) {
-        request = request.with_raw_http_path(path.0);
+    if let Some(path) = raw_path {
+        request = request.with_raw_http_path(path);
     }
     if let Some(query) = query {
         request = request.with_query_string_parameters(query);
@@ -231,7 +293,8 @@ fn is_decoded(event: &Event<'_>, context: &Context<'_>, kind: Kind) -> bool {
 ///
 /// A REST API leaves the base path of a custom domain in the path of the event. But it names the
 /// route that it took (`/users/{id}`, `/{proxy+}`) and what stands in its places, and from these
-/// the path is put together again. Only where no route tells is the event's path taken.
+/// the path is put together again. It is believed where it is the end of the event's own path, which tells
+/// what was asked for: other gateways, consoles and tests by hand fill in routes and parameters at will.
 fn path(event: &Event<'_>, context: &Context<'_>, kind: Kind, is_decoded: bool) -> String {
     let not_in_path = if is_decoded { NOT_IN_DECODED_PATH } else { NOT_IN_PATH };
     let route = match kind {
@@ -240,17 +303,32 @@ fn path(event: &Event<'_>, context: &Context<'_>, kind: Kind, is_decoded: bool) 
         Kind::V2 => event.route_key.as_deref().and_then(|key| Some(key.split_once(' ')?.1)),
         Kind::Alb | Kind::Unknown => None,
     };
-    if let Some(path) =
-        route.and_then(|route| fill_in(route, event.path_parameters.as_ref(), not_in_path))
+    let path = raw_path(event, kind).unwrap_or_default();
+    let filled_in =
+        route.and_then(|route| fill_in(route, event.path_parameters.as_ref(), not_in_path));
+    if let Some(filled_in) = filled_in
+        && decoded(path).ends_with(&decoded(&filled_in))
     {
-        return path;
+        return filled_in;
     }
-    let path = event.raw_path.as_deref().or(event.path.as_deref()).unwrap_or_default();
     // An HTTP API leaves a named stage in the path.
     let stage = context.stage.as_deref().filter(|stage| is_decoded && *stage != "$default");
     let path = stage.and_then(|stage| without_stage(path, stage)).unwrap_or(path);
     let slash = if path.starts_with('/') { "" } else { "/" };
     format!("{slash}{}", utf8_percent_encode(path, not_in_path))
+}
+
+/// The path as the event has it.
+fn raw_path<'event>(event: &'event Event<'_>, kind: Kind) -> Option<&'event str> {
+    let (raw_path, path) = (event.raw_path.as_deref(), event.path.as_deref());
+    match kind {
+        Kind::V2 => raw_path.or(path),
+        Kind::V1 | Kind::Alb | Kind::Unknown => path.or(raw_path),
+    }
+}
+
+fn decoded(path: &str) -> Cow<'_, [u8]> {
+    percent_decode_str(path).into()
 }
 
 fn fill_in(
@@ -381,15 +459,15 @@ fn authority(text: &[u8]) -> Option<Authority> {
 }
 
 /// The context as `lambda_http` has it. Those who want it read the event once more for it: most do not.
-fn typed_context(event: &str, kind: Kind) -> Option<RequestContext> {
+fn typed_context(event: &[u8], kind: Kind) -> Option<RequestContext> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct OfEvent<C> {
         request_context: C,
     }
 
-    fn read<'event, C: Deserialize<'event>>(event: &'event str) -> Option<C> {
-        serde_json::from_str::<OfEvent<C>>(event).ok().map(|event| event.request_context)
+    fn read<'event, C: Deserialize<'event>>(event: &'event [u8]) -> Option<C> {
+        serde_json::from_slice::<OfEvent<C>>(event).ok().map(|event| event.request_context)
     }
 
     match kind {
@@ -406,12 +484,16 @@ mod tests {
 
     use super::*;
 
-    fn read(event: &Value) -> Result<Request, &'static str> {
-        of_event(&event.to_string(), true).1
+    fn with_context() -> Reading {
+        Reading { with_context: true, ..Reading::default() }
+    }
+
+    fn read(event: &Value) -> Result<Request, NoRequest> {
+        with_context().of_event(event.to_string().as_bytes()).1
     }
 
     fn request(event: &Value) -> Request {
-        read(event).unwrap_or_else(|reason| panic!("{reason}: {event}"))
+        read(event).unwrap_or_else(|reason| panic!("{reason:?}: {event}"))
     }
 
     fn path(event: &Value) -> String {
@@ -461,7 +543,7 @@ mod tests {
                 http_api(decoded),
                 function_url(sent),
                 load_balancer(sent),
-                rest_api("/{id}", "/x", &json!({ "id": &sent[1..] })),
+                rest_api("/{id}", sent, &json!({ "id": &sent[1..] })),
                 json!({
                     "version": "1.0",
                     "path": decoded,
@@ -527,15 +609,57 @@ mod tests {
             ("/users/{id}", "/base/Prod/users/1", &id, "/users/1"),
             ("/{proxy+}", "/base/users/1%2F2/x", &proxy, "/users/1%2F2/x"),
             ("/v1/{proxy+}", "/base/v1/users/1%2F2/x", &proxy, "/v1/users/1%2F2/x"),
-            ("/users", "/base/users/", &Value::Null, "/users"),
+            ("/users", "/base/users", &Value::Null, "/users"),
             // Where the route does not tell, the event's path does.
             ("/users/{id}", "/users/2", &Value::Null, "/users/2"),
             ("/users/{id}", "/users/2", &json!({ "other": "1" }), "/users/2"),
             ("", "/users/2", &Value::Null, "/users/2"),
-            ("/Prod", "/Prod/users/2", &id, "/Prod"),
+            // What does not agree with the event's path is not believed.
+            ("/users", "/users/2", &json!({}), "/users/2"),
+            ("/Prod", "/Prod/users/2", &id, "/Prod/users/2"),
+            ("/users", "/users/", &Value::Null, "/users/"),
+            ("/users/{id}", "/users/1/", &id, "/users/1/"),
+            ("/orders/{id}", "/users/2", &id, "/users/2"),
+            ("/{proxy+}", "/users/1", &json!({ "proxy": "/users/1" }), "/users/1"),
+            ("/{proxy+}", "//users/1", &json!({ "proxy": "users/1" }), "/users/1"),
         ] {
             let event = rest_api(resource, event_path, parameters);
             assert_eq!(path(&event), expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_path_in_a_member_of_its_own() {
+        let mut event = rest_api("/{proxy+}", "/users/1", &Value::Null);
+        event["rawPath"] = "/shop/users/1".into();
+        assert_eq!(
+            (path(&event), request(&event).raw_http_path()),
+            ("/users/1".into(), "/users/1")
+        );
+        let mut event = http_api("/orders/1");
+        event["path"] = "/users/1".into();
+        assert_eq!(path(&event), "/orders/1");
+    }
+
+    #[test]
+    fn a_base_path_that_is_set_goes() {
+        let reading =
+            Reading { base_path: BasePath::parse("/api/v1").unwrap(), with_context: true };
+        for (asked, without) in [
+            ("/api/v1/users/1", "/users/1"),
+            ("/api/v1/", "/"),
+            ("/api/v1", "/api/v1"),
+            ("/api/v1x/users/1", "/api/v1x/users/1"),
+            ("/users/1", "/users/1"),
+        ] {
+            for event in [load_balancer(asked), function_url(asked), http_api(asked)] {
+                let request = reading.of_event(event.to_string().as_bytes()).1.unwrap();
+                assert_eq!(
+                    (request.uri().path(), request.raw_http_path()),
+                    (without, asked),
+                    "{event}"
+                );
+            }
         }
     }
 
@@ -545,7 +669,10 @@ mod tests {
         event["routeKey"] = "ANY /users/{id}".into();
         event["pathParameters"] = json!({ "id": "1/2" });
         assert_eq!(path(&event), "/users/1%2F2");
-        assert_eq!(path(&rest_api("/users/{id}", "/", &json!({ "id": "1/2" }))), "/users/1%2F2");
+        assert_eq!(
+            path(&rest_api("/users/{id}", "/users/1%2F2", &json!({ "id": "1/2" }))),
+            "/users/1%2F2"
+        );
     }
 
     #[test]
@@ -632,7 +759,10 @@ mod tests {
             assert_eq!(uri(no_host.clone(), "not a domain"), at(""));
         }
         for no_host in ["not a host", "a@b", "a/b", "<", "é", "a:b:c", "["] {
-            assert_eq!(uri(json!({ "host": no_host }), ""), Err("The Host header is no host"));
+            assert_eq!(
+                uri(json!({ "host": no_host }), ""),
+                Err("The Host header is no host".into())
+            );
         }
     }
 
@@ -645,7 +775,7 @@ mod tests {
         event["isBase64Encoded"] = true.into();
         assert_eq!(*request(&event).body(), Body::Binary(b"hi".to_vec()));
         event["body"] = "not base64".into();
-        assert_eq!(read(&event).unwrap_err(), "The body is not base64");
+        assert_eq!(read(&event).unwrap_err(), "The body is not base64".into());
     }
 
     #[test]
@@ -667,8 +797,9 @@ mod tests {
             load_balancer("/users/1"),
             rest_api("/users/{id}", "/users/1", &json!({ "id": "1" })),
         ] {
-            let (kind, without) = of_event(&event.to_string(), false);
-            let (same_kind, with) = of_event(&event.to_string(), true);
+            let event = event.to_string();
+            let (kind, without) = Reading::default().of_event(event.as_bytes());
+            let (same_kind, with) = with_context().of_event(event.as_bytes());
             let (without, with) = (without.unwrap(), with.unwrap());
             assert!(
                 without.request_context_ref().is_none() && with.request_context_ref().is_some()
@@ -678,6 +809,34 @@ mod tests {
                 (same_kind, with.uri(), with.headers(), with.path_parameters())
             );
         }
+    }
+
+    #[test]
+    fn an_odd_member_keeps_no_request_from_its_answer() {
+        let mut twice = http_api("/users/1").to_string();
+        twice.insert_str(1, r#""rawPath":"/users/2","#);
+        let mut odd = rest_api("/users/{id}", "/users/1", &json!({ "id": "1" }));
+        odd["headers"] =
+            json!({ "Authorization": null, "X-Forwarded-Port": 443, "Accept": ["a", "b"] });
+        odd["isBase64Encoded"] = "false".into();
+        odd["body"] = json!({ "a": 1 });
+        odd["queryStringParameters"] = json!({ "debug": [true, 2] });
+        let half_a_pair = load_balancer("/users/1").to_string().replace("GET", r"GET\ud83d");
+        let half_a_pair =
+            half_a_pair.replace(r"GET\ud83d", r#"GET","headers":{"a":"\ud83d"},"x":""#);
+        for event in [twice, odd.to_string(), half_a_pair] {
+            let request = with_context().of_event(event.as_bytes()).1.unwrap();
+            assert_eq!(request.uri().path(), "/users/1", "{event}");
+        }
+        let request = request(&odd);
+        assert_eq!(
+            (&request.headers()["accept"], &request.headers()["x-forwarded-port"]),
+            (&"a, b".parse().unwrap(), &"443".parse().unwrap())
+        );
+        assert_eq!(
+            (request.uri().query(), request.body()),
+            (Some("debug=true&debug=2"), &Body::Text(r#"{"a":1}"#.to_owned()))
+        );
     }
 
     #[test]
@@ -693,21 +852,24 @@ mod tests {
         no_method["requestContext"]["http"]["method"] = "GE T".into();
         let mut no_context = http_api("/");
         no_context["requestContext"] = Value::Null;
-        let mut twice = http_api("/").to_string();
-        twice.insert_str(1, r#""version":"2.0","#);
         for (event, reason) in [
             (long.to_string(), TOO_LONG),
             (crowded.to_string(), "There are too many headers"),
             (more_crowded.to_string(), "There are too many headers"),
             (no_method.to_string(), "The method is none that HTTP has"),
             (no_context.to_string(), UNKNOWN),
-            (twice, UNKNOWN),
             (r#"{"requestContext":{},"path":"\ud800"}"#.to_owned(), UNKNOWN),
             (r#"{"requestContext":{}}"#.to_owned(), UNKNOWN),
             ("[]".to_owned(), UNKNOWN),
             ("null".to_owned(), UNKNOWN),
+            (r#"{"requestContext":"#.to_owned(), NOT_JSON),
+            ("{\"requestContext\":{},\"path\":\"a\tb\"}".to_owned(), NOT_JSON),
         ] {
-            assert_eq!(of_event(&event, true).1.unwrap_err(), reason, "{event}");
+            assert_eq!(
+                with_context().of_event(event.as_bytes()).1.unwrap_err(),
+                reason.into(),
+                "{event}"
+            );
         }
     }
 }

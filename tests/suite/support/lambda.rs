@@ -20,7 +20,7 @@ use super::http::serve;
 use test_peers::PATIENCE;
 
 /// How long an invocation may take, where the test does not say.
-const TIME_LEFT: Duration = Duration::from_secs(30);
+pub const TIME_LEFT: Duration = Duration::from_secs(30);
 
 /// What a function waits for its Redis, where the test does not say: a busy machine is no fault of Redis.
 const PATIENT: [(&str, &str); 2] =
@@ -50,7 +50,7 @@ pub struct Reply {
 }
 
 struct Invocation {
-    event: String,
+    event: Bytes,
     time_left: Duration,
     reply: oneshot::Sender<Result<Value, String>>,
 }
@@ -137,6 +137,14 @@ impl Function {
             .unwrap_or_else(|error| panic!("function error: {error}\nfor the event {event}"))
     }
 
+    /// The reply to an event that may be anything.
+    pub async fn invoke_bytes(&self, event: impl Into<Bytes>) -> Reply {
+        let answer = self.begin_with(event.into(), TIME_LEFT);
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time");
+        let answer = answer.expect("the Runtime API drops no invocation");
+        Reply::new(answer.unwrap_or_else(|error| panic!("a function error: {error}")))
+    }
+
     /// The function error that an invocation ends with.
     pub async fn error(&self, event: &Value) -> String {
         self.end(event, TIME_LEFT).await.expect_err("a function error")
@@ -152,13 +160,21 @@ impl Function {
         event: &Value,
         time_left: Duration,
     ) -> oneshot::Receiver<Result<Value, String>> {
+        self.begin_with(event.to_string().into(), time_left)
+    }
+
+    fn begin_with(
+        &self,
+        event: Bytes,
+        time_left: Duration,
+    ) -> oneshot::Receiver<Result<Value, String>> {
         let (reply, answer) = oneshot::channel();
-        let event = event.to_string();
         self.invocations.send(Invocation { event, time_left, reply }).unwrap();
         answer
     }
 
-    async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
+    /// What an invocation ends with.
+    pub async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
         let answer = self.begin(event, time_left);
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let answer = answer
@@ -216,7 +232,7 @@ impl Function {
 }
 
 impl Reply {
-    fn new(json: Value) -> Self {
+    pub fn new(json: Value) -> Self {
         let mut headers = HashMap::new();
         for member in ["headers", "multiValueHeaders"] {
             for (name, value) in json[member].as_object().into_iter().flatten() {

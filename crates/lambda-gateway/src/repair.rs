@@ -1,0 +1,205 @@
+//! Events that are not quite what a gateway sends: emulators, consoles, other gateways and tests by hand write a
+//! number where a text belongs, a list where one value does, or nothing at all.
+//!
+//! What has one sensible meaning is read so; what has none is left out, as if the event had no such member. An
+//! event that is right never comes here.
+
+use serde_json::{Map, Value};
+
+/// The event in the form in which gateways send it, as JSON. `None`: it is not JSON.
+///
+/// What is not UTF-8, and half of a surrogate pair, becomes U+FFFD.
+pub(crate) fn repair(event: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(event);
+    let mut event = serde_json::from_str(&with_whole_pairs(&text)).ok()?;
+    if let Value::Object(members) = &mut event {
+        repair_event(members);
+    }
+    Some(event.to_string())
+}
+
+/// JSON whose escapes are all characters (RFC 8259 §8.2 leaves it open what half of a pair means).
+fn with_whole_pairs(json: &str) -> String {
+    let mut whole = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(position) = rest.find('\\') {
+        whole.push_str(&rest[..position]);
+        rest = &rest[position..];
+        let length = match (code_unit(rest), code_unit(rest.get(6..).unwrap_or_default())) {
+            (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => 12,
+            (Some(0xD800..0xE000), _) => {
+                whole.push_str("\\ufffd");
+                rest = &rest[6..];
+                continue;
+            }
+            (Some(_), _) => 6,
+            // The next one belongs to it, so that it begins no escape of its own.
+            (None, _) => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        whole.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    whole + rest
+}
+
+/// The code unit of an escape (`\u00e9`) that the text begins with.
+fn code_unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_hex.then(|| u16::from_str_radix(digits, 16).ok())?
+}
+
+fn repair_event(event: &mut Map<String, Value>) {
+    for name in
+        ["version", "resource", "routeKey", "httpMethod", "path", "rawPath", "rawQueryString"]
+    {
+        change(event, name, text);
+    }
+    change(event, "pathParameters", |object| members(object, text));
+    change(event, "stageVariables", |object| members(object, text));
+    change(event, "multiValueHeaders", |object| members(object, list));
+    change(event, "multiValueQueryStringParameters", |object| members(object, list));
+    let has_lists = |object: &Value| object.as_object().is_some_and(|object| !object.is_empty());
+    if !event.get("multiValueQueryStringParameters").is_some_and(has_lists)
+        && let Some(parameters) = event.get("queryStringParameters").cloned()
+        && let Some(lists) = members(parameters, list)
+    {
+        event.insert("multiValueQueryStringParameters".to_owned(), lists);
+    }
+    change(event, "queryStringParameters", |object| members(object, text));
+    change(event, "headers", headers);
+    change(event, "cookies", list);
+    change(event, "body", |body| match body {
+        Value::Null | Value::String(_) => Some(body),
+        // Whoever has read it already meant its JSON.
+        _ => Some(body.to_string().into()),
+    });
+    change(event, "isBase64Encoded", |flag| match &flag {
+        Value::Bool(_) => Some(flag),
+        Value::String(text) => Some(text.eq_ignore_ascii_case("true").into()),
+        _ => None,
+    });
+    change(event, "requestContext", |mut context| {
+        let members = context.as_object_mut()?;
+        for name in ["domainName", "stage"] {
+            change(members, name, text);
+        }
+        change(members, "http", |mut http| {
+            change(http.as_object_mut()?, "method", text);
+            http.get("method").is_some().then_some(http)
+        });
+        Some(context)
+    });
+}
+
+/// Replaces a member by what is made of it; `None` removes it.
+fn change(object: &mut Map<String, Value>, name: &str, by: impl FnOnce(Value) -> Option<Value>) {
+    if let Some(changed) = object.remove(name).and_then(by) {
+        object.insert(name.to_owned(), changed);
+    }
+}
+
+/// An object with each of its members replaced; those of which nothing is made are left out.
+fn members(object: Value, by: impl Fn(Value) -> Option<Value>) -> Option<Value> {
+    let Value::Object(members) = object else { return None };
+    let members = members.into_iter().filter_map(|(name, value)| Some((name, by(value)?)));
+    Some(Value::Object(members.collect()))
+}
+
+fn text(value: Value) -> Option<Value> {
+    match value {
+        Value::String(_) => Some(value),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
+        // Of several the last, as gateways have it.
+        Value::Array(values) => values.into_iter().filter_map(text).next_back(),
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+fn list(value: Value) -> Option<Value> {
+    match value {
+        Value::Array(values) => Some(values.into_iter().filter_map(text).collect()),
+        value => Some(Value::Array(vec![text(value)?])),
+    }
+}
+
+/// The values of a repeated header in one (RFC 9110 §5.3, and RFC 6265 §5.4 for cookies).
+fn headers(object: Value) -> Option<Value> {
+    let Value::Object(members) = object else { return None };
+    let joined = members.into_iter().filter_map(|(name, value)| {
+        let Value::Array(values) = list(value)? else { return None };
+        let values: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+        let separator = if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " };
+        (!values.is_empty()).then(|| (name, values.join(separator).into()))
+    });
+    Some(Value::Object(joined.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn assert_repaired(event: &Value, right: &Value) {
+        let repaired = repair(event.to_string().as_bytes()).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&repaired).unwrap(), *right);
+    }
+
+    #[test]
+    fn what_has_one_meaning_is_read_so_and_the_rest_is_left_out() {
+        assert_repaired(
+            &json!({
+                "version": 2.0,
+                "path": "/x",
+                "rawPath": null,
+                "pathParameters": { "id": 1, "other": null },
+                "stageVariables": [],
+                "queryStringParameters": { "a": ["1", 2], "b": true },
+                "headers": { "a": ["1", null, 2], "Cookie": ["a=1", "b=2"], "port": 443, "c": null, "d": {} },
+                "multiValueHeaders": { "a": "1", "b": [1, {}], "c": null },
+                "cookies": ["a=b", null],
+                "body": { "a": 1 },
+                "isBase64Encoded": "TRUE",
+                "requestContext": { "stage": 1, "http": { "method": "GET" }, "elb": 7 },
+            }),
+            &json!({
+                "version": "2.0",
+                "path": "/x",
+                "pathParameters": { "id": "1" },
+                "queryStringParameters": { "a": "2", "b": "true" },
+                "multiValueQueryStringParameters": { "a": ["1", "2"], "b": ["true"] },
+                "headers": { "a": "1, 2", "Cookie": "a=1; b=2", "port": "443" },
+                "multiValueHeaders": { "a": ["1"], "b": ["1"] },
+                "cookies": ["a=b"],
+                "body": "{\"a\":1}",
+                "isBase64Encoded": true,
+                "requestContext": { "stage": "1", "http": { "method": "GET" }, "elb": 7 },
+            }),
+        );
+        assert_repaired(
+            &json!({ "headers": "x", "body": null, "isBase64Encoded": 1, "requestContext": { "http": 1 } }),
+            &json!({ "body": null, "requestContext": {} }),
+        );
+        assert_repaired(&json!({ "requestContext": [] }), &json!({}));
+    }
+
+    #[test]
+    fn half_a_pair_and_what_is_no_utf_8_are_replaced() {
+        for (json, text) in [
+            (&br#"["a\ud83d b"]"#[..], "a\u{fffd} b"),
+            (br#"["\udc00\ud83d\ude00"]"#, "\u{fffd}😀"),
+            (br#"["\ud83d\ud83d\ude00"]"#, "\u{fffd}😀"),
+            (br#"["\\ud83d"]"#, "\\ud83d"),
+            (br#"["\\\ud83d"]"#, "\\\u{fffd}"),
+            (b"[\"Beno\xeet\"]", "Beno\u{fffd}t"),
+        ] {
+            let repaired = repair(json).unwrap();
+            assert_eq!(serde_json::from_str::<Vec<String>>(&repaired).unwrap(), [text]);
+        }
+        for json in [&b"[\"\\ud83\"]"[..], b"[\"\\", b"\\u", b"[\"a\tb\"]", b"", b"{"] {
+            assert_eq!(repair(json), None, "{}", String::from_utf8_lossy(json));
+        }
+    }
+}

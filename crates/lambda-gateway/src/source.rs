@@ -1,0 +1,130 @@
+//! Events that are no requests: those of queues, streams and schedules.
+
+use std::fmt;
+
+use lambda_http::lambda_runtime::Diagnostic;
+use serde_json::Value;
+
+/// What else an event can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Whoever sends it takes an answer for success, and what the event carries is then lost.
+    Poller(NotARequest),
+    /// It is there to start an environment, or to keep one.
+    WarmUp,
+}
+
+/// An event of a queue, a stream or a bus has reached a function that answers requests.
+///
+/// It ends as a function error, so that its source retries it or reports it. Any answer would be taken for
+/// success, and what the event carries would be lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotARequest {
+    source: String,
+}
+
+impl fmt::Display for NotARequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "an event of {}, which is not a request: this function answers an API Gateway, a function URL or a load \
+             balancer; connect the source to another function",
+            self.source
+        )
+    }
+}
+
+impl std::error::Error for NotARequest {}
+
+impl From<NotARequest> for Diagnostic {
+    fn from(error: NotARequest) -> Self {
+        Self { error_type: "NotARequest".to_owned(), error_message: error.to_string() }
+    }
+}
+
+impl Source {
+    /// `None`: it is of no source that is known here.
+    pub(crate) fn of(event: &Value) -> Option<Self> {
+        let text = |name| event.get(name).and_then(Value::as_str);
+        let has = |name| event.get(name).is_some();
+        let is_schedule = text("detail-type") == Some("Scheduled Event");
+        let is_plugin = text("source") == Some("serverless-plugin-warmup");
+        if is_schedule || is_plugin || event.get("warmer") == Some(&Value::Bool(true)) {
+            return Some(Self::WarmUp);
+        }
+        let records = event.get("Records").or_else(|| event.is_array().then_some(event));
+        let source = if let Some(records) = records {
+            // SNS writes it in its own way. A list of EventBridge Pipes has the records of its source.
+            let of_record = |name| records.get(0).and_then(|record| record.get(name)?.as_str());
+            let named = of_record("eventSource").or(of_record("EventSource"));
+            match named {
+                None if event.is_array() => return None,
+                named => named.unwrap_or("a source of records"),
+            }
+        } else if let Some(source) = text("eventSource") {
+            source
+        } else if has("awslogs") {
+            "CloudWatch Logs"
+        } else if has("deliveryStreamArn") {
+            "Amazon Data Firehose"
+        } else if has("detail-type") {
+            "EventBridge"
+        } else {
+            return None;
+        };
+        // It goes into the log: nothing does that is not the name of a service.
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b": -".contains(&byte);
+        let is_named = source.len() <= 40 && source.bytes().all(is_name);
+        let source = if is_named { source } else { "an unknown source" };
+        Some(Self::Poller(NotARequest { source: source.to_owned() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_source_is_named() {
+        for (event, name) in [
+            (json!({ "Records": [{ "eventSource": "aws:sqs" }] }), "aws:sqs"),
+            (json!({ "Records": [{ "EventSource": "aws:sns" }] }), "aws:sns"),
+            (json!({ "Records": [] }), "a source of records"),
+            (json!([{ "eventSource": "aws:kinesis" }]), "aws:kinesis"),
+            (json!({ "eventSource": "aws:kafka", "records": {} }), "aws:kafka"),
+            (json!({ "awslogs": { "data": "" } }), "CloudWatch Logs"),
+            (json!({ "deliveryStreamArn": "arn", "records": [] }), "Amazon Data Firehose"),
+            (json!({ "detail-type": "Order", "source": "shop" }), "EventBridge"),
+            (json!({ "Records": [{ "eventSource": "x\n{}" }] }), "an unknown source"),
+        ] {
+            let Some(Source::Poller(error)) = Source::of(&event) else { panic!("{event}") };
+            let said = error.to_string();
+            assert!(
+                said.starts_with(&format!("an event of {name}, which is not a request")),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn schedules_and_plugins_warm_up() {
+        for event in [
+            json!({ "detail-type": "Scheduled Event", "source": "aws.events", "detail": {} }),
+            json!({ "source": "serverless-plugin-warmup" }),
+            json!({ "warmer": true, "concurrency": 3 }),
+        ] {
+            assert_eq!(Source::of(&event), Some(Source::WarmUp), "{event}");
+        }
+    }
+
+    #[test]
+    fn others_are_unknown() {
+        for event in
+            [json!({}), json!(null), json!("Records"), json!([]), json!([1]), json!(["Records"])]
+        {
+            assert_eq!(Source::of(&event), None, "{event}");
+        }
+    }
+}

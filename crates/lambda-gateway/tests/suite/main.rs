@@ -1,0 +1,3 @@
+//! The gateway as its users have it: events in, replies out, beside `lambda_http`.
+
+mod odd_events;

@@ -54,10 +54,11 @@ pip_program() {
   chmod +x "$tools/bin/$2"
 }
 
-# A tool for cargo from the PATH, else built into this checkout.
+# A tool for cargo from the PATH, else built into this checkout: nobody has it prebuilt. Without optimization that takes
+# a fraction of the time, and it then does its work in seconds too.
 ensure_cargo_tool() {
   PATH=$tools/cargo/bin:$PATH
-  has "$1" || cargo install --quiet --locked --root "$tools/cargo" "$1@$2"
+  has "$1" || cargo install --quiet --locked --debug --root "$tools/cargo" "$1@$2"
 }
 
 # cargo-lambda from the PATH, else from PyPI. Its wheel is one static program: without its

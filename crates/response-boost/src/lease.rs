@@ -138,8 +138,9 @@ impl<S: Store> Lease<S> {
     async fn refused(&mut self) {
         let (core, key) = (&self.core, &self.key);
         core.refusals.refused(core.clock.now_ms());
-        core.withdraw(key, &mut core.budget(None)).await;
-        self.is_gone();
+        if core.withdraw(key, &mut core.budget(None)).await {
+            self.is_gone();
+        }
     }
 
     async fn replace(&self, value: Bytes) -> Result<bool, StoreError> {

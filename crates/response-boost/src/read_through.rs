@@ -653,10 +653,9 @@ impl<S: Store> ReadThrough<S> {
                 self.tell(&fault, "answer not kept");
                 if let StoreError::Reply { .. } = fault {
                     self.refusals.refused(self.clock.now_ms());
-                    if let Right::Lease(_) = plan.right {
-                        self.withdraw(key, budget).await;
+                    if !matches!(plan.right, Right::Lease(_)) || self.withdraw(key, budget).await {
+                        plan.is_over();
                     }
-                    plan.is_over();
                 }
                 false
             }
@@ -682,8 +681,9 @@ impl<S: Store> ReadThrough<S> {
                 self.tell(&fault, "lease not given up");
                 if let StoreError::Reply { .. } = fault {
                     self.refusals.refused(self.clock.now_ms());
-                    self.withdraw(key, budget).await;
-                    plan.is_over();
+                    if self.withdraw(key, budget).await {
+                        plan.is_over();
+                    }
                 }
             }
         }
@@ -692,15 +692,18 @@ impl<S: Store> ReadThrough<S> {
     /// Takes back what the store does not let be replaced by a script, though it answers: it may be full, or not
     /// grant the right. Others would wait in vain for a lease to end, or be given what is gone.
     ///
-    /// What it puts there holds no answer, so that whatever it replaces, it is never wrong.
-    pub(crate) async fn withdraw(&self, key: &CacheKey, budget: &mut Budget<'_>) {
+    /// What it puts there holds no answer, so that whatever it replaces, it is never wrong. Whether it did.
+    pub(crate) async fn withdraw(&self, key: &CacheKey, budget: &mut Budget<'_>) -> bool {
         let pass = mark::new_pass(self.clock.now_ms());
         let put = self.store.put(key, Expected::Anything, pass, SHORT_LIFE);
-        if budget.spend(put).await.is_err()
-            && let Err(fault) = budget.spend(self.store.delete(key)).await
-        {
-            self.tell(&fault, "not removed either; it stands until it ends");
+        if budget.spend(put).await.is_ok() {
+            return true;
         }
+        let removed = budget.spend(self.store.delete(key)).await;
+        if let Err(fault) = &removed {
+            self.tell(fault, "not removed either; it stands until it ends");
+        }
+        removed.is_ok()
     }
 }
 

@@ -2,4 +2,5 @@
 
 mod axum;
 mod guarantee;
+mod leases;
 mod store_contract;

@@ -484,13 +484,9 @@ impl<S: Store> ReadThrough<S> {
                 Taken::Another(Bytes::new())
             }
             Err(fault) => {
-                match fault {
-                    StoreError::Reply { .. } => {
-                        lease.is_gone();
-                        self.refusals.refused(self.clock.now_ms());
-                    }
-                    StoreError::BreakerOpen => lease.is_gone(),
-                    _ => {}
+                // These say that it was not put there. (It holds nobody up, so it may be asked for again.)
+                if let StoreError::Reply { .. } | StoreError::BreakerOpen = fault {
+                    lease.is_gone();
                 }
                 Taken::Fault(fault)
             }

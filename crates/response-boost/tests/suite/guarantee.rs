@@ -29,7 +29,7 @@ type Body = Full<Bytes>;
 const KEYS: usize = 12;
 /// Processes with one request at a time, and one process with as many at a time.
 const ENVIRONMENTS: usize = 6;
-const ANSWERS: usize = 20_000;
+const ANSWERS: usize = 10_000;
 
 /// What can be wrong, so that the guarantee does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +121,9 @@ impl Store for Slow {
         if put.as_ref().is_ok_and(|&done| done) {
             *self.world.seen.lock().unwrap().by_step.entry(step).or_default() += 1;
         }
-        // Done or not, it is not known.
-        if below(60) == 0 { Err(StoreError::Timeout("lost".into())) } else { put }
+        // Done or not, it is not known. Most often of a claim.
+        let one_of = if expected == Expected::Nothing { 15 } else { 60 };
+        if below(one_of) == 0 { Err(StoreError::Timeout("lost".into())) } else { put }
     }
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
@@ -362,7 +363,7 @@ async fn no_answer_is_older_than_an_invalidation_before_it_in_a_cluster() {
 fn assert_holds(seen: &Seen) {
     println!("{seen:?}");
     assert_eq!(seen.too_old, 0, "{seen:?}");
-    for (step, at_least) in [("renewed", 50), ("released", 20), ("taken over", 1)] {
+    for (step, at_least) in [("renewed", 30), ("released", 20), ("taken over", 1)] {
         let times = seen.by_step.get(step).copied().unwrap_or_default();
         assert!(times >= at_least, "{times} were {step}: {seen:?}");
     }

@@ -502,9 +502,9 @@ async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
         ] {
             let process = process(&redis.url(), &policy);
             if is_fresh {
-                about_to_end(&process).await
+                about_to_end(&process).await;
             } else {
-                stale_entry(&process).await
+                stale_entry(&process).await;
             }
             let before = value(&redis);
             let answer = ask(&process, &Origin::at_once(status, "new")).await;

@@ -128,8 +128,10 @@ impl Policy {
         Ok(self)
     }
 
-    /// Lets an entry stand in for `window` past its freshness where the load fails (RFC 5861 §4); by default not at
-    /// all.
+    /// Serves an entry for `window` past its freshness where the load fails (RFC 5861 §4): an error, a body that breaks
+    /// off, a load that is cut off, any status but 200, 404, 410 and those that are stored. By default not at all.
+    ///
+    /// A failed load is remembered for a second, in which all are served the entry at once.
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;

@@ -5,8 +5,8 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -263,9 +263,8 @@ async fn a_panic_leaves_no_lease() {
 }
 
 #[tokio::test]
-async fn a_process_takes_its_own_dead_lease_over_at_once() {
+async fn a_fill_that_is_lost_leaves_no_lease() {
     let redis = RedisServer::start().await;
-    // Nothing is released: the store hears of it, and its replies are lost.
     let proxy = Proxy::before(redis.port()).await;
     let settings = RedisSettings::parse(&proxy.url())
         .unwrap()
@@ -296,10 +295,10 @@ async fn a_process_takes_its_own_dead_lease_over_at_once() {
     }
 }
 
-/// A store whose next claim is done and its reply lost.
+/// A store whose first claim is done and its reply lost, and which is never told of a release.
 struct Lossy {
     store: RedisStore,
-    lost: AtomicUsize,
+    is_lost: AtomicBool,
 }
 
 impl Store for Lossy {
@@ -314,12 +313,14 @@ impl Store for Lossy {
         value: Bytes,
         life: Duration,
     ) -> Result<bool, StoreError> {
+        if life == Duration::from_millis(1) {
+            return Err(StoreError::BreakerOpen);
+        }
         let done = self.store.put(key, expected, value, life).await;
-        match self.lost.fetch_add(1, Ordering::SeqCst) {
-            0 => Err(StoreError::Timeout("lost".into())),
-            // Nor is it released.
-            1 if expected != Expected::Nothing => Err(StoreError::BreakerOpen),
-            _ => done,
+        if self.is_lost.swap(true, Ordering::SeqCst) {
+            done
+        } else {
+            Err(StoreError::Timeout("lost".into()))
         }
     }
 
@@ -329,9 +330,9 @@ impl Store for Lossy {
 }
 
 #[tokio::test]
-async fn a_claim_whose_reply_is_lost_is_no_lease() {
+async fn a_process_takes_over_at_once_what_its_own_lost_claim_has_left() {
     let redis = RedisServer::start().await;
-    let store = Lossy { store: RedisStore::new(settings(&redis.url())), lost: 0.into() };
+    let store = Lossy { store: RedisStore::new(settings(&redis.url())), is_lost: false.into() };
     let process = process_with(store, &policy());
     let origin = Origin::at_once(200, "x");
     ask(&process, &origin).await.assert("x", ALONE);
@@ -339,13 +340,15 @@ async fn a_claim_whose_reply_is_lost_is_no_lease() {
 }
 
 /// Six processes at once on a key that nobody can fill, and again: nobody waits for a lease that comes to nothing.
-async fn assert_nobody_queues(url: &str, what: &str) {
-    let processes = processes(6, url, &policy());
-    for round in 0..3 {
-        let answers = ask_all(&processes, &Origin::after(LOAD, 200, "x")).await;
-        println!("{what}, round {round}: load {LOAD:?}, all after {:?}", slowest(&answers));
-        let answers = ask_all(&processes, &Origin::together(6)).await;
-        assert_eq!(with(&answers, STORED) + with(&answers, COLLAPSED), 0);
+async fn assert_nobody_queues(redis: &RedisServer, url: &str, what: &str) {
+    for origin in [Origin::together(6), Origin::after(LOAD, 200, "x")] {
+        let processes = processes(6, url, &policy());
+        for round in 0..3 {
+            let answers = ask_all(&processes, &origin).await;
+            println!("{what}, round {round}: all after {:?} of {LOAD:?}", slowest(&answers));
+            assert_eq!(with(&answers, STORED) + with(&answers, COLLAPSED), 0);
+            redis.command::<()>(&["FLUSHALL"]);
+        }
     }
 }
 
@@ -357,8 +360,7 @@ async fn without_the_right_to_run_scripts_nobody_queues() {
         command.extend(rights.split(' '));
         redis.command::<()>(&command);
         let url = redis.url().replace("://", &format!("://{user}:pw@"));
-        assert_nobody_queues(&url, rights).await;
-        redis.command::<()>(&["FLUSHALL"]);
+        assert_nobody_queues(&redis, &url, rights).await;
     }
 }
 
@@ -425,27 +427,52 @@ async fn a_server_that_is_demoted_during_a_load_holds_nobody_up() {
     assert_a_refused_fill_holds_nobody_up("demoted", &refuse, &allow).await;
 }
 
-/// Stale at once, and for long.
-fn stale_policy() -> Policy {
-    Policy::new(Duration::from_millis(200))
-        .with_deadline(PATIENCE)
-        .with_lease(TEN_MINUTES)
-        .with_stale_if_error(TEN_MINUTES)
-        .with_early_refresh(0.0)
-        .unwrap()
+/// Puts an entry under the key whose load began so long ago.
+fn put_entry(redis: &RedisServer, age: Duration, ttl: Duration) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let id = uuid::Uuid::new_v4().simple();
+    let (started_at_ms, ttl_ms) = ((now - age).as_millis(), ttl.as_millis());
+    let entry = format!(
+        r#"{{"version":1,"id":"{id}","status":200,"headers":[],"etag":"{id}","load_started_at_ms":{started_at_ms},"load_cost_ms":100,"ttl_ms":{ttl_ms},"body_bytes":4}}"#
+    );
+    redis.command::<()>(&["SET", KEY, &format!("{entry}\nkept"), "PX", "600000"]);
 }
 
-/// Stores an entry and waits until it is past its freshness.
-async fn stale_entry(process: &Process) {
-    ask(process, &Origin::at_once(200, "kept")).await.assert("kept", STORED);
-    tokio::time::sleep(Duration::from_millis(210)).await;
+/// An entry past its freshness.
+fn put_stale_entry(redis: &RedisServer) {
+    put_entry(redis, Duration::from_secs(5), Duration::from_secs(1));
+}
+
+fn stale_policy() -> Policy {
+    policy().with_stale_if_error(TEN_MINUTES)
+}
+
+/// An entry in the last tenth of its life, which lasts for longer than a test.
+fn put_entry_about_to_end(redis: &RedisServer) {
+    put_entry(redis, Duration::from_mins(19), Duration::from_mins(20));
+}
+
+fn eager_policy() -> Policy {
+    policy().with_early_refresh(1_000.0).unwrap()
+}
+
+/// Asks until the entry is chosen for a refresh.
+async fn ask_for_refresh(process: &Process, origin: &Origin) -> Answer {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask(process, origin).await;
+        if origin.loads() > 0 {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{}", answer.cache_status);
+    }
 }
 
 #[tokio::test]
 async fn in_an_outage_one_request_a_second_loads_and_the_others_are_served_stale_at_once() {
     let redis = RedisServer::start().await;
     let processes = processes(50, &redis.url(), &stale_policy());
-    stale_entry(&processes[0]).await;
+    put_stale_entry(&redis);
     let origin = Origin::after(LOAD, 503, "down");
     let started = Instant::now();
     let assert_stale = |answer: &Answer| {
@@ -476,7 +503,7 @@ async fn in_an_outage_one_request_a_second_loads_and_the_others_are_served_stale
 async fn those_who_wait_for_a_refresh_that_fails_are_served_stale() {
     let redis = RedisServer::start().await;
     let processes = processes(20, &redis.url(), &stale_policy());
-    stale_entry(&processes[0]).await;
+    put_stale_entry(&redis);
     let origin = Origin::after(LOAD, 503, "down");
     let answers = ask_all(&processes, &origin).await;
     assert!(answers.iter().all(|answer| answer.body == "kept"));
@@ -488,7 +515,7 @@ async fn an_entry_stays_in_hand_when_redis_goes_away_during_the_wait() {
     let mut redis = RedisServer::start().await;
     let (first, second) =
         (process(&redis.url(), &stale_policy()), process(&redis.url(), &stale_policy()));
-    stale_entry(&first).await;
+    put_stale_entry(&redis);
     let silent = Origin::silent();
     let failing = Origin::at_once(503, "down");
     let killed = async {
@@ -515,7 +542,7 @@ async fn an_entry_stays_in_hand_when_redis_goes_away_during_the_wait() {
 async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
     for is_fresh in [true, false] {
         let redis = RedisServer::start().await;
-        let policy = if is_fresh { early_policy() } else { stale_policy() };
+        let policy = if is_fresh { eager_policy() } else { stale_policy() };
         for (status, replaces) in [
             (429, false),
             (401, false),
@@ -529,12 +556,12 @@ async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
         ] {
             let process = process(&redis.url(), &policy);
             if is_fresh {
-                about_to_end(&process).await;
+                put_entry_about_to_end(&redis);
             } else {
-                stale_entry(&process).await;
+                put_stale_entry(&redis);
             }
             let before = value(&redis);
-            let answer = ask(&process, &Origin::at_once(status, "new")).await;
+            let answer = ask_for_refresh(&process, &Origin::at_once(status, "new")).await;
             assert_eq!(answer.body, if replaces { "new" } else { "kept" }, "{status}");
             if !replaces {
                 let told = format!("response-boost; fwd=stale; fwd-status={status}; ttl=");
@@ -546,34 +573,21 @@ async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
     }
 }
 
-/// Refreshes whatever is in the last tenth of its life.
-fn early_policy() -> Policy {
-    let policy = Policy::new(Duration::from_secs(4)).with_deadline(PATIENCE);
-    policy.with_early_refresh(1_000.0).unwrap()
-}
-
-/// Stores an entry and waits until it is about to end.
-async fn about_to_end(process: &Process) {
-    let load = Duration::from_millis(20);
-    ask(process, &Origin::after(load, 200, "kept")).await.assert("kept", STORED);
-    tokio::time::sleep(Duration::from_millis(3_650)).await;
-}
-
 #[tokio::test]
 async fn a_service_that_hangs_is_cut_off_and_the_entry_answers() {
     let redis = RedisServer::start().await;
     // Fresh: it answers while it is.
-    let fresh = process(&redis.url(), &early_policy());
-    about_to_end(&fresh).await;
+    let fresh = process(&redis.url(), &eager_policy());
+    put_entry_about_to_end(&redis);
     let hung = Origin::silent();
-    let answer = ask(&fresh, &hung).await;
+    let answer = ask_for_refresh(&fresh, &hung).await;
     println!("fresh: {:?} {}", answer.took, answer.cache_status);
     assert_eq!((answer.body.as_str(), hung.loads()), ("kept", 1));
     redis.command::<()>(&["FLUSHALL"]);
 
     // Stale: before the request's deadline.
     let stale = process(&redis.url(), &stale_policy());
-    stale_entry(&stale).await;
+    put_stale_entry(&redis);
     let hung = Origin::silent();
     let deadline = Deadline::after(Duration::from_secs(3));
     let answer = ask_until(&stale, &hung, Some(deadline)).await;

@@ -209,7 +209,7 @@ async fn in_an_outage_of_the_table_one_request_a_second_waits_for_it() {
     let at_once = ask_all(&functions, "/users/1").await;
     assert!(at_once.iter().all(|(reply, _)| reply.body == MANAS));
     let (loads, seconds) = (table.requests().len(), started.elapsed().as_secs_f64());
-    times.sort();
+    times.sort_unstable();
     println!(
         "20 in turn: {times:?}; 50 at once: {:?}; {loads} loads in {seconds} s",
         slowest(&at_once)

@@ -431,7 +431,7 @@ async fn a_server_that_is_demoted_during_a_load_holds_nobody_up() {
 fn put_entry(redis: &RedisServer, age: Duration, ttl: Duration) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let id = uuid::Uuid::new_v4().simple();
-    let (started_at_ms, ttl_ms) = ((now - age).as_millis(), ttl.as_millis());
+    let (started_at_ms, ttl_ms) = (now.as_millis() - age.as_millis(), ttl.as_millis());
     let entry = format!(
         r#"{{"version":1,"id":"{id}","status":200,"headers":[],"etag":"{id}","load_started_at_ms":{started_at_ms},"load_cost_ms":100,"ttl_ms":{ttl_ms},"body_bytes":4}}"#
     );

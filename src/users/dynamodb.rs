@@ -64,7 +64,7 @@ impl TableName {
 
 impl DynamoDbUsers {
     /// The longest that a look-up takes: all attempts, the pauses between them, and the making of the
-    /// client. It is enough for two attempts that hang, and less than a lease lasts by default.
+    /// client. It is enough for two attempts that hang.
     pub const TIME_LIMIT: Duration = Duration::from_secs(4);
 
     /// The users in `table`. Nothing is asked of AWS yet.

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::support::dynamodb::{DynamoDb, Mode};
-use crate::support::lambda::{Function, Reply};
+use crate::support::lambda::{BY_DEFAULT, Function, Reply};
 use crate::support::{MANAS, STORED};
 use futures_util::future::join_all;
 use test_peers::cluster::Cluster;
+use test_peers::proxy::Proxy;
 use test_peers::redis::RedisServer;
 
 /// As many environments as a popular key meets.
@@ -55,6 +56,10 @@ async fn ask_all(functions: &[Function], path: &'static str) -> Vec<(Reply, Dura
     join_all(asked).await
 }
 
+fn slowest(answers: &[(Reply, Duration)]) -> Duration {
+    answers.iter().map(|(_, time)| *time).max().unwrap()
+}
+
 // `STAMPEDE_ROUNDS` is how often.
 #[tokio::test]
 async fn a_cold_key_is_loaded_once() {
@@ -100,8 +105,7 @@ async fn a_cold_key_of_a_cluster_is_loaded_once() {
 #[tokio::test]
 async fn a_holder_that_dies_is_followed_by_one_other() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
-    let lease = ("CACHE_LEASE_MS", "4500");
-    let mut functions = environments(20, &table, &redis, &[lease]).await;
+    let mut functions = environments(20, &table, &redis, &[]).await;
     let holder = functions.remove(0);
     // It asks, and never hears an answer.
     table.set(Mode::Silent);
@@ -114,10 +118,152 @@ async fn a_holder_that_dies_is_followed_by_one_other() {
     let answers = ask_all(&functions, "/users/1").await;
     for (reply, time) in &answers {
         assert_eq!(reply.body, MANAS, "{}", reply.cache_status());
-        // Less than two leases.
+        // One lease and one load, on a busy machine.
         assert!(*time < Duration::from_secs(9), "{time:?}: {}", reply.cache_status());
     }
+    println!("all after {:?}, the load's {LOAD:?} included", slowest(&answers));
     assert_eq!(table.requests().len(), 1, "one has taken over");
+}
+
+/// A load that takes three times as long as a lease lives.
+async fn assert_a_long_load_is_made_once(url: &str, more: &[(&str, &str)]) {
+    let table = DynamoDb::start().await;
+    let load = Duration::from_millis(1_200);
+    let variables = [&[("CACHE_LEASE_MS", "400")][..], more].concat();
+    let functions = environments_at(4, &table, url, &variables).await;
+    table.set(Mode::Late(load));
+    let answers = ask_all(&functions, "/users/1").await;
+    println!("load {load:?}, all after {:?}", slowest(&answers));
+    let with =
+        |status: &str| answers.iter().filter(|(reply, _)| reply.cache_status() == status).count();
+    assert_eq!((with(STORED), with("response-boost; fwd=uri-miss; collapsed")), (1, 3));
+    assert_eq!(table.requests().len(), 1);
+    let hit = functions[0].get("/users/1").await;
+    assert!(hit.cache_status().starts_with("response-boost; hit; "), "{}", hit.cache_status());
+}
+
+#[tokio::test]
+async fn a_load_of_three_leases_is_made_once_and_stored() {
+    let redis = RedisServer::start().await;
+    assert_a_long_load_is_made_once(&redis.url(), &[]).await;
+}
+
+#[tokio::test]
+async fn a_load_of_three_leases_is_made_once_in_a_cluster() {
+    let cluster = Cluster::start().await;
+    let url = cluster.nodes[0].url();
+    assert_a_long_load_is_made_once(&url, &[("REDIS_CLUSTER", "true")]).await;
+}
+
+#[tokio::test]
+async fn environments_that_may_not_run_scripts_load_side_by_side() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    redis.command::<()>(&[
+        "ACL",
+        "SETUSER",
+        "unscripted",
+        "on",
+        ">pw",
+        "~*",
+        "+@all",
+        "-eval",
+        "-evalsha",
+    ]);
+    let url = redis.url().replace("://", "://unscripted:pw@");
+    // Longer than the test: whoever waits for one that cannot be filled is late.
+    let lease = ("CACHE_LEASE_MS", "600000");
+    let functions = environments_at(6, &table, &url, &[lease]).await;
+    table.set(Mode::Late(LOAD));
+    for round in 0..2 {
+        let answers = ask_all(&functions, "/users/1").await;
+        println!("round {round}: load {LOAD:?}, all after {:?}", slowest(&answers));
+        assert!(answers.iter().all(|(reply, _)| reply.body == MANAS));
+        assert_eq!(table.requests().len(), functions.len());
+    }
+}
+
+#[tokio::test]
+async fn in_an_outage_of_the_table_one_request_a_second_waits_for_it() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [
+        ("CACHE_TTL_SECONDS", "2"),
+        ("CACHE_STALE_IF_ERROR_SECONDS", "600"),
+        ("CACHE_EARLY_REFRESH", "0"),
+    ];
+    let functions = environments(50, &table, &redis, &variables).await;
+    table.set(Mode::Late(Duration::from_millis(1_400)));
+    assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
+    // No other attempt is made for this one, so that a request is a load.
+    table.set(Mode::Refuse { status: 400, code: "AccessDeniedException" });
+    until(&functions[0], |status| status.contains("fwd=stale; fwd-status=503")).await;
+    table.requests();
+
+    let started = Instant::now();
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let asked = Instant::now();
+        let reply = functions[0].get("/users/1").await;
+        times.push(asked.elapsed());
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS));
+    }
+    let at_once = ask_all(&functions, "/users/1").await;
+    assert!(at_once.iter().all(|(reply, _)| reply.body == MANAS));
+    let (loads, seconds) = (table.requests().len(), started.elapsed().as_secs_f64());
+    times.sort_unstable();
+    println!(
+        "20 in turn: {times:?}; 50 at once: {:?}; {loads} loads in {seconds} s",
+        slowest(&at_once)
+    );
+    assert!(f64::from(u32::try_from(loads).unwrap()) <= seconds + 1.0, "{loads} in {seconds} s");
+}
+
+#[tokio::test]
+async fn a_table_that_hangs_costs_nobody_the_entry_that_is_there() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [
+        ("CACHE_TTL_SECONDS", "1"),
+        ("CACHE_STALE_IF_ERROR_SECONDS", "600"),
+        ("CACHE_EARLY_REFRESH", "0"),
+    ];
+    let functions = environments(1, &table, &redis, &variables).await;
+    assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
+    table.set(Mode::Silent);
+    let until = Instant::now() + test_peers::PATIENCE;
+    loop {
+        let asked = Instant::now();
+        let reply = functions[0].get_within("/users/1", Duration::from_secs(3)).await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, MANAS), "{}", reply.cache_status());
+        if reply.cache_status().contains("fwd=stale") {
+            println!("{} after {:?} of 3 s", reply.cache_status(), asked.elapsed());
+            break;
+        }
+        assert!(Instant::now() < until, "{}", reply.cache_status());
+    }
+}
+
+/// What a lost fill leaves behind is released before the environment sleeps.
+#[tokio::test]
+#[ignore = "needs the work after the reply, which so far is spawned"]
+async fn a_lease_is_released_before_the_next_event_is_asked_for() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let proxy = Proxy::before(redis.port()).await;
+    let more = [&[("CACHE_LEASE_MS", "600000")][..], &BY_DEFAULT].concat();
+    let functions = environments_at(1, &table, &proxy.url(), &more).await;
+    let [function] = &functions[..] else { panic!("one") };
+    table.set(Mode::Late(LOAD));
+    let loading = async {
+        test_peers::wait_for("the load", || (!table.requests().is_empty()).then_some(())).await;
+        proxy.set(test_peers::proxy::Mode::Silent);
+    };
+    let (reply, ()) = tokio::join!(function.get("/users/1"), loading);
+    assert_eq!(
+        (reply.body.as_str(), reply.cache_status()),
+        (MANAS, "response-boost; fwd=uri-miss")
+    );
+    proxy.set(test_peers::proxy::Mode::Pass);
+    function.wait_until_idle().await;
+    let left: Option<String> = redis.command(&["GET", "users:user:1"]);
+    assert_eq!(left, None);
 }
 
 #[tokio::test]
@@ -238,8 +384,8 @@ async fn an_entry_stands_in_for_a_table_that_fails_until_its_window_is_over() {
     second.output_with("the entry that is kept stands in", 1).await;
 
     table.set(Mode::Pass);
-    let fresh = first.get("/users/1").await;
-    assert_eq!(fresh.cache_status(), "response-boost; fwd=stale; stored");
+    // The failure is remembered for a second.
+    until(first, |status| status == "response-boost; fwd=stale; stored").await;
 
     table.set(Mode::Refuse { status: 500, code: "InternalServerError" });
     let over = until(second, |status| status.contains("uri-miss")).await;

@@ -8,8 +8,9 @@ use crate::clock::whole_ms;
 
 /// When the whole request must be answered: an extension of the request.
 ///
-/// The cache then takes no more than half of the time that is left whenever it asks its store, and waits for
-/// another's load only while there is time for one of its own. Without it a request has no end.
+/// The cache then takes no more than half of the time that is left whenever it asks its store, waits for
+/// another's load only while there is time for one of its own, and cuts a load off a twelfth of that time before the
+/// end. Without it a request has no end.
 ///
 /// With the feature `lambda` a request that [`lambda_http`] or [`lambda_runtime`] has given its `Context` needs
 /// none: that has the end of the invocation. This extension goes before it.

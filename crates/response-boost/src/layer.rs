@@ -56,7 +56,8 @@ use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 ///
 /// A 200, and a 404 where the policy has a time for it; never an answer with `Vary`,
 /// `Set-Cookie`, or `Cache-Control: no-store` or `private`; never one that is too large, which streams on as it
-/// comes. An answer that may be kept carries `ETag`, `Cache-Control: private, max-age=…`, `Cache-Status`, and
+/// comes. An entry that is there is replaced only by an answer that may be kept, a 404 or a 410; after any other, such
+/// as a 429, the entry is served. An answer that may be kept carries `ETag`, `Cache-Control: private, max-age=…`, `Cache-Status`, and
 /// `Age` if it comes from the store; `If-None-Match` is answered with 304.
 ///
 /// # Who may ask

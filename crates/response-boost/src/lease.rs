@@ -1,47 +1,219 @@
-//! The right to fill a key: a token that stands in the place of the value until that is there.
+//! The right to load for a key: a token that stands in the store for as long as the load runs.
 //!
 //! Leases are those of Memcache at Facebook (Nishtala et al., NSDI '13, §3.2.1). Who finds nothing
 //! under a key puts a token there, loads, and replaces the token, and only the token, by the answer.
 //! Who meets another's token waits for what will take its place. An invalidation removes whatever is
 //! there: a fill that comes after it finds its token gone, and with it what it was about to keep,
 //! which may have been read before the change.
+//!
+//! A token is a sign of life. Its holder renews it while it loads, so that a load may take longer than a lease
+//! lasts, and releases it whatever ends the load: a panic, a client that hangs up, a timeout around the cache.
+//! A holder that is gone without a word is found out within one lease.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use uuid::Uuid;
+use http::StatusCode;
 
-use crate::clock::whole_ms;
+use crate::after_reply::defer;
+use crate::mark::{self, SHORT_LIFE};
+use crate::read_through::ReadThrough;
+use crate::{CacheKey, Expected, Store, StoreError};
 
-/// How long it stays known that there is nothing to keep: long enough for those who have waited to
-/// see it.
-pub(crate) const PASS_LIFE: Duration = Duration::from_secs(1);
+/// When a lease is first renewed by a process that has not stored anything yet: early, since it may lack the right
+/// to, and others wait for it.
+const FIRST_RENEWAL: Duration = Duration::from_millis(20);
+/// What a lease still lives for when it is released: the least that there is.
+const RELEASED_LIFE: Duration = Duration::from_millis(1);
+/// How long a release is tried, and the pause between two tries: as long as the store may be away for a moment.
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
+/// How many tokens are remembered as void: more than a process leaves behind within the life of a lease.
+const REMEMBERED: usize = 256;
 
-const LEASE: &[u8] = b"lease:";
-const PASS: &[u8] = b"pass:";
-
-/// A token of one's own, unlike all others. It reads as `lease:6f1c…` in `redis-cli`.
-pub(crate) fn new_token() -> Bytes {
-    [LEASE, Uuid::new_v4().simple().to_string().as_bytes()].concat().into()
+/// A lease that this process holds. Dropped before its end is known, it is released.
+pub(crate) struct Lease<S: Store> {
+    core: Arc<ReadThrough<S>>,
+    key: CacheKey,
+    token: Bytes,
+    life: Duration,
+    ending: Ending,
 }
 
-pub(crate) fn is_token(value: &[u8]) -> bool {
-    let id = value.strip_prefix(LEASE);
-    id.is_some_and(|id| id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit))
+/// What becomes of a token when its holder is dropped.
+enum Ending {
+    Release,
+    /// It is replaced by this, for a moment.
+    Replace(Bytes),
+    /// The store has it no more.
+    Gone,
 }
 
-/// Stands in the place of a lease whose holder has nothing to keep: load for yourself, keep nothing.
-/// It has the time in it, since what is under a key can lose its own end.
-pub(crate) fn new_pass(now_ms: u64) -> Bytes {
-    [PASS, now_ms.to_string().as_bytes()].concat().into()
+/// The tokens of this process that stand for no load any more, though the store may still have them: of claims
+/// and fills whose reply was lost, and of loads that were cut off.
+#[derive(Debug, Default)]
+pub(crate) struct Voids {
+    tokens: Mutex<VecDeque<Bytes>>,
 }
 
-/// Whether it is a pass that holds. (Clocks differ; what is from the future holds too.)
-pub(crate) fn is_pass(value: &[u8], now_ms: u64) -> bool {
-    let made_at_ms = value.strip_prefix(PASS).and_then(|time| std::str::from_utf8(time).ok());
-    let made_at_ms = made_at_ms.and_then(|time| time.parse::<u64>().ok());
-    let longest_ms = 10 * whole_ms(PASS_LIFE);
-    made_at_ms.is_some_and(|time| now_ms.abs_diff(time) <= longest_ms)
+impl<S: Store> Lease<S> {
+    /// A lease that is about to be claimed, by a token of its own: one that is claimed twice could come back
+    /// after an invalidation.
+    pub(crate) fn new(core: &Arc<ReadThrough<S>>, key: &CacheKey, life: Duration) -> Self {
+        Self {
+            core: Arc::clone(core),
+            key: key.clone(),
+            token: mark::new_token(),
+            life,
+            ending: Ending::Release,
+        }
+    }
+
+    pub(crate) fn token(&self) -> &Bytes {
+        &self.token
+    }
+
+    /// The store has the token no more: it was replaced, or never got there.
+    pub(crate) fn is_gone(&mut self) {
+        self.ending = Ending::Gone;
+    }
+
+    pub(crate) fn has_gone(&self) -> bool {
+        matches!(self.ending, Ending::Gone)
+    }
+
+    /// When this is dropped, it leaves the word that the load has failed.
+    pub(crate) fn has_failed(&mut self, status: Option<StatusCode>) {
+        if !self.has_gone() {
+            self.ending = Ending::Replace(mark::new_failure(status, self.core.clock.now_ms()));
+        }
+    }
+
+    /// `load`, and the lease renewed for as long as that takes.
+    pub(crate) async fn during<T>(&mut self, load: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            loaded = load => loaded,
+            never = self.renew() => match never {},
+        }
+    }
+
+    /// Renews the lease at half its life, if the store still has it.
+    async fn renew(&mut self) -> Infallible {
+        let half = self.life / 2;
+        let mut pause =
+            if self.core.refusals.has_accepted() { half } else { FIRST_RENEWAL.min(half) };
+        for renewals in 1.. {
+            tokio::time::sleep(pause).await;
+            let value = mark::renewed(&self.token, renewals);
+            pause = match self.replace(value).await {
+                Ok(true) => {
+                    self.core.refusals.accepted();
+                    half
+                }
+                // Invalidated, or it ended before it was renewed: what is being loaded will not be stored.
+                Ok(false) => {
+                    self.is_gone();
+                    break;
+                }
+                Err(fault) => {
+                    self.core.tell(&fault, "lease not renewed");
+                    if let StoreError::Reply { .. } = fault {
+                        self.refused().await;
+                        break;
+                    }
+                    // Soon enough for another try before it ends.
+                    half / 4
+                }
+            };
+        }
+        std::future::pending().await
+    }
+
+    /// The store refuses renewals, so it will refuse the fill: those who wait for it are told.
+    async fn refused(&mut self) {
+        let (core, key) = (&self.core, &self.key);
+        core.refusals.refused(core.clock.now_ms());
+        if core.withdraw(key, &mut core.budget(None)).await {
+            self.is_gone();
+        }
+    }
+
+    async fn replace(&self, value: Bytes) -> Result<bool, StoreError> {
+        let (core, start) = (&self.core, Expected::StartsWith(&self.token));
+        let mut budget = core.budget(None);
+        budget.spend(core.store.put(&self.key, start, value, self.life)).await
+    }
+}
+
+impl<S: Store> Drop for Lease<S> {
+    fn drop(&mut self) {
+        let (value, life) = match std::mem::replace(&mut self.ending, Ending::Gone) {
+            Ending::Gone => return,
+            Ending::Replace(value) => (value, SHORT_LIFE),
+            Ending::Release => {
+                self.core.voids.add(self.token.clone());
+                (self.token.clone(), RELEASED_LIFE)
+            }
+        };
+        let (core, key, token) = (Arc::clone(&self.core), self.key.clone(), self.token.clone());
+        defer(async move {
+            // If it is in vain, the lease ends by itself.
+            let end = end(&core, &key, &token, value, life);
+            let _ = tokio::time::timeout(RELEASE_LIMIT, end).await;
+        });
+    }
+}
+
+/// Replaces a token by what is left of it. It insists: the connection may be what the load was cut off by.
+async fn end<S: Store>(
+    core: &ReadThrough<S>,
+    key: &CacheKey,
+    token: &[u8],
+    value: Bytes,
+    life: Duration,
+) {
+    let replace = || core.store.put(key, Expected::StartsWith(token), value.clone(), life);
+    while let Err(fault) = replace().await {
+        core.tell(&fault, "lease not released; trying again");
+        if let StoreError::Reply { .. } = fault {
+            // Whatever stands there by now, to remove it is never wrong.
+            let _ = core.store.delete(key).await;
+            return;
+        }
+        tokio::time::sleep(RELEASE_PAUSE).await;
+        // A store that has failed may let reads alone find out whether it is back.
+        let _ = core.store.get(key).await;
+    }
+}
+
+impl<S: Store> fmt::Debug for Lease<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+impl Voids {
+    pub(crate) fn add(&self, token: Bytes) {
+        let mut tokens = self.tokens();
+        if tokens.len() == REMEMBERED {
+            tokens.pop_front();
+        }
+        tokens.push_back(token);
+    }
+
+    pub(crate) fn has(&self, token: &Bytes) -> bool {
+        self.tokens().contains(token)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
+        // Nothing panics while it is held.
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -49,34 +221,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_like_no_other_and_no_entry() {
-        let (one, other) = (new_token(), new_token());
-        assert_ne!(one, other);
-        for value in [&one, &other] {
-            assert!(is_token(value));
-            assert!(crate::Entry::decode(value).is_err());
+    fn void_tokens_are_not_remembered_without_end() {
+        let voids = Voids::default();
+        let tokens: Vec<_> = (0..1_000).map(|_| mark::new_token()).collect();
+        for token in &tokens {
+            voids.add(token.clone());
         }
-        let longer = [&one[..], b"0"].concat();
-        for value in [&b"lease:"[..], b"lease:another's", b"pass:1", b"", &one[1..], &longer] {
-            assert!(!is_token(value), "{value:?}");
-        }
-    }
-
-    #[test]
-    fn a_pass_does_not_hold_for_ever() {
-        let pass = new_pass(1_780_000_000_000);
-        assert_eq!(pass, "pass:1780000000000");
-        for (now_ms, holds) in [
-            (1_780_000_000_000, true),
-            (1_780_000_001_000, true),
-            (1_779_999_999_000, true),
-            (1_780_000_010_001, false),
-            (0, false),
-        ] {
-            assert_eq!(is_pass(&pass, now_ms), holds, "{now_ms}");
-        }
-        for value in [&b"pass"[..], b"pass:", b"pass:x", b"pass:-1", b""] {
-            assert!(!is_pass(value, 0), "{value:?}");
-        }
+        assert!(voids.has(&tokens[999]) && !voids.has(&tokens[0]));
+        assert_eq!(voids.tokens().len(), REMEMBERED);
     }
 }

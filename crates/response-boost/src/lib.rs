@@ -23,7 +23,9 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod after_reply;
 mod body;
+mod budget;
 mod clock;
 mod deadline;
 mod entry;
@@ -31,16 +33,19 @@ mod faults;
 mod key;
 mod layer;
 mod lease;
+mod mark;
 #[cfg(feature = "memory")]
 mod memory;
 mod policy;
 mod read_through;
 #[cfg(feature = "redis")]
 mod redis;
+mod refusals;
 mod report;
 mod service;
 mod status;
 mod store;
+mod wait;
 
 pub use self::body::CachedBody;
 pub use self::deadline::Deadline;

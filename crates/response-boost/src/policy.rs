@@ -42,9 +42,9 @@ impl Policy {
     /// The default of [`with_deadline`](Self::with_deadline).
     pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(600);
     /// The default of [`with_lease`](Self::with_lease).
-    pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+    pub const DEFAULT_LEASE: Duration = Duration::from_secs(2);
     /// The default of [`with_load_limit`](Self::with_load_limit).
-    pub const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(4);
+    pub const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(30);
     /// The default of [`with_early_refresh`](Self::with_early_refresh).
     pub const DEFAULT_EARLY_REFRESH: f64 = 1.0;
 
@@ -95,16 +95,22 @@ impl Policy {
         self
     }
 
-    /// Lets one process hold the right to fill a key for `lease`, by default for 5 s. It must be longer than a load
-    /// takes: what comes later than that is not kept. Zero: no leases, everyone loads.
+    /// Lets a process hold the right to fill a key for `lease` without a sign of life, by default for 2 s. While it
+    /// loads it renews the lease at half its life, so a load may take longer; a process that dies costs the others
+    /// as much. (A load that blocks its thread cannot renew: what comes later than the lease is then not stored.)
+    /// Zero: no leases, everyone loads.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease).filter(|lease| !lease.is_zero());
         self
     }
 
-    /// Says that no load takes longer than `limit`, by default than 4 s. A request waits for another's fill only
-    /// while it has more time than this left.
+    /// Cuts off a load that takes longer than `limit`, by default than 30 s, and in any case a twelfth of the time
+    /// left before the request's [`Deadline`](crate::Deadline). It then counts as failed: the entry that is there
+    /// answers, else a 503. The body counts too, as far as it is collected.
+    ///
+    /// A request waits for another's fill only while it has more time than this left for a load of its own, or than
+    /// half of the time it had at first, if that is less.
     #[must_use]
     pub fn with_load_limit(mut self, limit: Duration) -> Self {
         self.load_limit = limit;
@@ -122,8 +128,10 @@ impl Policy {
         Ok(self)
     }
 
-    /// Lets an entry stand in for `window` past its freshness where the load fails (RFC 5861 §4); by default not at
-    /// all.
+    /// Serves an entry for `window` past its freshness where the load fails (RFC 5861 §4): an error, a body that breaks
+    /// off, a load that is cut off, any status but 200, 404, 410 and those that are stored. By default not at all.
+    ///
+    /// A failed load is remembered for a second, in which all are served the entry at once.
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;

@@ -1,37 +1,40 @@
 //! The core: look up, else load and keep, so that nothing that is old is kept and nothing is loaded
 //! by everyone at once. Knows HTTP answers, but neither tower nor requests.
 //!
-//! [`ReadThrough::answer`] is the whole of it: [`ReadThrough::plan`] looks and decides, waiting for
-//! another's fill if there is one under way, and [`ReadThrough::settle`] says what becomes of a load.
+//! [`ReadThrough::answer`] is the whole of it, in steps: [`look`](ReadThrough::look), decide (a function for each
+//! thing that can be seen), [`Wait`] for another's fill and look again, [`load`](ReadThrough::load), and
+//! [`settle`](ReadThrough::settle) what becomes of the load.
 
 use std::fmt;
-use std::pin::{Pin, pin};
-use std::sync::LazyLock;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CACHE_CONTROL, RETRY_AFTER, SET_COOKIE, VARY};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
-use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::body::{self, CachedBody, Collected};
+use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
-use crate::lease::{self, PASS_LIFE};
+use crate::lease::{Lease, Voids};
+use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
+use crate::refusals::Refusals;
 use crate::report::{record, timed};
+use crate::wait::Wait;
 use crate::{CacheKey, CacheStatus, Entry, Expected, FaultWord, Found, Policy, Store, StoreError};
 
-/// How long to wait before the value is looked for again: at first, and at most.
-const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
-/// How much longer than a lease lasts one waits for it to end, so as to see that it has.
+/// How much longer than a lease lasts one waits for a sign of life, so as to see that it has ended.
 const PAST_THE_LEASE: Duration = Duration::from_millis(250);
 /// Loads that take less than this are never made early: there is nothing to be gained.
 const EARLY_REFRESH_FROM: Duration = Duration::from_millis(5);
-/// The longest that another's load of an entry that stands is waited for.
-const MAX_REFRESH_TIME: Duration = Duration::from_secs(5);
+/// Which part of the time that a request has left is kept for answering when its load is cut off. A service that
+/// keeps to nine tenths of that time answers before; a gateway that gives up at nineteen twentieths, after it.
+const MARGIN: u32 = 12;
 /// How many bits of a random number are used: as many as a floating point number holds.
 const RANDOM_BITS: u32 = 53;
 /// As much of a value as tells it from all others: an entry's unique id is within it.
@@ -42,6 +45,8 @@ pub(crate) struct ReadThrough<S> {
     pub(crate) store: S,
     pub(crate) policy: Policy,
     pub(crate) clock: Clock,
+    pub(crate) voids: Voids,
+    pub(crate) refusals: Refusals,
     faults: Faults,
 }
 
@@ -54,17 +59,33 @@ pub(crate) enum Answer<B: Body> {
 }
 
 /// What to do after the look.
-enum Plan {
+#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
+enum Plan<S: Store> {
     Answer { entry: Entry, status: CacheStatus },
-    Load(Load),
+    Load(Box<Load<S>>),
+}
+
+/// The same where another may be at it.
+#[expect(clippy::large_enum_variant, reason = "as that of a plan")]
+enum Step<S: Store> {
+    Go(Plan<S>),
+    /// Look again in a moment. This value is to be gone by then or to differ, or it is no sign of life after
+    /// `limit`. Where there is no time to wait, load.
+    Wait {
+        whose: Bytes,
+        limit: Duration,
+        otherwise: Box<Load<S>>,
+    },
 }
 
 /// Why to load, and what may become of it.
-struct Load {
+struct Load<S: Store> {
     right: Right,
     reason: Reason,
-    /// What stands in for the answer if there is none.
+    /// What is answered if the load gives nothing better.
     standing: Option<Entry>,
+    /// The lease of the key, or the announcement of a refresh beside it.
+    lease: Option<Lease<S>>,
 }
 
 /// What a fill may replace.
@@ -78,19 +99,19 @@ enum Right {
     Nothing,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Reason {
     Miss,
     /// It was not waited for any longer.
     GaveUp,
     Stale,
+    /// The entry is fresh, and about to end.
     Early,
     Fault(FaultWord),
 }
 
 /// What was found under a key.
 enum Seen {
-    Nothing,
     Fresh {
         entry: Entry,
         left: Duration,
@@ -101,17 +122,48 @@ enum Seen {
         entry: Entry,
         fingerprint: Bytes,
     },
-    Lease(Bytes),
+    /// There is nothing to keep: load.
     Pass,
-    /// Something that is none of these, and is to be replaced if it still begins like this.
+    Vacant(Vacancy),
+}
+
+/// What was found beside a key whose entry is past its freshness.
+enum Announced {
+    /// A refresh has failed a moment ago, with this status if it had one.
+    Failed(Option<StatusCode>),
+    /// Whoever announced it cannot store anything.
+    Pass,
+    Vacant(Vacancy),
+}
+
+/// Where a lease may be put.
+enum Vacancy {
+    Nothing,
+    /// Another lease is there.
+    Lease(Bytes),
+    /// Something that is of no use, and is to be replaced if it still begins like this.
     Other(Bytes),
     /// Another Redis type.
     Foreign,
 }
 
+/// What comes of the wish for a lease.
+enum Taken<S: Store> {
+    Lease(Lease<S>),
+    /// Another has it. Not known who where somebody was quicker: the next look will tell.
+    Another(Bytes),
+    Fault(StoreError),
+}
+
 impl<S> ReadThrough<S> {
     pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
-        Self { store, policy, clock, faults: Faults::default() }
+        let (voids, refusals, faults) = Default::default();
+        Self { store, policy, clock, voids, refusals, faults }
+    }
+
+    /// The time for the store of a request that ends then, if it does.
+    pub(crate) fn budget(&self, ends_at_ms: Option<u64>) -> Budget<'_> {
+        Budget::new(self.policy.deadline, ends_at_ms, &self.clock)
     }
 }
 
@@ -123,26 +175,27 @@ impl<S: Store> ReadThrough<S> {
     /// half at most: the rest is for the load and for the answer's way.
     /// `Err` is `load`'s own; nothing is kept then, and no entry stands in for it.
     pub(crate) async fn answer<B: Body, E: fmt::Display>(
-        &self,
+        self: &Arc<Self>,
         key: &CacheKey,
         ends_at_ms: Option<u64>,
         load: impl AsyncFnOnce() -> Result<Response<Collected<B>>, E>,
     ) -> Result<Answer<B>, E> {
-        let mut budget = Budget { left: self.policy.deadline, ends_at_ms, clock: &self.clock };
-        let plan = match self.plan(key, &mut budget).await {
+        let mut budget = self.budget(ends_at_ms);
+        let plan = match budget.look(self, key).await {
+            Ok(Seen::Fresh { entry, left, .. }) if !self.is_due(&entry, left) => {
+                Plan::Answer { entry, status: CacheStatus::Hit { ttl: left.as_secs() } }
+            }
+            // On the heap, like all that a hit does not come to: its future is moved for each request.
+            seen => Box::pin(self.plan(key, seen, &mut budget)).await,
+        };
+        match plan {
             Plan::Answer { entry, status } => {
                 record(|report| report.saved = Some(entry.load_cost));
                 let age = Some(entry.age(self.clock.now_ms()));
-                return Ok(Answer::Cacheable { entry, age, status });
+                Ok(Answer::Cacheable { entry, age, status })
             }
-            Plan::Load(plan) => plan,
-        };
-        // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
-        // while it is on its way is already older than the answer says.
-        let load_started_at_ms = self.clock.now_ms();
-        let loaded = timed(|report| &mut report.load, load()).await;
-        // On the heap, like all that a hit does not come to: its future is moved for each request.
-        Box::pin(self.settle(key, plan, load_started_at_ms, loaded, &mut budget)).await
+            Plan::Load(plan) => Box::pin(self.load(key, plan, load, &mut budget)).await,
+        }
     }
 
     /// An answer of the service inside with its body, if it may be kept; else the body is not waited for.
@@ -162,115 +215,282 @@ impl<S: Store> ReadThrough<S> {
         Response::from_parts(parts, body)
     }
 
-    /// Looks for an entry, and waits for the one that another is about to keep.
-    async fn plan(&self, key: &CacheKey, budget: &mut Budget<'_>) -> Plan {
-        // Most requests need none.
-        let token = LazyLock::new(lease::new_token);
-        let mut wait = Wait::default();
-        let mut seen = budget.look(self, key).await;
-        loop {
-            // Waiting is apart from the deadline: what is asked after a pause has one of its own.
-            let mut own = Budget { left: self.policy.deadline, ..*budget };
-            let budget = if wait.has_begun() { &mut own } else { &mut *budget };
-            let gave_up = if wait.has_begun() { Reason::GaveUp } else { Reason::Miss };
-            // Either there is a plan, or another is at it: who, how long to wait for that one, and what
-            // to do where the invocation has no time for it.
-            let (whose, limit, in_vain) = match seen {
-                Err(fault) => {
-                    let detail = self.tell(&fault, "cache not read; loading without it");
-                    return Plan::load(Reason::Fault(detail), Right::Nothing);
-                }
-                Ok(Seen::Fresh { entry, left, fingerprint }) => {
-                    if let Some(status) = wait.status() {
-                        return Plan::Answer { entry, status };
-                    }
-                    if self.is_due(&entry, left)
-                        && Box::pin(self.announce(key, &entry, &token, budget)).await
-                    {
-                        return Plan::refresh(Reason::Early, entry, fingerprint);
-                    }
-                    let status = CacheStatus::Hit { ttl: left.as_secs() };
-                    return Plan::Answer { entry, status };
-                }
-                Ok(Seen::Stale { entry, fingerprint }) => {
-                    let limit = refresh_time(&entry);
-                    let is_free = Box::pin(self.announce(key, &entry, &token, budget)).await;
-                    let whose = fingerprint.clone();
-                    let refresh = Plan::refresh(Reason::Stale, entry, fingerprint);
-                    if is_free || wait.is_over(&whose, limit) {
-                        return refresh;
-                    }
-                    wait.is_for_refresh = true;
-                    (whose, limit, refresh)
-                }
-                Ok(Seen::Pass) => return Plan::load(gave_up, Right::Nothing),
-                Ok(found) => {
-                    let Some(lease) = self.policy.lease else {
-                        return Plan::load(Reason::Miss, Right::Anything);
-                    };
-                    let limit = lease.saturating_add(PAST_THE_LEASE);
-                    let expected = match &found {
-                        Seen::Nothing => Some(Expected::Nothing),
-                        Seen::Other(fingerprint) => Some(Expected::StartsWith(fingerprint)),
-                        Seen::Foreign => Some(Expected::Foreign),
-                        // It has outlasted itself: its end was lost. Its holder's fill will fail.
-                        Seen::Lease(held) if wait.is_over(held, limit) => {
-                            Some(Expected::StartsWith(held))
-                        }
-                        _ => None,
-                    };
-                    if let Some(expected) = expected {
-                        let claim = self.store.put(key, expected, token.clone(), lease);
-                        match Box::pin(budget.spend(claim)).await {
-                            Ok(true) => {
-                                return Plan::load(Reason::Miss, Right::Lease(token.clone()));
-                            }
-                            // Somebody was quicker.
-                            Ok(false) => {}
-                            Err(fault) => {
-                                self.tell(&fault, "no lease; the answer will not be kept");
-                                return Plan::load(gave_up, Right::Nothing);
-                            }
-                        }
-                    }
-                    // Not known where somebody was quicker: the next look will tell.
-                    let whose = if let Seen::Lease(held) = found { held } else { Bytes::new() };
-                    (whose, limit, Plan::load(Reason::GaveUp, Right::Nothing))
-                }
-            };
-            if !wait.watch(whose, budget.until_end(), self.policy.load_limit) {
-                return in_vain;
-            }
-            timed(|report| &mut report.wait, wait.pause(limit)).await;
-            let mut own = Budget { left: self.policy.deadline, ..*budget };
-            seen = Box::pin(own.look(self, key)).await;
-        }
-    }
-
     async fn look(&self, key: &CacheKey) -> Result<Seen, StoreError> {
         let value = match self.store.get(key).await? {
-            Found::Nothing => return Ok(Seen::Nothing),
-            Found::Foreign => return Ok(Seen::Foreign),
-            Found::Value(value) if lease::is_pass(&value, self.clock.now_ms()) => {
+            Found::Nothing => return Ok(Seen::Vacant(Vacancy::Nothing)),
+            Found::Foreign => return Ok(Seen::Vacant(Vacancy::Foreign)),
+            Found::Value(value) if mark::is_pass(&value, self.clock.now_ms()) => {
                 return Ok(Seen::Pass);
             }
-            Found::Value(value) if lease::is_token(&value) => return Ok(Seen::Lease(value)),
+            Found::Value(value) if mark::token_of(&value).is_some() => {
+                return Ok(Seen::Vacant(Vacancy::Lease(value)));
+            }
             Found::Value(value) => value,
         };
-        let fingerprint = value.slice(..value.len().min(FINGERPRINT_BYTES));
+        let fingerprint = fingerprint(&value);
         let entry = match Entry::decode(&value) {
             Ok(entry) => entry,
             Err(error) => {
                 warn!(%error, "what is kept under the key is no entry; replacing it");
-                return Ok(Seen::Other(fingerprint));
+                return Ok(Seen::Vacant(Vacancy::Other(fingerprint)));
             }
         };
         let age = entry.age(self.clock.now_ms());
         Ok(match entry.ttl.checked_sub(age).filter(|left| !left.is_zero()) {
             Some(left) => Seen::Fresh { entry, left, fingerprint },
             None if self.may_stand_in(&entry, age) => Seen::Stale { entry, fingerprint },
-            None => Seen::Other(fingerprint),
+            None => Seen::Vacant(Vacancy::Other(fingerprint)),
         })
+    }
+
+    /// What to do with what was seen; where another is loading, with what is seen after that.
+    async fn plan(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        mut seen: Result<Seen, StoreError>,
+        budget: &mut Budget<'_>,
+    ) -> Plan<S> {
+        let mut wait = Wait::new(budget.until_end(), self.policy.load_limit);
+        // The stale entry that was there when the waiting began.
+        let mut in_hand = None;
+        loop {
+            // Waiting is apart from the deadline: what is asked after a pause has one of its own.
+            let mut own = budget.with(self.policy.deadline);
+            let budget = if wait.has_begun() { &mut own } else { &mut *budget };
+            let step = match seen {
+                Err(fault) => return self.without_store(&fault, in_hand),
+                Ok(Seen::Fresh { entry, left, fingerprint }) => {
+                    return match wait.status() {
+                        Some(status) => Plan::Answer { entry, status },
+                        None => self.refresh_early(key, entry, left, fingerprint, budget).await,
+                    };
+                }
+                Ok(Seen::Stale { entry, fingerprint }) => {
+                    self.refresh_stale(key, entry, fingerprint, &wait, budget).await
+                }
+                Ok(Seen::Pass) => return Plan::load(wait.reason(), Right::Nothing),
+                Ok(Seen::Vacant(vacancy)) => self.fill(key, &vacancy, &wait, budget).await,
+            };
+            let (whose, limit, otherwise) = match step {
+                Step::Go(plan) => return plan,
+                Step::Wait { whose, limit, otherwise } => (whose, limit, otherwise),
+            };
+            if !wait.watch(whose, otherwise.standing.is_some(), budget.until_end()) {
+                return Plan::Load(otherwise);
+            }
+            in_hand = otherwise.standing;
+            timed(|report| &mut report.wait, wait.pause(limit)).await;
+            seen = budget.with(self.policy.deadline).look(self, key).await;
+        }
+    }
+
+    /// The store cannot be asked: load without it. What was seen before may stand in.
+    fn without_store(&self, fault: &StoreError, standing: Option<Entry>) -> Plan<S> {
+        let reason = Reason::Fault(self.tell(fault, "cache not read; loading without it"));
+        let (right, lease) = (Right::Nothing, None);
+        Plan::Load(Box::new(Load { right, reason, standing, lease }))
+    }
+
+    /// There is no answer: who takes the lease loads and fills, the others wait for that.
+    ///
+    /// A process whose fills the store refuses takes no lease, and waits for nobody: it loads for itself.
+    async fn fill(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        vacancy: &Vacancy,
+        wait: &Wait,
+        budget: &mut Budget<'_>,
+    ) -> Step<S> {
+        let Some(life) = self.policy.lease else {
+            return Step::Go(Plan::load(Reason::Miss, Right::Anything));
+        };
+        if self.refusals.forbid(self.clock.now_ms()) {
+            return Step::Go(Plan::load(wait.reason(), Right::Nothing));
+        }
+        match self.take(key, vacancy, life, wait, budget).await {
+            Taken::Lease(lease) => {
+                let right = Right::Lease(lease.token().clone());
+                let (reason, standing, lease) = (Reason::Miss, None, Some(lease));
+                Step::Go(Plan::Load(Box::new(Load { right, reason, standing, lease })))
+            }
+            Taken::Another(whose) => Step::Wait {
+                whose,
+                limit: life.saturating_add(PAST_THE_LEASE),
+                otherwise: Box::new(Load::new(Reason::GaveUp, Right::Nothing)),
+            },
+            Taken::Fault(fault) => {
+                self.tell(&fault, "no lease; the answer will not be kept");
+                Step::Go(Plan::load(wait.reason(), Right::Nothing))
+            }
+        }
+    }
+
+    /// The entry is past its freshness: one loads it anew, and the others wait for that. Where that has just failed,
+    /// the entry is answered at once.
+    ///
+    /// The announcement of a refresh stands beside the entry, under a key of its own. Nothing but the number of
+    /// loads depends on it: a fill replaces the entry alone that was read.
+    async fn refresh_stale(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        entry: Entry,
+        fingerprint: Bytes,
+        wait: &Wait,
+        budget: &mut Budget<'_>,
+    ) -> Step<S> {
+        let refresh =
+            |entry, right, lease| Box::new(Load::refresh(Reason::Stale, entry, right, lease));
+        let go = |load| Step::Go(Plan::Load(load));
+        let Some(lease) = self.policy.lease else {
+            return go(refresh(entry, Right::Entry(fingerprint), None));
+        };
+        if self.refusals.forbid(self.clock.now_ms()) {
+            return go(refresh(entry, Right::Nothing, None));
+        }
+        let beside = key.refresh();
+        let right = Right::Entry(fingerprint);
+        let vacancy = match budget.spend(self.store.get(&beside)).await {
+            Ok(found) => match self.announced(found) {
+                Announced::Failed(status) => {
+                    let ttl = ttl_left(&entry, entry.age(self.clock.now_ms()));
+                    let status = CacheStatus::StoodIn { status, ttl };
+                    return Step::Go(Plan::Answer { entry, status });
+                }
+                Announced::Pass => return go(refresh(entry, right, None)),
+                Announced::Vacant(vacancy) => vacancy,
+            },
+            Err(fault) => {
+                self.tell(&fault, "refresh not announced");
+                return go(refresh(entry, right, None));
+            }
+        };
+        let life = announcement_life(&entry, lease);
+        match self.take(&beside, &vacancy, life, wait, budget).await {
+            Taken::Lease(lease) => go(refresh(entry, right, Some(lease))),
+            Taken::Another(whose) => Step::Wait {
+                whose,
+                limit: life.saturating_add(PAST_THE_LEASE),
+                otherwise: refresh(entry, right, None),
+            },
+            Taken::Fault(fault) => {
+                self.tell(&fault, "refresh not announced");
+                go(refresh(entry, right, None))
+            }
+        }
+    }
+
+    /// The entry is fresh and about to end: load it anew if nobody else is at it, nobody has just failed to, and
+    /// the store takes what is loaded. In all other cases the entry is the answer.
+    async fn refresh_early(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        entry: Entry,
+        left: Duration,
+        fingerprint: Bytes,
+        budget: &mut Budget<'_>,
+    ) -> Plan<S> {
+        let lease = match self.policy.lease {
+            None => None,
+            Some(lease) => {
+                let (beside, life) = (key.refresh(), announcement_life(&entry, lease));
+                let is_forbidden = self.refusals.forbid(self.clock.now_ms());
+                let taken = if is_forbidden {
+                    Taken::Another(Bytes::new())
+                } else {
+                    self.claim(&beside, Expected::Nothing, life, budget).await
+                };
+                if let Taken::Fault(fault) = &taken {
+                    self.tell(fault, "refresh not announced");
+                }
+                let Taken::Lease(lease) = taken else {
+                    let status = CacheStatus::Hit { ttl: left.as_secs() };
+                    return Plan::Answer { entry, status };
+                };
+                Some(lease)
+            }
+        };
+        let load = Load::refresh(Reason::Early, entry, Right::Entry(fingerprint), lease);
+        Plan::Load(Box::new(load))
+    }
+
+    /// What was found beside a key.
+    fn announced(&self, found: Found) -> Announced {
+        let now_ms = self.clock.now_ms();
+        let value = match found {
+            Found::Nothing => return Announced::Vacant(Vacancy::Nothing),
+            Found::Foreign => return Announced::Vacant(Vacancy::Foreign),
+            Found::Value(value) => value,
+        };
+        if let Some(status) = mark::failure_of(&value, now_ms) {
+            Announced::Failed(status)
+        } else if mark::is_pass(&value, now_ms) {
+            Announced::Pass
+        } else if mark::token_of(&value).is_some() {
+            Announced::Vacant(Vacancy::Lease(value))
+        } else {
+            Announced::Vacant(Vacancy::Other(fingerprint(&value)))
+        }
+    }
+
+    /// Takes the lease of `key`, unless another has it who is alive.
+    ///
+    /// A lease of this process itself whose load is over is taken at once, and one that has given no sign of life
+    /// for longer than it lasts, as it has lost its expiry. Where another's is met at first, the store is asked
+    /// for one all the same: a store that refuses to give any would refuse the fill too, and there is nothing to
+    /// wait for.
+    async fn take(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        vacancy: &Vacancy,
+        life: Duration,
+        wait: &Wait,
+        budget: &mut Budget<'_>,
+    ) -> Taken<S> {
+        let limit = life.saturating_add(PAST_THE_LEASE);
+        let is_void = |held| mark::token_of(held).is_some_and(|token| self.voids.has(&token));
+        let expected = match vacancy {
+            Vacancy::Nothing => Expected::Nothing,
+            Vacancy::Other(start) => Expected::StartsWith(start),
+            Vacancy::Foreign => Expected::Foreign,
+            Vacancy::Lease(held) if is_void(held) || wait.is_over(held, limit) => {
+                Expected::StartsWith(held)
+            }
+            Vacancy::Lease(_) if !wait.has_begun() => Expected::Nothing,
+            Vacancy::Lease(held) => return Taken::Another(held.clone()),
+        };
+        match (self.claim(key, expected, life, budget).await, vacancy) {
+            (Taken::Another(_), Vacancy::Lease(held)) => Taken::Another(held.clone()),
+            (taken, _) => taken,
+        }
+    }
+
+    /// Puts a token under `key` if there is what is expected.
+    async fn claim(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        life: Duration,
+        budget: &mut Budget<'_>,
+    ) -> Taken<S> {
+        // Made before it is claimed, so that it is released where the reply is lost or not waited for.
+        let mut lease = Lease::new(self, key, life);
+        let claim = self.store.put(key, expected, lease.token().clone(), life);
+        match budget.spend(claim).await {
+            Ok(true) => Taken::Lease(lease),
+            Ok(false) => {
+                lease.is_gone();
+                // It would be there all the same where the reply is to another try.
+                self.voids.add(lease.token().clone());
+                Taken::Another(Bytes::new())
+            }
+            Err(fault) => {
+                // These say that it was not put there. (It holds nobody up, so it may be asked for again.)
+                if let StoreError::Reply { .. } | StoreError::BreakerOpen = fault {
+                    lease.is_gone();
+                }
+                Taken::Fault(fault)
+            }
+        }
     }
 
     fn may_stand_in(&self, entry: &Entry, age: Duration) -> bool {
@@ -293,94 +513,145 @@ impl<S: Store> ReadThrough<S> {
             && left.as_secs_f64() <= scale * -random().ln()
     }
 
-    /// Tells others that the entry is being loaded anew, so that one of them does it and not all.
-    /// `false`: another is at it already. Nothing but the number of loads depends on it, so it is not
-    /// asked for a second time when it fails.
-    async fn announce(
-        &self,
+    /// Loads, within the time that there is for it, and keeps the lease alive meanwhile.
+    async fn load<B: Body, E: fmt::Display>(
+        self: &Arc<Self>,
         key: &CacheKey,
-        entry: &Entry,
-        token: &Bytes,
+        mut plan: Box<Load<S>>,
+        load: impl AsyncFnOnce() -> Result<Response<Collected<B>>, E>,
         budget: &mut Budget<'_>,
-    ) -> bool {
-        let refresh_key = key.refresh();
-        let life = refresh_time(entry);
-        let announced = self.store.put(&refresh_key, Expected::Nothing, token.clone(), life);
-        budget.spend(announced).await.unwrap_or_else(|fault| {
-            self.tell(&fault, "refresh not announced");
-            true
-        })
+    ) -> Result<Answer<B>, E> {
+        let limit = self.load_limit(&plan, budget.until_end());
+        // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
+        // while it is on its way is already older than the answer says.
+        let started_at_ms = self.clock.now_ms();
+        let loading = tokio::time::timeout(limit, load());
+        let loading = async {
+            match &mut plan.lease {
+                Some(lease) => lease.during(loading).await,
+                None => loading.await,
+            }
+        };
+        let loaded = timed(|report| &mut report.load, loading).await.ok();
+        self.settle(key, plan, started_at_ms, loaded, budget).await
     }
 
-    /// What becomes of a load.
+    /// How long a load may take: as long as the policy says, and so that there is time left to answer.
+    ///
+    /// An early refresh is optional: it takes twice as long as the load before it at most, and a little, and no
+    /// longer than the entry is fresh, which is the answer then.
+    fn load_limit(&self, load: &Load<S>, until_end: Option<Duration>) -> Duration {
+        let until_end = until_end.map_or(Duration::MAX, |left| left / MARGIN * (MARGIN - 1));
+        let limit = self.policy.load_limit.min(until_end);
+        match &load.standing {
+            Some(entry) if load.reason == Reason::Early => {
+                let fresh_for = entry.ttl.saturating_sub(entry.age(self.clock.now_ms()));
+                limit.min(fresh_for).min(twice_the_load(entry))
+            }
+            _ => limit,
+        }
+    }
+
+    /// What becomes of a load. `None`: it was cut off.
     async fn settle<B: Body, E: fmt::Display>(
         &self,
         key: &CacheKey,
-        Load { right, reason, standing }: Load,
-        load_started_at_ms: u64,
-        loaded: Result<Response<Collected<B>>, E>,
+        mut plan: Box<Load<S>>,
+        started_at_ms: u64,
+        loaded: Option<Result<Response<Collected<B>>, E>>,
         budget: &mut Budget<'_>,
     ) -> Result<Answer<B>, E> {
         let now_ms = self.clock.now_ms();
-        if let Some(entry) = standing
-            && let Some(failure) = failure(&loaded)
+        let is_early = plan.reason == Reason::Early;
+        if let Some(entry) = plan.standing.take()
+            && let Some(failure) = failure(loaded.as_ref(), is_early)
             && let age = entry.age(now_ms)
-            && self.may_stand_in(&entry, age)
+            // It was fresh when it was chosen: it is answered whatever the refresh does.
+            && (is_early || self.may_stand_in(&entry, age))
         {
             warn!(failure = failure.what, "load failed; the entry that is kept stands in");
+            if let Some(lease) = &mut plan.lease {
+                lease.has_failed(failure.status);
+            }
             let status =
                 CacheStatus::StoodIn { status: failure.status, ttl: ttl_left(&entry, age) };
             return Ok(Answer::Cacheable { entry, age: Some(age), status });
         }
         let response = match loaded {
-            Ok(response) => response,
-            Err(error) => {
-                self.pass(key, &right, budget).await;
+            Some(Ok(response)) => response,
+            Some(Err(error)) => {
+                self.pass(key, &mut plan, SHORT_LIFE, budget).await;
                 return Err(error);
             }
+            None => {
+                warn!("load cut off: it takes longer than it may");
+                self.pass(key, &mut plan, SHORT_LIFE, budget).await;
+                return Ok(Answer::Uncacheable {
+                    response: cut_off(),
+                    status: plan.reason.status(false),
+                });
+            }
         };
-        let ttl = self.policy.ttl_of(response.status()).unwrap_or_default();
+        let ttl = self.policy.ttl_of(response.status());
         let (parts, body) = response.into_parts();
         let body = match body {
             Collected::Whole(body) => body,
-            Collected::Passed(body) | Collected::BrokeOff(body, _) => {
-                self.pass(key, &right, budget).await;
+            Collected::Passed(body) => {
+                // A status that is not kept may be another one in a moment. Where the status is kept and the
+                // answer is not, the next one will be like it.
+                let life = if ttl.is_some() { LONG_LIFE } else { SHORT_LIFE };
+                self.pass(key, &mut plan, life, budget).await;
                 let response = Response::from_parts(parts, body);
-                return Ok(Answer::Uncacheable { response, status: reason.status(false) });
+                return Ok(Answer::Uncacheable { response, status: plan.reason.status(false) });
+            }
+            Collected::BrokeOff(body, _) => {
+                self.pass(key, &mut plan, SHORT_LIFE, budget).await;
+                let response = Response::from_parts(parts, body);
+                return Ok(Answer::Uncacheable { response, status: plan.reason.status(false) });
             }
         };
-        let load_cost = Duration::from_millis(now_ms.saturating_sub(load_started_at_ms));
+        let load_cost = Duration::from_millis(now_ms.saturating_sub(started_at_ms));
         let response = Response::from_parts(parts, body);
-        let entry = Entry::of_response(response, load_started_at_ms, load_cost, ttl);
-        let stored = self.keep(key, &right, &entry, budget).await;
-        Ok(Answer::Cacheable { entry, age: None, status: reason.status(stored) })
+        let entry = Entry::of_response(response, started_at_ms, load_cost, ttl.unwrap_or_default());
+        let stored = self.keep(key, &mut plan, &entry, budget).await;
+        Ok(Answer::Cacheable { entry, age: None, status: plan.reason.status(stored) })
     }
 
     /// Whether the entry is now kept, as far as is known.
     async fn keep(
         &self,
         key: &CacheKey,
-        right: &Right,
+        plan: &mut Load<S>,
         entry: &Entry,
         budget: &mut Budget<'_>,
     ) -> bool {
-        let Some(expected) = right.expected() else {
+        let Some(expected) = plan.expected() else {
             return false;
         };
         let fresh_for = entry.ttl.saturating_sub(entry.load_cost);
         let bytes = entry.encode();
-        if fresh_for < Duration::from_millis(1) || bytes.len() > self.policy.max_entry_bytes {
-            self.pass(key, right, budget).await;
+        if fresh_for < Duration::from_millis(1) {
+            self.pass(key, plan, SHORT_LIFE, budget).await;
+            return false;
+        }
+        if bytes.len() > self.policy.max_entry_bytes {
+            self.pass(key, plan, LONG_LIFE, budget).await;
             return false;
         }
         let life = fresh_for.saturating_add(self.policy.stale_if_error);
-        let kept = self.store.put(key, expected, bytes, life);
-        match budget.spend(kept).await {
-            Ok(kept) => kept,
+        match budget.spend(self.store.put(key, expected, bytes, life)).await {
+            Ok(kept) => {
+                self.refusals.accepted();
+                plan.is_over();
+                kept
+            }
             Err(fault) => {
                 self.tell(&fault, "answer not kept");
-                if let Right::Lease(_) = right {
-                    self.remove(key, &fault, budget).await;
+                if let StoreError::Reply { .. } = fault {
+                    self.refusals.refused(self.clock.now_ms());
+                    if !matches!(plan.right, Right::Lease(_)) || self.withdraw(key, budget).await {
+                        plan.is_over();
+                    }
                 }
                 false
             }
@@ -388,33 +659,53 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// Gives up the right to fill a key, since there is nothing to fill it with: who waits for it, and
-    /// who comes in the next second, loads at once. Otherwise they would queue up, each as a holder.
-    async fn pass(&self, key: &CacheKey, right: &Right, budget: &mut Budget<'_>) {
-        if let Right::Lease(start) | Right::Entry(start) = right {
-            let pass = lease::new_pass(self.clock.now_ms());
-            let put = self.store.put(key, Expected::StartsWith(start), pass, PASS_LIFE);
-            if let Err(fault) = budget.spend(put).await {
+    /// who comes within this life, loads at once. Otherwise they would queue up, each as a holder.
+    async fn pass(
+        &self,
+        key: &CacheKey,
+        plan: &mut Load<S>,
+        life: Duration,
+        budget: &mut Budget<'_>,
+    ) {
+        let Some(expected @ Expected::StartsWith(_)) = plan.expected() else {
+            return;
+        };
+        let pass = mark::new_pass(self.clock.now_ms());
+        match budget.spend(self.store.put(key, expected, pass, life)).await {
+            Ok(_) => plan.is_over(),
+            Err(fault) => {
                 self.tell(&fault, "lease not given up");
-                self.remove(key, &fault, budget).await;
+                if let StoreError::Reply { .. } = fault {
+                    self.refusals.refused(self.clock.now_ms());
+                    if self.withdraw(key, budget).await {
+                        plan.is_over();
+                    }
+                }
             }
         }
     }
 
-    /// Removes what the store does not let be replaced, though it answers: it may be full, or not grant
-    /// the right. Others would wait in vain for a lease to end, or be given what is gone. Whatever
-    /// stands there by now, to remove it is never wrong.
-    async fn remove(&self, key: &CacheKey, fault: &StoreError, budget: &mut Budget<'_>) {
-        if let StoreError::Reply { .. } = fault
-            && let Err(fault) = budget.spend(self.store.delete(key)).await
-        {
-            self.tell(&fault, "not removed either; it stands until it ends");
+    /// Takes back what the store does not let be replaced by a script, though it answers: it may be full, or not
+    /// grant the right. Others would wait in vain for a lease to end, or be given what is gone.
+    ///
+    /// What it puts there holds no answer, so that whatever it replaces, it is never wrong. Whether it did.
+    pub(crate) async fn withdraw(&self, key: &CacheKey, budget: &mut Budget<'_>) -> bool {
+        let pass = mark::new_pass(self.clock.now_ms());
+        let put = self.store.put(key, Expected::Anything, pass, SHORT_LIFE);
+        if budget.spend(put).await.is_ok() {
+            return true;
         }
+        let removed = budget.spend(self.store.delete(key)).await;
+        if let Err(fault) = &removed {
+            self.tell(fault, "not removed either; it stands until it ends");
+        }
+        removed.is_ok()
     }
 }
 
 impl<S: Store> ReadThrough<S> {
     /// Tells of a fault of the store, here where it is handled, and says its word.
-    fn tell(&self, fault: &StoreError, consequence: &str) -> FaultWord {
+    pub(crate) fn tell(&self, fault: &StoreError, consequence: &str) -> FaultWord {
         let word = fault.word(self.store.name());
         record(|report| {
             report.faults += 1;
@@ -433,23 +724,36 @@ impl<S: Store> ReadThrough<S> {
     }
 }
 
-impl Plan {
+impl<S: Store> Plan<S> {
     fn load(reason: Reason, right: Right) -> Self {
-        Self::Load(Load { right, reason, standing: None })
-    }
-
-    /// To load what stands under the key anew. It is replaced only if it still stands there.
-    fn refresh(reason: Reason, standing: Entry, fingerprint: Bytes) -> Self {
-        Self::Load(Load { right: Right::Entry(fingerprint), reason, standing: Some(standing) })
+        Self::Load(Box::new(Load::new(reason, right)))
     }
 }
 
-impl Right {
+impl<S: Store> Load<S> {
+    fn new(reason: Reason, right: Right) -> Self {
+        Self { right, reason, standing: None, lease: None }
+    }
+
+    /// To load what stands under the key anew.
+    fn refresh(reason: Reason, standing: Entry, right: Right, lease: Option<Lease<S>>) -> Self {
+        Self { right, reason, standing: Some(standing), lease }
+    }
+
+    /// What must be under the key for a fill; `None`: nothing may be stored.
     fn expected(&self) -> Option<Expected<'_>> {
-        match self {
-            Self::Lease(start) | Self::Entry(start) => Some(Expected::StartsWith(start)),
-            Self::Anything => Some(Expected::Anything),
-            Self::Nothing => None,
+        match &self.right {
+            Right::Lease(_) if self.lease.as_ref().is_none_or(Lease::has_gone) => None,
+            Right::Lease(start) | Right::Entry(start) => Some(Expected::StartsWith(start)),
+            Right::Anything => Some(Expected::Anything),
+            Right::Nothing => None,
+        }
+    }
+
+    /// The token is replaced, or nobody waits for it to be.
+    fn is_over(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.is_gone();
         }
     }
 }
@@ -466,27 +770,64 @@ impl Reason {
     }
 }
 
+impl Wait {
+    /// Why a request loads that has waited, or has not.
+    fn reason(&self) -> Reason {
+        if self.has_begun() { Reason::GaveUp } else { Reason::Miss }
+    }
+}
+
+impl Budget<'_> {
+    async fn look<S: Store>(
+        &mut self,
+        core: &ReadThrough<S>,
+        key: &CacheKey,
+    ) -> Result<Seen, StoreError> {
+        self.spend_within(core.store.get_limit(), pin!(core.look(key))).await
+    }
+}
+
 /// A load that gave no answer to go by.
 struct Failure {
     status: Option<StatusCode>,
     what: String,
 }
 
-/// The statuses are those of RFC 5861 §4.
+/// Why a load gives no answer that takes the place of an entry that stands.
+///
+/// What does is an answer that may be kept, and a 404 or a 410, which say that there is nothing any more. In the place
+/// of an entry past its freshness also any other 200: the service has not failed (RFC 5861 §4), it forbids that this
+/// answer is kept. Whatever else comes, the entry is the better answer: 429, 401, 500, a redirect, half a body.
 fn failure<B: Body, E: fmt::Display>(
-    loaded: &Result<Response<Collected<B>>, E>,
+    loaded: Option<&Result<Response<Collected<B>>, E>>,
+    is_fresh: bool,
 ) -> Option<Failure> {
-    match loaded {
-        Ok(response) => {
-            let status = response.status();
-            let what = match response.body() {
-                Collected::BrokeOff(_, reason) => Some(reason.clone()),
-                _ => [500, 502, 503, 504].contains(&status.as_u16()).then(|| status.to_string()),
-            };
-            what.map(|what| Failure { status: Some(status), what })
-        }
-        Err(error) => Some(Failure { status: None, what: error.to_string() }),
-    }
+    let response = match loaded {
+        Some(Ok(response)) => response,
+        Some(Err(error)) => return Some(Failure { status: None, what: error.to_string() }),
+        None => return Some(Failure { status: None, what: "cut off at its limit".to_owned() }),
+    };
+    let status = response.status();
+    let what = match response.body() {
+        Collected::Whole(_) => return None,
+        Collected::BrokeOff(_, reason) => reason.clone(),
+        Collected::Passed(_) if status == StatusCode::OK && !is_fresh => return None,
+        Collected::Passed(_) if [404, 410].contains(&status.as_u16()) => return None,
+        Collected::Passed(_) => status.to_string(),
+    };
+    Some(Failure { status: Some(status), what })
+}
+
+/// What is answered where a load was cut off and no entry stands in.
+fn cut_off<B: Body>() -> Response<CachedBody<B>> {
+    let mut response = Response::new(CachedBody::empty());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn fingerprint(value: &Bytes) -> Bytes {
+    value.slice(..value.len().min(FINGERPRINT_BYTES))
 }
 
 /// Seconds of freshness left, rounded down; negative where it is over.
@@ -499,9 +840,15 @@ fn ttl_left(entry: &Entry, age: Duration) -> i64 {
     -whole(over) - i64::from(over.subsec_nanos() > 0)
 }
 
-/// How long another's load of an entry is waited for: twice as long as it took, and a little.
-fn refresh_time(entry: &Entry) -> Duration {
-    entry.load_cost.saturating_mul(2).saturating_add(POLL.1).min(MAX_REFRESH_TIME)
+/// How long the announcement of a refresh lives without a sign of life: no longer than a lease, and no longer than
+/// the load may take, so that none is left when the next refresh is due.
+fn announcement_life(entry: &Entry, lease: Duration) -> Duration {
+    twice_the_load(entry).min(lease)
+}
+
+/// Twice as long as the load of an entry took, and a little.
+fn twice_the_load(entry: &Entry) -> Duration {
+    entry.load_cost.saturating_mul(2).saturating_add(Wait::LONGEST_PAUSE)
 }
 
 /// A number above 0, and 1 at most.
@@ -511,111 +858,6 @@ fn random() -> f64 {
     let (number, end) =
         ((Uuid::new_v4().as_u128() >> (128 - RANDOM_BITS)) as f64, (1_u64 << RANDOM_BITS) as f64);
     (number + 1.0) / end
-}
-
-/// The waiting for another's fill.
-#[derive(Default)]
-struct Wait {
-    /// Whose fill it is, and since when: another one gets a time of its own.
-    whose: Bytes,
-    since: Option<Instant>,
-    pauses: u32,
-    is_for_refresh: bool,
-}
-
-impl Wait {
-    /// Begins to wait for this one, if it is another than before. `false`: there is no time for
-    /// another pause and then for a load of one's own.
-    fn watch(&mut self, whose: Bytes, until_end: Option<Duration>, load: Duration) -> bool {
-        if self.since.is_none() || self.whose != whose {
-            (self.whose, self.since) = (whose, Some(Instant::now()));
-        }
-        let needed = self.next_pause().saturating_add(load);
-        until_end.is_none_or(|left| needed <= left)
-    }
-
-    /// Whether this one was waited for as long as that.
-    fn is_over(&self, whose: &Bytes, limit: Duration) -> bool {
-        self.whose == *whose && self.since.is_some_and(|since| since.elapsed() >= limit)
-    }
-
-    fn has_begun(&self) -> bool {
-        self.pauses > 0
-    }
-
-    /// What became of the request, if it has waited and there now is an answer.
-    fn status(&self) -> Option<CacheStatus> {
-        self.has_begun().then_some(if self.is_for_refresh {
-            CacheStatus::Stale { stored: false, collapsed: true, early: false }
-        } else {
-            CacheStatus::Miss { stored: false, collapsed: Some(true) }
-        })
-    }
-
-    /// Waits, but not past the limit.
-    async fn pause(&mut self, limit: Duration) {
-        let waited = self.since.map_or(Duration::ZERO, |since| since.elapsed());
-        tokio::time::sleep(self.next_pause().min(limit.saturating_sub(waited))).await;
-        self.pauses += 1;
-    }
-
-    fn next_pause(&self) -> Duration {
-        POLL.0.saturating_mul(2_u32.saturating_pow(self.pauses)).min(POLL.1)
-    }
-}
-
-/// How long this request may still wait for the store. The time of the load is not the store's.
-#[derive(Clone, Copy, Debug)]
-struct Budget<'a> {
-    left: Duration,
-    ends_at_ms: Option<u64>,
-    clock: &'a Clock,
-}
-
-impl Budget<'_> {
-    /// How long the whole request has left, if it ends.
-    fn until_end(&self) -> Option<Duration> {
-        let end_ms = self.ends_at_ms?;
-        Some(Duration::from_millis(end_ms.saturating_sub(self.clock.now_ms())))
-    }
-
-    async fn look<S: Store>(
-        &mut self,
-        core: &ReadThrough<S>,
-        key: &CacheKey,
-    ) -> Result<Seen, StoreError> {
-        self.spend_within(core.store.get_limit(), pin!(core.look(key))).await
-    }
-
-    async fn spend<T>(
-        &mut self,
-        asked: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.spend_within(None, pin!(asked)).await
-    }
-
-    /// The same where it ends by itself, within this time if one is given. It is taken by reference: a
-    /// future that is given away is moved, and stored once more.
-    async fn spend_within<T>(
-        &mut self,
-        own_limit: Option<Duration>,
-        asked: Pin<&mut impl Future<Output = Result<T, StoreError>>>,
-    ) -> Result<T, StoreError> {
-        let share = self.until_end().map_or(Duration::MAX, |left| left / 2);
-        let limit = self.left.min(share);
-        let spent = || StoreError::Timeout("deadline of the request".into());
-        if limit.is_zero() {
-            return Err(spent());
-        }
-        let started = Instant::now();
-        let answer = if own_limit.is_some_and(|own| own <= limit) {
-            Ok(asked.await)
-        } else {
-            tokio::time::timeout(limit, asked).await
-        };
-        self.left = self.left.saturating_sub(started.elapsed());
-        answer.unwrap_or_else(|_| Err(spent()))
-    }
 }
 
 /// Whether the service inside forbids that its answer is given again to somebody else, or gives a

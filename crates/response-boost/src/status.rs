@@ -32,7 +32,7 @@ pub enum CacheStatus {
         /// The entry was still fresh.
         early: bool,
     },
-    /// The load failed, and an entry stands in for it (RFC 5861 §4).
+    /// The load failed, or another's did less than a second ago, and the entry is served (RFC 5861 §4).
     StoodIn {
         /// The status of the failed answer, if there was any.
         status: Option<StatusCode>,

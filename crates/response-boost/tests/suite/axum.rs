@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Path, Request};
 use axum::routing::get;
-use http::Method;
+use http::{Method, StatusCode};
 use response_boost::{CacheKey, MemoryStore, Namespace, Policy, ResponseCacheLayer};
+use test_peers::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceBuilder;
+use tower::timeout::TimeoutLayer;
 
 fn cache(
     ttl: Duration,
@@ -71,5 +75,57 @@ async fn each_route_can_have_a_layer_of_its_own() {
         let answer = ask(Method::GET, path).await;
         assert!(answer.contains(freshness) && answer.ends_with(&path[1..]), "{answer}");
         assert_eq!(answer.contains("cache-status"), !freshness.is_empty(), "{answer}");
+    }
+}
+
+/// What ends the first request while its handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Panic,
+    ClientGone,
+    Timeout,
+}
+
+/// A lease that is left would hold the next request up until the test gives up.
+#[tokio::test]
+async fn whatever_ends_a_request_the_next_one_finds_no_lease() {
+    for end in [End::Panic, End::ClientGone, End::Timeout] {
+        let loads = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&loads);
+        let price = move || async move {
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                assert!(end != End::Panic, "as the test wants it");
+                std::future::pending::<()>().await;
+            }
+            "price"
+        };
+        let namespace = Namespace::parse("test").unwrap();
+        let policy = Policy::new(Duration::from_mins(10)).with_lease(Duration::from_mins(10));
+        let key_of = move |request: &Request| Some(namespace.key([request.uri().path()]));
+        let cache = ResponseCacheLayer::new(MemoryStore::default(), policy, key_of);
+        // Far longer than a request takes here, but for the one that hangs.
+        let limit = if end == End::Timeout { Duration::from_secs(2) } else { PATIENCE };
+        let outside = ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(async |_| StatusCode::GATEWAY_TIMEOUT))
+            .layer(TimeoutLayer::new(limit));
+        let ask = serve(Router::new().route("/", get(price)).layer(cache).layer(outside)).await;
+
+        if end == End::ClientGone {
+            tokio::select! {
+                _ = ask(Method::GET, "/") => panic!("the handler hangs"),
+                () = test_peers::wait_for("the load", || {
+                    (loads.load(Ordering::SeqCst) > 0).then_some(())
+                }) => {}
+            }
+        } else {
+            let answer = ask(Method::GET, "/").await;
+            assert!(!answer.contains("price"), "{answer}");
+        }
+        let started = Instant::now();
+        let next = tokio::time::timeout(PATIENCE, ask(Method::GET, "/")).await;
+        println!("after {end:?}: {:?}", started.elapsed());
+        let next = next.unwrap_or_else(|_| panic!("{end:?} has left a lease"));
+        assert!(next.ends_with("price"), "{end:?}: {next}");
+        assert_eq!(loads.load(Ordering::SeqCst), 2);
     }
 }

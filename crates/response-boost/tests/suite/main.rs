@@ -3,4 +3,5 @@
 mod axum;
 mod examples;
 mod guarantee;
+mod leases;
 mod store_contract;

@@ -1,0 +1,640 @@
+//! Leases between processes over a real Redis: who loads, who waits, and what becomes of a lease whatever ends its
+//! load. A process is a cache with a store of its own.
+//!
+//! Most leases here live for ten minutes: whoever waited for one in vain would wait until the test gives up.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use http::Response;
+use http_body_util::{BodyExt as _, Full};
+use response_boost::{
+    CacheKey, Deadline, Expected, Found, Namespace, Policy, RedisSettings, RedisStore,
+    ResponseCacheLayer, Store, StoreError,
+};
+use test_peers::PATIENCE;
+use test_peers::cluster::Cluster;
+use test_peers::proxy::{Mode, Proxy};
+use test_peers::redis::RedisServer;
+use tokio::sync::Barrier;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+type Request = http::Request<()>;
+type Body = Full<Bytes>;
+type Process<S = RedisStore> = ResponseCacheLayer<S, fn(&Request) -> Option<CacheKey>>;
+
+const KEY: &str = "contract:lease";
+const STORED: &str = "response-boost; fwd=uri-miss; stored";
+const COLLAPSED: &str = "response-boost; fwd=uri-miss; collapsed";
+/// Nobody else was waited for, and nothing is stored.
+const ALONE: &str = "response-boost; fwd=uri-miss";
+const TEN_MINUTES: Duration = Duration::from_mins(10);
+const LOAD: Duration = Duration::from_millis(300);
+
+fn policy() -> Policy {
+    Policy::new(Duration::from_mins(5)).with_lease(TEN_MINUTES).with_deadline(PATIENCE)
+}
+
+/// A busy machine is no fault of Redis.
+fn settings(url: &str) -> RedisSettings {
+    let settings = RedisSettings::parse(url).unwrap();
+    settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE)
+}
+
+fn process(url: &str, policy: &Policy) -> Process {
+    process_with(RedisStore::new(settings(url)), policy)
+}
+
+fn process_with<S: Store>(store: S, policy: &Policy) -> Process<S> {
+    ResponseCacheLayer::new(store, policy.clone(), |_| {
+        Some(Namespace::parse("contract").unwrap().key(["lease"]))
+    })
+}
+
+fn processes(count: usize, url: &str, policy: &Policy) -> Vec<Process> {
+    (0..count).map(|_| process(url, policy)).collect()
+}
+
+/// The service behind the caches, which counts its loads.
+#[derive(Clone)]
+struct Origin {
+    loads: Arc<AtomicUsize>,
+    answer: Arc<dyn Fn() -> BoxFuture<'static, Response<Body>> + Send + Sync>,
+}
+
+impl Origin {
+    fn new<F>(answer: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self { loads: Arc::default(), answer: Arc::new(move || answer().boxed()) }
+    }
+
+    fn after(time: Duration, status: u16, body: &'static str) -> Self {
+        Self::new(move || async move {
+            tokio::time::sleep(time).await;
+            response(status, body)
+        })
+    }
+
+    fn at_once(status: u16, body: &'static str) -> Self {
+        Self::after(Duration::ZERO, status, body)
+    }
+
+    /// No load ends before this many have begun: whoever waited for one would wait in vain.
+    fn together(count: usize) -> Self {
+        let barrier = Arc::new(Barrier::new(count));
+        Self::new(move || {
+            let barrier = Arc::clone(&barrier);
+            async move {
+                barrier.wait().await;
+                response(200, "together")
+            }
+        })
+    }
+
+    fn silent() -> Self {
+        Self::new(std::future::pending)
+    }
+
+    fn loads(&self) -> usize {
+        self.loads.load(Ordering::SeqCst)
+    }
+
+    async fn has_been_asked(&self) {
+        test_peers::wait_for("a load", || (self.loads() > 0).then_some(())).await;
+    }
+}
+
+fn response(status: u16, body: &'static str) -> Response<Body> {
+    Response::builder().status(status).body(body.into()).unwrap()
+}
+
+struct Answer {
+    status: u16,
+    body: String,
+    cache_status: String,
+    took: Duration,
+}
+
+impl Answer {
+    fn assert(&self, body: &str, cache_status: &str) {
+        assert_eq!((self.body.as_str(), self.cache_status.as_str()), (body, cache_status));
+    }
+}
+
+async fn ask<S: Store>(process: &Process<S>, origin: &Origin) -> Answer {
+    ask_until(process, origin, None).await
+}
+
+async fn ask_until<S: Store>(
+    process: &Process<S>,
+    origin: &Origin,
+    deadline: Option<Deadline>,
+) -> Answer {
+    let mut request = Request::default();
+    if let Some(deadline) = deadline {
+        request.extensions_mut().insert(deadline);
+    }
+    let Origin { loads, answer } = origin.clone();
+    let service = service_fn(move |_: Request| {
+        loads.fetch_add(1, Ordering::SeqCst);
+        answer().map(Ok::<_, std::convert::Infallible>)
+    });
+    let started = Instant::now();
+    let answered = tokio::time::timeout(PATIENCE, process.layer(service).oneshot(request)).await;
+    let (parts, body) = answered.expect("it waits in vain").unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        status: parts.status.as_u16(),
+        body: String::from_utf8(body.to_vec()).unwrap(),
+        cache_status: parts.headers["cache-status"].to_str().unwrap().to_owned(),
+        took: started.elapsed(),
+    }
+}
+
+async fn ask_all(processes: &[Process], origin: &Origin) -> Vec<Answer> {
+    join_all(processes.iter().map(|process| ask(process, origin))).await
+}
+
+fn with(answers: &[Answer], cache_status: &str) -> usize {
+    answers.iter().filter(|answer| answer.cache_status == cache_status).count()
+}
+
+fn slowest(answers: &[Answer]) -> Duration {
+    answers.iter().map(|answer| answer.took).max().unwrap()
+}
+
+/// What stands under the key.
+fn value(redis: &RedisServer) -> String {
+    redis.command::<Option<String>>(&["GET", KEY]).unwrap_or_default()
+}
+
+/// Waits for a release, which nobody waits for.
+async fn until_gone(redis: &RedisServer) {
+    test_peers::wait_for("the lease to be gone", || value(redis).is_empty().then_some(())).await;
+}
+
+async fn assert_a_long_load_is_made_once(url: &str, settings: RedisSettings) {
+    let policy = policy().with_lease(LOAD / 3);
+    let origin = Origin::after(LOAD, 200, "slow");
+    let processes: Vec<_> =
+        (0..4).map(|_| process_with(RedisStore::new(settings.clone()), &policy)).collect();
+    let answers = ask_all(&processes, &origin).await;
+    println!("{url}: all after {:?}", slowest(&answers));
+    assert_eq!((with(&answers, STORED), with(&answers, COLLAPSED)), (1, 3));
+    assert_eq!(origin.loads(), 1);
+    assert!(ask(&processes[0], &origin).await.cache_status.contains("; hit; "));
+}
+
+#[tokio::test]
+async fn a_load_of_three_leases_is_made_once_and_stored() {
+    let redis = RedisServer::start().await;
+    assert_a_long_load_is_made_once("one server", settings(&redis.url())).await;
+}
+
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn a_load_of_three_leases_is_made_once_in_a_cluster() {
+    let cluster = Cluster::start().await;
+    let settings = settings(&cluster.nodes[0].url()).with_cluster();
+    assert_a_long_load_is_made_once("a cluster", settings).await;
+}
+
+#[tokio::test]
+async fn a_miss_costs_three_commands_and_one_for_each_half_of_a_lease() {
+    let redis = RedisServer::start().await;
+    let count = async |policy: &Policy, load: Duration| {
+        let process = process(&redis.url(), policy);
+        // It is known then that the store takes what this process writes.
+        ask(&process, &Origin::at_once(200, "first")).await.assert("first", STORED);
+        redis.command::<()>(&["DEL", KEY]);
+        let commands = redis.monitor();
+        ask(&process, &Origin::after(load, 200, "x")).await.assert("x", STORED);
+        let commands = commands.until_now(&redis);
+        // What a script does is told too.
+        let sent = commands.iter().filter(|line| line.contains(KEY) && !line.contains(" lua] "));
+        let sent = sent.count();
+        redis.command::<()>(&["DEL", KEY]);
+        sent
+    };
+    assert_eq!(count(&policy(), LOAD).await, 3, "look, lease, fill");
+    let renewed = count(&policy().with_lease(4 * LOAD / 3), LOAD).await;
+    assert!((4..=5).contains(&renewed), "{renewed}");
+    let first = redis.monitor();
+    let fresh = process(&redis.url(), &policy());
+    ask(&fresh, &Origin::at_once(200, "x")).await.assert("x", STORED);
+    let first = first.until_now(&redis);
+    let sent = first.iter().filter(|line| line.contains(KEY) && !line.contains(" lua] "));
+    assert_eq!(sent.count(), 3, "a quick load renews nothing: {first:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_cancelled_leaves_no_lease() {
+    let redis = RedisServer::start().await;
+    let (first, second) = (process(&redis.url(), &policy()), process(&redis.url(), &policy()));
+    let origin = Origin::silent();
+    tokio::select! {
+        _ = ask(&first, &origin) => panic!("the service is silent"),
+        () = origin.has_been_asked() => {}
+    }
+    // Another process too: it is released, and not only known to be void.
+    let next = ask(&second, &Origin::at_once(200, "next")).await;
+    println!("after a request that was cancelled: {:?}", next.took);
+    next.assert("next", next.cache_status.clone().as_str());
+    assert_eq!(next.status, 200);
+    let hit = ask(&first, &Origin::at_once(200, "other")).await;
+    assert_eq!(hit.body, "next", "{}", hit.cache_status);
+}
+
+#[tokio::test]
+async fn a_panic_leaves_no_lease() {
+    let redis = RedisServer::start().await;
+    let (first, second) = (process(&redis.url(), &policy()), process(&redis.url(), &policy()));
+    let origin = Origin::new(|| async { panic!("as the test wants it") });
+    let panicking = AssertUnwindSafe(ask(&first, &origin)).catch_unwind();
+    assert!(panicking.await.is_err());
+    until_gone(&redis).await;
+    ask(&second, &Origin::at_once(200, "next")).await.assert("next", STORED);
+}
+
+#[tokio::test]
+async fn a_fill_that_is_lost_leaves_no_lease() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::before(redis.port()).await;
+    let settings = RedisSettings::parse(&proxy.url())
+        .unwrap()
+        .with_connect_timeout(PATIENCE)
+        .with_response_timeout(Duration::from_millis(200));
+    let process = process_with(RedisStore::new(settings), &policy());
+    let proxy = Arc::new(proxy);
+    let cuts_off = {
+        let proxy = Arc::clone(&proxy);
+        Origin::new(move || {
+            proxy.set(Mode::Silent);
+            async { response(200, "first") }
+        })
+    };
+    ask(&process, &cuts_off).await.assert("first", ALONE);
+    assert!(value(&redis).starts_with("lease:"), "the fill was lost: {}", value(&redis));
+    proxy.set(Mode::Pass);
+    let origin = Origin::at_once(200, "next");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let next = ask(&process, &origin).await;
+        // The breaker lets some go past the cache. None waits.
+        if !next.cache_status.contains("bypass") {
+            next.assert("next", STORED);
+            break;
+        }
+        assert!(Instant::now() < until, "{}", next.cache_status);
+    }
+}
+
+/// A store whose first claim is done and its reply lost, and which is never told of a release.
+struct Lossy {
+    store: RedisStore,
+    is_lost: AtomicBool,
+}
+
+impl Store for Lossy {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        if life == Duration::from_millis(1) {
+            return Err(StoreError::BreakerOpen);
+        }
+        let done = self.store.put(key, expected, value, life).await;
+        if self.is_lost.swap(true, Ordering::SeqCst) {
+            done
+        } else {
+            Err(StoreError::Timeout("lost".into()))
+        }
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        self.store.delete(key).await
+    }
+}
+
+#[tokio::test]
+async fn a_process_takes_over_at_once_what_its_own_lost_claim_has_left() {
+    let redis = RedisServer::start().await;
+    let store = Lossy { store: RedisStore::new(settings(&redis.url())), is_lost: false.into() };
+    let process = process_with(store, &policy());
+    let origin = Origin::at_once(200, "x");
+    ask(&process, &origin).await.assert("x", ALONE);
+    ask(&process, &origin).await.assert("x", STORED);
+}
+
+/// Six processes at once on a key that nobody can fill, and again: nobody waits for a lease that comes to nothing.
+async fn assert_nobody_queues(redis: &RedisServer, url: &str, what: &str) {
+    for origin in [Origin::together(6), Origin::after(LOAD, 200, "x")] {
+        let processes = processes(6, url, &policy());
+        for round in 0..3 {
+            let answers = ask_all(&processes, &origin).await;
+            println!("{what}, round {round}: all after {:?} of {LOAD:?}", slowest(&answers));
+            assert_eq!(with(&answers, STORED) + with(&answers, COLLAPSED), 0);
+            redis.command::<()>(&["FLUSHALL"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_run_scripts_nobody_queues() {
+    let redis = RedisServer::start().await;
+    for (user, rights) in [("few", "-@all +get +set"), ("unscripted", "+@all -eval -evalsha")] {
+        let mut command = vec!["ACL", "SETUSER", user, "on", ">pw", "~*"];
+        command.extend(rights.split(' '));
+        redis.command::<()>(&command);
+        let url = redis.url().replace("://", &format!("://{user}:pw@"));
+        assert_nobody_queues(&redis, &url, rights).await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_whose_fills_are_refused_takes_no_lease_for_a_while() {
+    let redis = RedisServer::start().await;
+    redis.command::<()>(&["ACL", "SETUSER", "few", "on", ">pw", "~*", "-@all", "+get", "+set"]);
+    let process = process(&redis.url().replace("://", "://few:pw@"), &policy());
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let commands = redis.monitor();
+        ask(&process, &Origin::at_once(200, "x")).await.assert("x", ALONE);
+        let commands = commands.until_now(&redis);
+        redis.command::<()>(&["DEL", KEY]);
+        // Each refusal is remembered for longer than the one before it.
+        if !commands.iter().any(|line| line.contains(r#""SET""#)) {
+            return;
+        }
+        assert!(Instant::now() < until, "{commands:?}");
+    }
+}
+
+/// What a server does while a load runs, so that it refuses the fill.
+async fn assert_a_refused_fill_holds_nobody_up(what: &str, refuse: &[&str], allow: &[&str]) {
+    let redis = Arc::new(RedisServer::start().await);
+    let all = processes(7, &redis.url(), &policy());
+    let (first, others) = all.split_first().unwrap();
+    // Connected, and known to be taken.
+    ask(first, &Origin::at_once(200, "before")).await.assert("before", STORED);
+    redis.command::<()>(&["DEL", KEY]);
+    let refuses = {
+        let redis = Arc::clone(&redis);
+        let refuse: Vec<String> = refuse.iter().map(|&word| word.to_owned()).collect();
+        Origin::new(move || {
+            redis.command::<()>(&refuse.iter().map(String::as_str).collect::<Vec<_>>());
+            async { response(200, "x") }
+        })
+    };
+    ask(first, &refuses).await.assert("x", ALONE);
+    let next = ask(first, &Origin::at_once(200, "next")).await;
+    println!("{what}: the next request after {:?}", next.took);
+    assert_eq!(next.body, "next");
+    let answers = ask_all(others, &Origin::after(LOAD, 200, "six")).await;
+    println!("{what}: load {LOAD:?}, six at once after {:?}", slowest(&answers));
+    ask_all(others, &Origin::together(6)).await;
+
+    redis.command::<()>(allow);
+    let until = Instant::now() + PATIENCE;
+    while !ask(first, &Origin::at_once(200, "y")).await.cache_status.contains("; stored") {
+        assert!(Instant::now() < until, "never stored again: {}", value(&redis));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_at_the_fill_holds_nobody_up() {
+    let (refuse, allow) =
+        (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]);
+    assert_a_refused_fill_holds_nobody_up("full", &refuse, &allow).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_demoted_during_a_load_holds_nobody_up() {
+    let (refuse, allow) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
+    assert_a_refused_fill_holds_nobody_up("demoted", &refuse, &allow).await;
+}
+
+/// Puts an entry under the key whose load began so long ago.
+fn put_entry(redis: &RedisServer, age: Duration, ttl: Duration) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let id = uuid::Uuid::new_v4().simple();
+    let (started_at_ms, ttl_ms) = (now.as_millis() - age.as_millis(), ttl.as_millis());
+    let entry = format!(
+        r#"{{"version":1,"id":"{id}","status":200,"headers":[],"etag":"{id}","load_started_at_ms":{started_at_ms},"load_cost_ms":100,"ttl_ms":{ttl_ms},"body_bytes":4}}"#
+    );
+    redis.command::<()>(&["SET", KEY, &format!("{entry}\nkept"), "PX", "600000"]);
+}
+
+/// An entry past its freshness.
+fn put_stale_entry(redis: &RedisServer) {
+    put_entry(redis, Duration::from_secs(5), Duration::from_secs(1));
+}
+
+fn stale_policy() -> Policy {
+    policy().with_stale_if_error(TEN_MINUTES)
+}
+
+/// An entry in the last tenth of its life, which lasts for longer than a test.
+fn put_entry_about_to_end(redis: &RedisServer) {
+    put_entry(redis, Duration::from_mins(19), Duration::from_mins(20));
+}
+
+fn eager_policy() -> Policy {
+    policy().with_early_refresh(1_000.0).unwrap()
+}
+
+/// Asks until the entry is chosen for a refresh.
+async fn ask_for_refresh(process: &Process, origin: &Origin) -> Answer {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask(process, origin).await;
+        if origin.loads() > 0 {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{}", answer.cache_status);
+    }
+}
+
+#[tokio::test]
+async fn in_an_outage_one_request_a_second_loads_and_the_others_are_served_stale_at_once() {
+    let redis = RedisServer::start().await;
+    let processes = processes(50, &redis.url(), &stale_policy());
+    put_stale_entry(&redis);
+    let origin = Origin::after(LOAD, 503, "down");
+    let started = Instant::now();
+    let assert_stale = |answer: &Answer| {
+        assert_eq!((answer.status, answer.body.as_str()), (200, "kept"));
+        let is_stale = answer.cache_status.starts_with("response-boost; fwd=stale; fwd-status=503");
+        assert!(is_stale, "{}", answer.cache_status);
+    };
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let answer = ask(&processes[0], &origin).await;
+        assert_stale(&answer);
+        times.push(answer.took);
+    }
+    let at_once = ask_all(&processes, &origin).await;
+    at_once.iter().for_each(assert_stale);
+    println!("one after the other {times:?}, 50 at once {:?}", slowest(&at_once));
+    let seconds = usize::try_from(started.elapsed().as_secs()).unwrap();
+    assert!(origin.loads() <= seconds + 1, "{} loads in {seconds} s", origin.loads());
+    // It is not the mark that lasts: a service that is back is asked again.
+    let back = Origin::at_once(200, "back");
+    let until = Instant::now() + PATIENCE;
+    while ask(&processes[1], &back).await.body != "back" {
+        assert!(Instant::now() < until, "the service is back");
+    }
+}
+
+#[tokio::test]
+async fn those_who_wait_for_a_refresh_that_fails_are_served_stale() {
+    let redis = RedisServer::start().await;
+    let processes = processes(20, &redis.url(), &stale_policy());
+    put_stale_entry(&redis);
+    let origin = Origin::after(LOAD, 503, "down");
+    let answers = ask_all(&processes, &origin).await;
+    assert!(answers.iter().all(|answer| answer.body == "kept"));
+    assert_eq!(origin.loads(), 1);
+}
+
+#[tokio::test]
+async fn an_entry_stays_in_hand_when_redis_goes_away_during_the_wait() {
+    let mut redis = RedisServer::start().await;
+    let (first, second) =
+        (process(&redis.url(), &stale_policy()), process(&redis.url(), &stale_policy()));
+    put_stale_entry(&redis);
+    let silent = Origin::silent();
+    let failing = Origin::at_once(503, "down");
+    let killed = async {
+        silent.has_been_asked().await;
+        let waits = async {
+            // Long enough to see who refreshes.
+            tokio::time::sleep(LOAD).await;
+            redis.kill();
+        };
+        let (answer, ()) = tokio::join!(ask(&second, &failing), waits);
+        answer
+    };
+    tokio::select! {
+        _ = ask(&first, &silent) => panic!("the service is silent"),
+        answer = killed => {
+            assert_eq!((answer.status, answer.body.as_str()), (200, "kept"));
+            assert_eq!(failing.loads(), 1, "it has waited, and then tried for itself");
+        }
+    }
+}
+
+/// What a refresh is answered with, and whether the entry is still there after that.
+#[tokio::test]
+async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
+    for is_fresh in [true, false] {
+        let redis = RedisServer::start().await;
+        let policy = if is_fresh { eager_policy() } else { stale_policy() };
+        for (status, replaces) in [
+            (429, false),
+            (401, false),
+            (403, false),
+            (302, false),
+            (500, false),
+            (503, false),
+            (404, true),
+            (410, true),
+            (200, true),
+        ] {
+            let process = process(&redis.url(), &policy);
+            if is_fresh {
+                put_entry_about_to_end(&redis);
+            } else {
+                put_stale_entry(&redis);
+            }
+            let before = value(&redis);
+            let answer = ask_for_refresh(&process, &Origin::at_once(status, "new")).await;
+            assert_eq!(answer.body, if replaces { "new" } else { "kept" }, "{status}");
+            if !replaces {
+                let told = format!("response-boost; fwd=stale; fwd-status={status}; ttl=");
+                assert!(answer.cache_status.starts_with(&told), "{}", answer.cache_status);
+            }
+            assert_eq!(value(&redis) != before, replaces, "{status}: {}", value(&redis));
+            redis.command::<()>(&["FLUSHALL"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_is_cut_off_and_the_entry_answers() {
+    let redis = RedisServer::start().await;
+    // Fresh: it answers while it is.
+    let fresh = process(&redis.url(), &eager_policy());
+    put_entry_about_to_end(&redis);
+    let hung = Origin::silent();
+    let answer = ask_for_refresh(&fresh, &hung).await;
+    println!("fresh: {:?} {}", answer.took, answer.cache_status);
+    assert_eq!((answer.body.as_str(), hung.loads()), ("kept", 1));
+    redis.command::<()>(&["FLUSHALL"]);
+
+    // Stale: before the request's deadline.
+    let stale = process(&redis.url(), &stale_policy());
+    put_stale_entry(&redis);
+    let hung = Origin::silent();
+    let deadline = Deadline::after(Duration::from_secs(3));
+    let answer = ask_until(&stale, &hung, Some(deadline)).await;
+    println!("stale: {:?} {}", answer.took, answer.cache_status);
+    assert_eq!((answer.status, answer.body.as_str(), hung.loads()), (200, "kept", 1));
+    assert!(answer.cache_status.starts_with("response-boost; fwd=stale; ttl=-"));
+    redis.command::<()>(&["FLUSHALL"]);
+
+    // Nothing to answer with: a failure that is not stored, and by the policy's limit.
+    let limited = process(&redis.url(), &policy().with_load_limit(LOAD));
+    let answer = ask(&limited, &Origin::silent()).await;
+    assert_eq!((answer.status, answer.cache_status.as_str()), (503, ALONE));
+    ask(&limited, &Origin::at_once(200, "x")).await.assert("x", ALONE);
+}
+
+#[tokio::test]
+async fn a_deadline_shorter_than_the_limit_of_a_load_does_not_forbid_to_wait() {
+    let redis = RedisServer::start().await;
+    let policy = policy().with_load_limit(TEN_MINUTES);
+    let processes = processes(20, &redis.url(), &policy);
+    let origin = Origin::after(LOAD, 200, "x");
+    let deadline = Deadline::after(PATIENCE);
+    let asked = processes.iter().map(|process| ask_until(process, &origin, Some(deadline)));
+    let answers = join_all(asked).await;
+    assert!(answers.iter().all(|answer| answer.body == "x"));
+    assert_eq!(origin.loads(), 1);
+}
+
+#[tokio::test]
+async fn what_is_never_stored_is_remembered_for_longer_than_what_is_not_today() {
+    let redis = RedisServer::start().await;
+    let process = process(&redis.url(), &policy().with_max_entry_bytes(1_000));
+    let cookie = Origin::new(async || {
+        Response::builder().header("set-cookie", "a=b").body("x".into()).unwrap()
+    });
+    let large: &'static str = "x".repeat(2_000).leak();
+    let nearly = "x".repeat(900).leak();
+    for (origin, life_ms) in [
+        (cookie, 1_001..=60_000),
+        (Origin::at_once(200, large), 1_001..=60_000),
+        (Origin::at_once(200, nearly), 1_001..=60_000),
+        (Origin::at_once(404, "x"), 0..=1_000),
+        (Origin::at_once(503, "x"), 0..=1_000),
+    ] {
+        assert_eq!(ask(&process, &origin).await.cache_status, ALONE);
+        let left_ms: i64 = redis.command(&["PTTL", KEY]);
+        assert!(life_ms.contains(&left_ms), "{left_ms} ms of {life_ms:?}");
+        redis.command::<()>(&["DEL", KEY]);
+    }
+}

@@ -215,7 +215,7 @@ impl Variables<'_> {
         let needs_tls = || "only with rediss:// or valkeys:// in REDIS_URL".to_owned();
         if let Some(pem) = own_ca {
             let trusting = if redis.is_tls() {
-                redis.with_own_ca(pem).map_err(|error| error.to_string())
+                redis.with_own_ca(&pem).map_err(|error| error.to_string())
             } else {
                 Err(needs_tls())
             };

@@ -8,8 +8,11 @@ use std::process::ExitCode;
 
 use lambda_gateway::Gateway;
 use lambda_http::{Error, Request};
-use lambda_runtime::Runtime;
-use response_boost::{MemoryStore, RedisStore, ResponseCacheLayer, Store};
+use lambda_runtime::{LambdaInvocation, Runtime};
+use response_boost::{
+    AfterReplyLayer, Deadline, MemoryStore, RedisStore, ResponseCacheLayer, Store,
+};
+use tower::util::option_layer;
 use tower::{Layer as _, ServiceExt as _};
 use tracing::warn;
 use users_function::config::Config;
@@ -75,7 +78,7 @@ async fn warm_up_users(users: &impl UserStore) {
 }
 
 async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Result<(), Error> {
-    let Config { namespace, policy, log, .. } = config;
+    let Config { namespace, policy, log, max_concurrency, .. } = config;
     let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
         Some(namespace.key(requested_user(request)?.key_parts()))
     });
@@ -89,6 +92,13 @@ async fn serve(store: impl Store, users: impl UserStore, config: Config) -> Resu
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
     let runtime = Runtime::new(gateway).layer(Telemetry::new(&log));
+    // An environment that serves several requests at a time is not frozen between two of them.
+    let after_reply = (max_concurrency == 1).then(|| {
+        AfterReplyLayer::new(|invocation: &LambdaInvocation| {
+            Deadline::at(invocation.context.deadline())
+        })
+    });
+    let runtime = runtime.layer(option_layer(after_reply));
     // The compiler does not see by itself that this can be a task.
     let served: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(runtime.run_concurrent());
     served.await

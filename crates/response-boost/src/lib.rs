@@ -23,6 +23,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod after_reply;
 mod body;
 mod clock;
 mod deadline;
@@ -42,6 +43,7 @@ mod service;
 mod status;
 mod store;
 
+pub use self::after_reply::{AfterReply, AfterReplyLayer};
 pub use self::body::CachedBody;
 pub use self::deadline::Deadline;
 pub use self::entry::{DecodeError, Entry};
@@ -50,10 +52,10 @@ pub use self::layer::ResponseCacheLayer;
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 pub use self::policy::{InvalidBeta, Policy};
-#[cfg(feature = "tls")]
-pub use self::redis::InvalidCa;
 #[cfg(feature = "iam")]
 pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
+#[cfg(feature = "tls")]
+pub use self::redis::{InvalidCa, InvalidClientCertificate};
 #[cfg(feature = "redis")]
 pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
 pub use self::report::{Recorder, Report};

@@ -1,5 +1,7 @@
 //! The library as its users have it, over memory, a real Redis and real sockets.
 
 mod axum;
+mod environment;
 mod guarantee;
+mod redis_faults;
 mod store_contract;

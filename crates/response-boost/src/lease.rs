@@ -54,7 +54,8 @@ mod tests {
         assert_ne!(one, other);
         for value in [&one, &other] {
             assert!(is_token(value));
-            assert!(crate::Entry::decode(value).is_err());
+            let key = crate::Namespace::parse("users").unwrap().key(["1"]);
+            assert!(crate::Entry::decode(&key, value).is_err());
         }
         let longer = [&one[..], b"0"].concat();
         for value in [&b"lease:"[..], b"lease:another's", b"pass:1", b"", &one[1..], &longer] {

@@ -258,7 +258,7 @@ impl<S: Store> ReadThrough<S> {
             Found::Value(value) => value,
         };
         let fingerprint = value.slice(..value.len().min(FINGERPRINT_BYTES));
-        let entry = match Entry::decode(&value) {
+        let entry = match Entry::decode(key, &value) {
             Ok(entry) => entry,
             Err(error) => {
                 warn!(%error, "what is kept under the key is no entry; replacing it");
@@ -368,7 +368,7 @@ impl<S: Store> ReadThrough<S> {
             return false;
         };
         let fresh_for = entry.ttl.saturating_sub(entry.load_cost);
-        let bytes = entry.encode();
+        let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) || bytes.len() > self.policy.max_entry_bytes {
             self.pass(key, right, budget).await;
             return false;

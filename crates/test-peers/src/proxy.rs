@@ -1,5 +1,6 @@
 //! Between the function and its Redis: a proxy that does to their sockets what networks do.
 
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,27 +24,53 @@ pub enum Mode {
     Late(Duration),
     /// The next reply this much later, those after it at once.
     LateOnce(Duration),
+    /// The next reply is lost, with its connection; what comes after it is passed on.
+    ResetOnce,
+    /// Replies at this many bytes a second.
+    Slow(u32),
+    /// The next command that sets what is not there (`NX`) reaches the server this much later, and its client never
+    /// hears of it: the connection is closed at once. What comes after it is passed on.
+    ClaimLate(Duration),
 }
 
 pub struct Proxy {
     port: u16,
     mode: Arc<Mutex<Mode>>,
+    server_port: Arc<AtomicU16>,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     /// A proxy before the server on this port; it ends with the test's runtime.
     pub async fn before(server_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mode = Arc::new(Mutex::new(Mode::Pass));
-        let shared = Arc::clone(&mode);
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            mode: Arc::new(Mutex::new(Mode::Pass)),
+            server_port: Arc::new(server_port.into()),
+            accepted: Arc::default(),
+        };
+        let mode = Arc::clone(&proxy.mode);
+        let (server_port, accepted) = (Arc::clone(&proxy.server_port), Arc::clone(&proxy.accepted));
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                tokio::spawn(pass(client, server_port, Arc::clone(&shared)));
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let server_port = server_port.load(Ordering::SeqCst);
+                tokio::spawn(pass(client, server_port, Arc::clone(&mode)));
             }
         });
-        Self { port, mode }
+        proxy
+    }
+
+    /// Leads new connections to this server; those that are open stay where they are.
+    pub fn lead_to(&self, server_port: u16) {
+        self.server_port.store(server_port, Ordering::SeqCst);
+    }
+
+    /// How many connections there have been.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     pub fn url(&self) -> String {
@@ -82,6 +109,25 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                         _ => read,
                     }
                 };
+                let claim_late = {
+                    let mut mode = mode.lock().unwrap();
+                    let is_claim = asked[..read].windows(6).any(|part| part == b"\r\nNX\r\n");
+                    match *mode {
+                        Mode::ClaimLate(by) if is_claim => {
+                            *mode = Mode::Pass;
+                            Some(by)
+                        }
+                        _ => None,
+                    }
+                };
+                if let Some(by) = claim_late {
+                    drop(client);
+                    tokio::time::sleep(by).await;
+                    let _ = server.write_all(&asked[..read]).await;
+                    // Until it is done.
+                    let _ = server.read(&mut replied).await;
+                    return;
+                }
                 asked_is_cut |= heard < read;
                 if server.write_all(&asked[..heard]).await.is_err() {
                     return;
@@ -94,7 +140,22 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                 let part = match now {
                     Mode::Silent => &[],
                     _ if replied_is_cut => &[],
-                    Mode::Pass | Mode::Hears(_) => reply,
+                    Mode::Pass | Mode::Hears(_) | Mode::ClaimLate(_) => reply,
+                    Mode::ResetOnce => {
+                        *mode.lock().unwrap() = Mode::Pass;
+                        let _ = client.set_zero_linger();
+                        return;
+                    }
+                    Mode::Slow(bytes_a_second) => {
+                        // In steps, as a narrow link gives them.
+                        for part in reply.chunks(usize::try_from(bytes_a_second / 100).unwrap()) {
+                            if client.write_all(part).await.is_err() {
+                                return;
+                            }
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                        continue;
+                    }
                     Mode::Part(length) | Mode::Reset(length) => &reply[..length.min(read)],
                     Mode::Late(by) => {
                         tokio::time::sleep(by).await;

@@ -126,7 +126,7 @@ impl Failed {
         let code = error.code().unwrap_or_default();
         let text = error.to_string();
         let is_silent = error.is_timeout() || self.is_closed() || error.kind() == ErrorKind::Parse;
-        let is_first = self.link.as_ref().is_none_or(|link| !link.has_answered());
+        let is_first = self.link.as_ref().is_none_or(|link| !link.has_answered()) && !self.is_slow;
         if OF_A_CLUSTER.contains(&code) && !settings.is_cluster {
             return Some("the server is a node of a cluster; is REDIS_CLUSTER=true missing?");
         }
@@ -147,9 +147,12 @@ impl Failed {
         if text.contains("UnknownIssuer") {
             return Some("REDIS_TLS_CA_FILE names the authority to trust");
         }
-        if text.contains("ertificateRequired") || text.contains("ertificate required") {
+        // It says so by an alert, which is lost where something was sent meanwhile.
+        if text.contains("ertificateRequired")
+            || (self.link.is_some() && is_first && self.is_closed())
+        {
             return Some(
-                "the server wants a client certificate: REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE",
+                "does the server want a client certificate? REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE",
             );
         }
         // A port without TLS takes the beginning of a handshake for a command, and waits for the rest of it
@@ -236,3 +239,60 @@ impl fmt::Display for Cause {
 }
 
 impl std::error::Error for Cause {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_words_are_told_without_what_is_a_clients_own() {
+        let settings = RedisSettings::parse("redis://alice:hunter2@h").unwrap();
+        let mut command = Cmd::new();
+        command.arg("GET").arg("users:user:1").arg("a long value");
+        let told = |reply: &str| {
+            let reply = redis::parse_redis_value(format!("-{reply}\r\n").as_bytes()).unwrap();
+            words(&reply.extract_error().unwrap_err(), Some(&command), &settings)
+        };
+        for (reply, words) in [
+            ("OOM command not allowed", "OOM command not allowed"),
+            ("NOPERM User alice may not 'get' it", "NOPERM User <redacted> may not 'get' it"),
+            (
+                "NOPERM no access to the 'users:user:1' key",
+                "NOPERM no access to the '<redacted>' key",
+            ),
+            ("ERR hunter2, is it?", "ERR <redacted>, is it?"),
+            (
+                "ERR unknown command 'GET', with args beginning with: 'users:user:1' 'a long'",
+                "ERR unknown command 'GET'",
+            ),
+        ] {
+            assert_eq!(told(reply), words);
+        }
+        assert_eq!(told(&format!("ERR {}", "long ".repeat(1_000))).len(), MOST_WORDS);
+    }
+
+    #[test]
+    fn a_redirection_without_a_host_leads_to_who_answers() {
+        let answering = Address { host: "10.0.0.1".to_owned(), port: 1 };
+        for (words, found) in [
+            ("MOVED 7 10.0.0.2:6379", Some((7, "10.0.0.2:6379", false))),
+            ("MOVED 7 cache.example:6379", Some((7, "cache.example:6379", false))),
+            ("MOVED 7 ::1:6379", Some((7, "[::1]:6379", false))),
+            ("MOVED 7 :6379", Some((7, "10.0.0.1:6379", false))),
+            ("MOVED 7 ?:6379", Some((7, "10.0.0.1:6379", false))),
+            ("ASK 7 :6379", Some((7, "10.0.0.1:6379", true))),
+            ("MOVED 7 nowhere", None),
+            ("MOVED", None),
+            ("CLUSTERDOWN for now", None),
+        ] {
+            let reply = redis::parse_redis_value(format!("-{words}\r\n").as_bytes()).unwrap();
+            let error = reply.extract_error().unwrap_err();
+            let failed = Failed { error, link: None, was_open: true, is_slow: false };
+            let redirection = failed.redirection(&answering).map(|to| {
+                let Redirection { slot, address, is_ask } = to;
+                (slot, address.to_string(), is_ask)
+            });
+            assert_eq!(redirection, found.map(|(slot, to, is_ask)| (slot, to.to_owned(), is_ask)));
+        }
+    }
+}

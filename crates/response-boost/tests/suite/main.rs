@@ -3,5 +3,6 @@
 mod axum;
 mod environment;
 mod guarantee;
+mod redis_connections;
 mod redis_faults;
 mod store_contract;

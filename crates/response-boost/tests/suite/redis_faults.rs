@@ -259,7 +259,9 @@ impl Deployment {
                 (killed.is_ok() || killed.is_err_and(is_over)).then_some(())
             }));
         }
-        scripts.into_iter().for_each(|script| script.join().unwrap());
+        for script in scripts {
+            script.join().unwrap();
+        }
         self.assert_back_after_a_while(&environment, "a script that runs");
     }
 

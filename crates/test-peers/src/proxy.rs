@@ -38,6 +38,7 @@ pub struct Proxy {
     mode: Arc<Mutex<Mode>>,
     server_port: Arc<AtomicU16>,
     accepted: Arc<AtomicUsize>,
+    late: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -49,7 +50,9 @@ impl Proxy {
             mode: Arc::new(Mutex::new(Mode::Pass)),
             server_port: Arc::new(server_port.into()),
             accepted: Arc::default(),
+            late: Arc::default(),
         };
+        let late = Arc::clone(&proxy.late);
         let mode = Arc::clone(&proxy.mode);
         let (server_port, accepted) = (Arc::clone(&proxy.server_port), Arc::clone(&proxy.accepted));
         tokio::spawn(async move {
@@ -57,7 +60,7 @@ impl Proxy {
                 let (client, _) = listener.accept().await.unwrap();
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let server_port = server_port.load(Ordering::SeqCst);
-                tokio::spawn(pass(client, server_port, Arc::clone(&mode)));
+                tokio::spawn(pass(client, server_port, Arc::clone(&mode), Arc::clone(&late)));
             }
         });
         proxy
@@ -81,6 +84,15 @@ impl Proxy {
         self.port
     }
 
+    pub fn mode(&self) -> Mode {
+        *self.mode.lock().unwrap()
+    }
+
+    /// Whether no claim is on its way to the server that its client has been cut off from.
+    pub fn is_idle(&self) -> bool {
+        self.late.load(Ordering::SeqCst) == 0
+    }
+
     pub fn set(&self, mode: Mode) {
         *self.mode.lock().unwrap() = mode;
     }
@@ -88,7 +100,12 @@ impl Proxy {
 
 /// Passes on between the two until one of them ends, or the mode says otherwise. Whatever the mode says
 /// later, a stream of which something is lost has nothing after that: no network leaves out its middle.
-async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
+async fn pass(
+    mut client: TcpStream,
+    server_port: u16,
+    mode: Arc<Mutex<Mode>>,
+    late: Arc<AtomicUsize>,
+) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", server_port)).await else { return };
     let (mut asked, mut replied) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let (mut asked_is_cut, mut replied_is_cut) = (false, false);
@@ -114,6 +131,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                     let is_claim = asked[..read].windows(6).any(|part| part == b"\r\nNX\r\n");
                     match *mode {
                         Mode::ClaimLate(by) if is_claim => {
+                            late.fetch_add(1, Ordering::SeqCst);
                             *mode = Mode::Pass;
                             Some(by)
                         }
@@ -126,6 +144,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                     let _ = server.write_all(&asked[..read]).await;
                     // Until it is done.
                     let _ = server.read(&mut replied).await;
+                    late.fetch_sub(1, Ordering::SeqCst);
                     return;
                 }
                 asked_is_cut |= heard < read;

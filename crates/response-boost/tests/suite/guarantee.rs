@@ -16,6 +16,7 @@ use response_boost::{
     Store, StoreError,
 };
 use test_peers::PATIENCE;
+use test_peers::cluster::{Cluster, Shape};
 use test_peers::redis::RedisServer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -127,6 +128,8 @@ type TestCache = ResponseCacheLayer<Slow, fn(&Request) -> Option<CacheKey>>;
 
 fn environment(redis: &RedisServer, flaw: Flaw) -> TestCache {
     let settings = RedisSettings::parse(&redis.url()).unwrap();
+    let is_cluster = redis.command::<String>(&["INFO", "cluster"]).contains("cluster_enabled:1");
+    let settings = if is_cluster { settings.with_cluster() } else { settings };
     // A busy machine is no fault of Redis.
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let policy = Policy::new(Duration::from_millis(150))
@@ -203,7 +206,8 @@ impl World {
         if below(4) == 0 {
             redis.command::<()>(&["DEL", key(number).as_str()]);
         } else {
-            cache.invalidate(&key(number)).await.unwrap();
+            // Its connection may be closed twice; then it is the caller's to try again.
+            while cache.invalidate(&key(number)).await.is_err() {}
         }
         self.keys[number].invalidated.fetch_max(version, Ordering::SeqCst);
         self.invalidations.fetch_add(1, Ordering::SeqCst);
@@ -242,11 +246,15 @@ impl Loads {
 }
 
 async fn run(flaw: Flaw) -> Seen {
-    let redis = RedisServer::start().await;
+    run_on(&RedisServer::start().await, flaw, false).await
+}
+
+/// With connections that are closed now and then, if so.
+async fn run_on(redis: &RedisServer, flaw: Flaw, are_closed: bool) -> Seen {
     let world = World::new(flaw);
     let mut tasks: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
     for _ in 0..ENVIRONMENTS {
-        let (world, cache) = (Arc::clone(&world), environment(&redis, flaw));
+        let (world, cache) = (Arc::clone(&world), environment(redis, flaw));
         tasks.push(Box::pin(async move {
             let loads = Loads::default();
             while !world.is_over() {
@@ -254,7 +262,7 @@ async fn run(flaw: Flaw) -> Seen {
             }
         }));
     }
-    let (concurrent, loads) = (environment(&redis, flaw), Loads::default());
+    let (concurrent, loads) = (environment(redis, flaw), Loads::default());
     for _ in 0..ENVIRONMENTS {
         let (world, cache, loads) = (Arc::clone(&world), concurrent.clone(), loads.clone());
         tasks.push(Box::pin(async move {
@@ -264,10 +272,19 @@ async fn run(flaw: Flaw) -> Seen {
         }));
     }
     for _ in 0..2 {
-        let (world, cache, redis) = (Arc::clone(&world), environment(&redis, flaw), &redis);
+        let (world, cache, redis) = (Arc::clone(&world), environment(redis, flaw), redis);
         tasks.push(Box::pin(async move {
             while !world.is_over() {
                 world.write(&cache, redis).await;
+            }
+        }));
+    }
+    if are_closed {
+        let world = Arc::clone(&world);
+        tasks.push(Box::pin(async move {
+            while !world.is_over() {
+                redis.command::<u64>(&["CLIENT", "KILL", "USER", "default"]);
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }));
     }
@@ -291,6 +308,15 @@ async fn no_answer_is_older_than_an_invalidation_before_it() {
         let times = seen.by_status.get(kind).copied().unwrap_or_default();
         assert!(times >= at_least, "{kind} came {times} times: {seen:?}");
     }
+}
+
+#[tokio::test]
+async fn nor_in_a_cluster_whose_connections_are_closed() {
+    let shape = Shape { primaries: 1, has_replicas: false, is_tls: false };
+    let cluster = Cluster::of(shape).await;
+    let seen = run_on(&cluster.nodes[0], Flaw::None, true).await;
+    assert_eq!(seen.too_old, 0, "{seen:?}");
+    assert!(seen.answers > 1_000, "{seen:?}");
 }
 
 #[tokio::test]

@@ -212,6 +212,22 @@ mod tls {
             (vec![tls, ("REDIS_TLS_CA_FILE", &no_pem)], "accepted: certificates in PEM form"),
             (vec![plain, ("REDIS_TLS_CA_FILE", &ca_file)], "accepted: only with rediss://"),
             (
+                vec![tls, ("REDIS_TLS_CERT_FILE", &ca_file)],
+                "accepted: only together with REDIS_TLS_KEY_FILE",
+            ),
+            (
+                vec![tls, ("REDIS_TLS_KEY_FILE", &ca_file)],
+                "accepted: only together with REDIS_TLS_CERT_FILE",
+            ),
+            (
+                vec![tls, ("REDIS_TLS_CERT_FILE", &ca_file), ("REDIS_TLS_KEY_FILE", &no_pem)],
+                "accepted: a certificate in PEM form, and its private key in PEM form",
+            ),
+            (
+                vec![tls, ("REDIS_IAM_SERVICE", "dynamodb")],
+                "REDIS_IAM_SERVICE: dynamodb; accepted: elasticache or memorydb",
+            ),
+            (
                 vec![tls, ("REDIS_IAM_USER", "u")],
                 "REDIS_IAM_USER: u; accepted: only together with REDIS_IAM_CACHE",
             ),

@@ -123,6 +123,11 @@ impl Cluster {
         format!("{scheme}://127.0.0.1:{}", self.ports[node])
     }
 
+    /// The port of this node that clients are told of.
+    pub fn client_port(&self, node: usize) -> u16 {
+        self.ports[node]
+    }
+
     /// What clients trust, in a cluster behind TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.tls.as_ref().map(|tls| tls.ca.pem.as_str())

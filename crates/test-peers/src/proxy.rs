@@ -24,6 +24,8 @@ pub enum Mode {
     Late(Duration),
     /// The next reply this much later, those after it at once.
     LateOnce(Duration),
+    /// All connections are closed, as by a server that is gone.
+    Closed,
     /// The next reply is lost, with its connection; what comes after it is passed on.
     ResetOnce,
     /// Replies at this many bytes a second.
@@ -106,6 +108,9 @@ async fn pass(
     mode: Arc<Mutex<Mode>>,
     late: Arc<AtomicUsize>,
 ) {
+    if *mode.lock().unwrap() == Mode::Closed {
+        return;
+    }
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", server_port)).await else { return };
     let (mut asked, mut replied) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let (mut asked_is_cut, mut replied_is_cut) = (false, false);
@@ -116,7 +121,7 @@ async fn pass(
                 let heard = {
                     let mut mode = mode.lock().unwrap();
                     match &mut *mode {
-                        Mode::Silent => 0,
+                        Mode::Silent | Mode::Closed => 0,
                         _ if asked_is_cut => 0,
                         Mode::Hears(left) => {
                             let heard = read.min(*left);
@@ -157,6 +162,7 @@ async fn pass(
                 let reply = &replied[..read];
                 let now = *mode.lock().unwrap();
                 let part = match now {
+                    Mode::Closed => return,
                     Mode::Silent => &[],
                     _ if replied_is_cut => &[],
                     Mode::Pass | Mode::Hears(_) | Mode::ClaimLate(_) => reply,

@@ -39,6 +39,23 @@ fn told(fault: &StoreError) -> String {
     format!("{}: {fault}: {cause}", fault.word("redis"))
 }
 
+/// What a look-up that fails tells, which is no secret of a client.
+async fn get(settings: RedisSettings) -> String {
+    let fault = RedisStore::new(settings).get(&key("a-key")).await.unwrap_err();
+    let told = told(&fault);
+    for secret in ["alice", "hunter2", key("a-key").as_str()] {
+        assert!(!told.contains(secret) && !format!("{fault:?}").contains(secret), "{told}");
+    }
+    told
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
+fn assert_all(told: String, parts: &[&str]) {
+    for part in parts {
+        assert!(told.contains(part), "{part:?} is not in {told}");
+    }
+}
+
 /// A key for each primary, by its number.
 fn keys_by_primary(cluster: &Cluster) -> Vec<CacheKey> {
     let mut keys = BTreeMap::new();
@@ -409,19 +426,6 @@ async fn a_fault_names_the_node_the_servers_words_and_a_hint() {
     let server = RedisServer::start().await;
     let at = format!("127.0.0.1:{}", server.port());
     server.command::<()>(&["ACL", "SETUSER", "alice", "on", ">hunter2", "~*", "+@all", "-get"]);
-    let get = async |settings: RedisSettings| {
-        let fault = RedisStore::new(settings).get(&key("a-key")).await.unwrap_err();
-        let told = told(&fault);
-        for secret in ["alice", "hunter2", key("a-key").as_str()] {
-            assert!(!told.contains(secret) && !format!("{fault:?}").contains(secret), "{told}");
-        }
-        told
-    };
-    let assert_all = |told: String, parts: &[&str]| {
-        for part in parts {
-            assert!(told.contains(part), "{part:?} is not in {told}");
-        }
-    };
     let with = |credentials: &str| settings(&server.url().replace("://", credentials));
     assert_all(get(with("://alice:hunter2@")).await, &["redis-error", &at, "NOPERM"]);
     assert_all(get(with("://alice:hunter3@")).await, &["redis-auth", &at, "WRONGPASS"]);
@@ -430,64 +434,77 @@ async fn a_fault_names_the_node_the_servers_words_and_a_hint() {
     let keys = keys_by_primary(&cluster);
     let fault = RedisStore::new(settings(&cluster.url(0))).get(&keys[1]).await.unwrap_err();
     assert_all(told(&fault), &["redis-error", "MOVED", "is REDIS_CLUSTER=true missing?"]);
-
-    let tls = TlsServer::good().await;
-    let plain = format!("redis://127.0.0.1:{}", tls.tls_port);
-    assert_all(
-        get(settings(&plain)).await,
-        &["does the port want TLS? then the URL begins with rediss://"],
-    );
-    let trusting =
-        |url: &str, files: &TlsFiles| hasty(url).with_own_ca(files.ca.pem.as_bytes()).unwrap();
-    let no_tls = format!("rediss://localhost:{}", tls.redis.port());
-    assert_all(get(trusting(&no_tls, &tls.files)).await, &["does the port speak TLS?"]);
-    let other_name = format!("rediss://127.0.0.1:{}", tls.tls_port);
-    assert_all(
-        get(trusting(&other_name, &tls.files)).await,
-        &["redis-error", "127.0.0.1", "not valid for name", "the certificate is for another name"],
-    );
 }
 
-#[tokio::test]
-async fn a_server_that_wants_a_client_certificate_is_shown_one() {
-    let server = TlsServer::start(&["localhost"], |_| (), &["--tls-auth-clients", "yes"]).await;
-    let ca = &server.files.ca;
-    let trusting = || settings(&server.url()).with_own_ca(ca.pem.as_bytes()).unwrap();
-    let fault = RedisStore::new(trusting()).get(&key("a")).await.unwrap_err();
-    assert!(told(&fault).contains("REDIS_TLS_CERT_FILE"), "{}", told(&fault));
+/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+mod tls {
+    use super::*;
 
-    let (certificate, private_key) = ca.certificate(&["function"], |_| ());
-    let showing = |certificate: &str, private_key: &str| {
-        trusting().with_client_certificate(certificate.as_bytes(), private_key.as_bytes())
-    };
-    let store = RedisStore::new(showing(&certificate, &private_key).unwrap());
-    put(&store, &key("a"), "x").await;
+    #[tokio::test]
+    async fn a_fault_of_tls_comes_with_a_hint() {
+        let tls = TlsServer::good().await;
+        let plain = format!("redis://127.0.0.1:{}", tls.tls_port);
+        assert_all(
+            get(settings(&plain)).await,
+            &["does the port want TLS? then the URL begins with rediss://"],
+        );
+        let trusting =
+            |url: &str, files: &TlsFiles| hasty(url).with_own_ca(files.ca.pem.as_bytes()).unwrap();
+        let no_tls = format!("rediss://localhost:{}", tls.redis.port());
+        assert_all(get(trusting(&no_tls, &tls.files)).await, &["does the port speak TLS?"]);
+        let other_name = format!("rediss://127.0.0.1:{}", tls.tls_port);
+        assert_all(
+            get(trusting(&other_name, &tls.files)).await,
+            &[
+                "redis-error",
+                "127.0.0.1",
+                "not valid for name",
+                "the certificate is for another name",
+            ],
+        );
+    }
 
-    let (_, other_key) = Ca::new().certificate(&["function"], |_| ());
-    assert!(showing(&certificate, &other_key).is_err());
-    assert!(showing("no certificate", &private_key).is_err());
-    assert!(showing(&certificate, "no key").is_err());
-}
+    #[tokio::test]
+    async fn a_server_that_wants_a_client_certificate_is_shown_one() {
+        let server = TlsServer::start(&["localhost"], |_| (), &["--tls-auth-clients", "yes"]).await;
+        let ca = &server.files.ca;
+        let trusting = || settings(&server.url()).with_own_ca(ca.pem.as_bytes()).unwrap();
+        let fault = RedisStore::new(trusting()).get(&key("a")).await.unwrap_err();
+        assert!(told(&fault).contains("REDIS_TLS_CERT_FILE"), "{}", told(&fault));
 
-/// Nothing else holds its own, so each store of a process may share it.
-#[tokio::test]
-async fn a_sign_in_is_made_afresh_for_each_connection() {
-    use response_boost::{AwsCredentials, IamName, IamSettings};
+        let (certificate, private_key) = ca.certificate(&["function"], |_| ());
+        let showing = |certificate: &str, private_key: &str| {
+            trusting().with_client_certificate(certificate.as_bytes(), private_key.as_bytes())
+        };
+        let store = RedisStore::new(showing(&certificate, &private_key).unwrap());
+        put(&store, &key("a"), "x").await;
 
-    let server = TlsServer::good().await;
-    server.redis.command::<()>(&["ACL", "SETUSER", "app", "on", "nopass", "~*", "+@all"]);
-    let signed = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counted = Arc::clone(&signed);
-    let name = |text| IamName::parse(text).unwrap();
-    let iam = IamSettings::new(name("app"), name("cache"), move || {
-        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        std::future::ready(Ok(AwsCredentials::new("key", "secret", "eu-west-1")))
-    });
-    let settings = settings(&server.url()).with_own_ca(server.files.ca.pem.as_bytes()).unwrap();
-    let store = RedisStore::new(settings.with_iam(iam).with_cluster());
-    for round in 1..=3 {
-        put(&store, &Namespace::parse(NAMESPACE).unwrap().key(["a"]), "x").await;
-        assert_eq!(signed.load(std::sync::atomic::Ordering::SeqCst), round);
-        server.redis.command::<u64>(&["CLIENT", "KILL", "USER", "app"]);
+        let (_, other_key) = Ca::new().certificate(&["function"], |_| ());
+        assert!(showing(&certificate, &other_key).is_err());
+        assert!(showing("no certificate", &private_key).is_err());
+        assert!(showing(&certificate, "no key").is_err());
+    }
+
+    /// Nothing else holds its own, so each store of a process may share it.
+    #[tokio::test]
+    async fn a_sign_in_is_made_afresh_for_each_connection() {
+        use response_boost::{AwsCredentials, IamName, IamSettings};
+
+        let server = TlsServer::good().await;
+        server.redis.command::<()>(&["ACL", "SETUSER", "app", "on", "nopass", "~*", "+@all"]);
+        let signed = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&signed);
+        let name = |text| IamName::parse(text).unwrap();
+        let iam = IamSettings::new(name("app"), name("cache"), move || {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            std::future::ready(Ok(AwsCredentials::new("key", "secret", "eu-west-1")))
+        });
+        let settings = settings(&server.url()).with_own_ca(server.files.ca.pem.as_bytes()).unwrap();
+        let store = RedisStore::new(settings.with_iam(iam).with_cluster());
+        for round in 1..=3 {
+            put(&store, &Namespace::parse(NAMESPACE).unwrap().key(["a"]), "x").await;
+            assert_eq!(signed.load(std::sync::atomic::Ordering::SeqCst), round);
+            server.redis.command::<u64>(&["CLIENT", "KILL", "USER", "app"]);
+        }
     }
 }

@@ -231,7 +231,7 @@ impl Deployment {
 
     fn a_script_that_runs(&self, between: Between) {
         let environment = self.warm(between);
-        self.on_all(&["CONFIG", "SET", "busy-reply-threshold", "1"]);
+        self.on_all(&["CONFIG", "SET", "lua-time-limit", "1"]);
         let scripts: Vec<_> = self
             .connections()
             .into_iter()
@@ -317,25 +317,30 @@ fn one_server() {
 }
 
 #[test]
-fn one_server_behind_tls() {
-    Deployment::new(async || Peers::Tls(TlsServer::good().await)).run();
-}
-
-#[test]
 fn a_cluster_of_three() {
     let shape = Shape { primaries: 3, has_replicas: false, is_tls: false };
     Deployment::new(async || Peers::Cluster(Cluster::of(shape).await)).run();
 }
 
-/// As ElastiCache Serverless has it.
-#[test]
-fn a_cluster_of_one_behind_tls() {
-    let shape = Shape { primaries: 1, has_replicas: false, is_tls: true };
-    Deployment::new(async || Peers::Cluster(Cluster::of(shape).await)).run();
-}
+/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+mod tls {
+    use super::*;
 
-#[test]
-fn a_cluster_of_three_with_replicas_behind_tls() {
-    let shape = Shape { primaries: 3, has_replicas: true, is_tls: true };
-    Deployment::new(async || Peers::Cluster(Cluster::of(shape).await)).run();
+    #[test]
+    fn one_server_behind_tls() {
+        Deployment::new(async || Peers::Tls(TlsServer::good().await)).run();
+    }
+
+    /// As ElastiCache Serverless has it.
+    #[test]
+    fn a_cluster_of_one_behind_tls() {
+        let shape = Shape { primaries: 1, has_replicas: false, is_tls: true };
+        Deployment::new(async || Peers::Cluster(Cluster::of(shape).await)).run();
+    }
+
+    #[test]
+    fn a_cluster_of_three_with_replicas_behind_tls() {
+        let shape = Shape { primaries: 3, has_replicas: true, is_tls: true };
+        Deployment::new(async || Peers::Cluster(Cluster::of(shape).await)).run();
+    }
 }

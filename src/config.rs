@@ -226,7 +226,7 @@ impl Variables<'_> {
             };
             redis = self.judge(variable::REDIS_TLS_CA_FILE, trusting)?;
         }
-        if let Some((certificate, key)) = client {
+        if let Some([certificate, key]) = client {
             let showing = if redis.is_tls() {
                 let showing = redis.with_client_certificate(&certificate, &key);
                 showing.map_err(|error| error.to_string())
@@ -243,14 +243,14 @@ impl Variables<'_> {
         Ok(Some(redis))
     }
 
-    /// A client certificate and its private key.
-    fn client_certificate(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Noted> {
+    /// A client certificate and its private key, each as it stands in its file.
+    fn client_certificate(&mut self) -> Result<Option<[Vec<u8>; 2]>, Noted> {
         let certificate = self.file(variable::REDIS_TLS_CERT_FILE);
         let key = self.file(variable::REDIS_TLS_KEY_FILE);
         let one_alone = |other| Err(format!("only together with {other}"));
         match (certificate?, key?) {
             (None, None) => Ok(None),
-            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (Some(certificate), Some(key)) => Ok(Some([certificate, key])),
             (Some(_), None) => {
                 self.judge(variable::REDIS_TLS_CERT_FILE, one_alone(variable::REDIS_TLS_KEY_FILE))
             }

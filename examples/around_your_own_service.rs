@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use http::{Method, Response};
 use lambda_gateway::Gateway;
-use lambda_http::{Body, Error, Request, lambda_runtime};
-use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
+use lambda_http::{Body, Error, Request};
+use lambda_runtime::{LambdaInvocation, Runtime};
+use response_boost::{
+    AfterReplyLayer, Deadline, MemoryStore, Namespace, Policy, ResponseCacheLayer,
+};
 use tower::{ServiceBuilder, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
@@ -28,7 +31,12 @@ async fn main() -> Result<(), Error> {
     let service = ServiceBuilder::new()
         .layer(ResponseCacheLayer::new(store, policy, key_of))
         .service(service_fn(greet));
-    lambda_runtime::run(Gateway::new(service)).await
+
+    // 5. What a request leaves to do is done after its reply, before Lambda freezes the environment.
+    let after_reply = AfterReplyLayer::new(|invocation: &LambdaInvocation| {
+        Deadline::at(invocation.context.deadline())
+    });
+    Runtime::new(Gateway::new(service)).layer(after_reply).run().await
 }
 
 /// What the cache saves you from doing each time.

@@ -421,6 +421,26 @@ async fn a_large_entry_over_a_slow_link_is_no_fault() {
     assert_eq!(proxy.accepted(), before + 1, "over the same connection");
 }
 
+/// Nobody can tell how much of a large entry has left yet: its connection is given up, and nobody else is held up.
+#[tokio::test]
+async fn a_large_entry_that_does_not_get_through_opens_no_breaker() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::before(server.port()).await;
+    let store = RedisStore::new(hasty(&proxy.url()));
+    put(&store, &key("small"), "small").await;
+    proxy.set(Mode::Silent);
+    let large = "x".repeat(100_000).into();
+    let fault = store.put(&key("large"), Expected::Anything, large, LIFE).await.unwrap_err();
+    assert!(matches!(fault, StoreError::Timeout(_)), "{}", told(&fault));
+    proxy.set(Mode::Pass);
+    assert_eq!(store.get(&key("small")).await.unwrap(), Found::Value("small".into()));
+    // A small one is a fault like others.
+    proxy.set(Mode::Silent);
+    let small = store.put(&key("small"), Expected::Anything, "x".into(), LIFE).await;
+    assert!(matches!(small, Err(StoreError::Timeout(_))));
+    assert!(matches!(store.get(&key("small")).await, Err(StoreError::BreakerOpen)));
+}
+
 #[tokio::test]
 async fn a_fault_names_the_node_the_servers_words_and_a_hint() {
     let server = RedisServer::start().await;

@@ -26,12 +26,18 @@ pub mod variable {
     pub const REDIS_CLUSTER: &str = "REDIS_CLUSTER";
     /// The PEM file of an own CA; unset: the public roots.
     pub const REDIS_TLS_CA_FILE: &str = "REDIS_TLS_CA_FILE";
+    /// The PEM file of a client certificate; unset: none is shown.
+    pub const REDIS_TLS_CERT_FILE: &str = "REDIS_TLS_CERT_FILE";
+    /// The PEM file of that certificate's private key.
+    pub const REDIS_TLS_KEY_FILE: &str = "REDIS_TLS_KEY_FILE";
     /// Sign in with IAM as this user; unset: as the URL says.
     pub const REDIS_IAM_USER: &str = "REDIS_IAM_USER";
     /// The name of the cache to sign in to with IAM.
     pub const REDIS_IAM_CACHE: &str = "REDIS_IAM_CACHE";
     /// `true`: that cache is serverless. `true`.
     pub const REDIS_IAM_SERVERLESS: &str = "REDIS_IAM_SERVERLESS";
+    /// What that cache is of: `elasticache` or `memorydb`. `elasticache`.
+    pub const REDIS_IAM_SERVICE: &str = "REDIS_IAM_SERVICE";
     /// `true`: connect while Lambda initialises the environment. `false`.
     pub const WARM_UP: &str = "WARM_UP";
     /// How long a request waits for a connection, in milliseconds. 500.
@@ -199,12 +205,11 @@ impl Variables<'_> {
             RedisSettings::parse(url).map_err(|error| error.to_string())
         });
         let is_cluster = self.flag(variable::REDIS_CLUSTER, "false");
-        let own_ca = self.read_optional(variable::REDIS_TLS_CA_FILE, |path| {
-            std::fs::read(path).map_err(|error| format!("a file that can be read ({error})"))
-        });
+        let own_ca = self.file(variable::REDIS_TLS_CA_FILE);
+        let client = self.client_certificate();
         let iam = self.iam();
-        let (connect, response, is_cluster, own_ca, iam) =
-            (connect?, response?, is_cluster?, own_ca?, iam?);
+        let (connect, response, is_cluster, own_ca, client, iam) =
+            (connect?, response?, is_cluster?, own_ca?, client?, iam?);
         let Some(mut redis) = url? else {
             return Ok(None);
         };
@@ -218,11 +223,20 @@ impl Variables<'_> {
         let needs_tls = || "only with rediss:// or valkeys:// in REDIS_URL".to_owned();
         if let Some(pem) = own_ca {
             let trusting = if redis.is_tls() {
-                redis.with_own_ca(pem).map_err(|error| error.to_string())
+                redis.with_own_ca(&pem).map_err(|error| error.to_string())
             } else {
                 Err(needs_tls())
             };
             redis = self.judge(variable::REDIS_TLS_CA_FILE, trusting)?;
+        }
+        if let Some([certificate, key]) = client {
+            let showing = if redis.is_tls() {
+                let showing = redis.with_client_certificate(&certificate, &key);
+                showing.map_err(|error| error.to_string())
+            } else {
+                Err(needs_tls())
+            };
+            redis = self.judge(variable::REDIS_TLS_CERT_FILE, showing)?;
         }
         if let Some(iam) = iam {
             // A token that anybody can read on its way is anybody's for 15 minutes.
@@ -232,19 +246,46 @@ impl Variables<'_> {
         Ok(Some(redis))
     }
 
+    /// A client certificate and its private key, each as it stands in its file.
+    fn client_certificate(&mut self) -> Result<Option<[Vec<u8>; 2]>, Noted> {
+        let certificate = self.file(variable::REDIS_TLS_CERT_FILE);
+        let key = self.file(variable::REDIS_TLS_KEY_FILE);
+        let one_alone = |other| Err(format!("only together with {other}"));
+        match (certificate?, key?) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Ok(Some([certificate, key])),
+            (Some(_), None) => {
+                self.judge(variable::REDIS_TLS_CERT_FILE, one_alone(variable::REDIS_TLS_KEY_FILE))
+            }
+            (None, Some(_)) => {
+                self.judge(variable::REDIS_TLS_KEY_FILE, one_alone(variable::REDIS_TLS_CERT_FILE))
+            }
+        }
+    }
+
     fn iam(&mut self) -> Result<Option<IamSettings>, Noted> {
         let parse = |text: &str| IamName::parse(text).map_err(|error| error.to_string());
         let user = self.read_optional(variable::REDIS_IAM_USER, parse);
         let cache = self.read_optional(variable::REDIS_IAM_CACHE, parse);
         let is_serverless = self.flag(variable::REDIS_IAM_SERVERLESS, "true");
-        let (user, cache, is_serverless) = (user?, cache?, is_serverless?);
+        let is_memorydb =
+            self.read(variable::REDIS_IAM_SERVICE, "elasticache", |text| match text {
+                "elasticache" => Ok(false),
+                "memorydb" => Ok(true),
+                _ => Err("elasticache or memorydb".to_owned()),
+            });
+        let (user, cache, is_serverless, is_memorydb) =
+            (user?, cache?, is_serverless?, is_memorydb?);
         let one_alone = |other| Err(format!("only together with {other}"));
         match (user, cache) {
             (None, None) => Ok(None),
             (Some(user), Some(cache)) => {
                 let serverless = IamSettings::new(user, cache, crate::aws::credentials);
-                let iam = if is_serverless { serverless } else { serverless.without_serverless() };
-                Ok(Some(iam))
+                Ok(Some(match (is_memorydb, is_serverless) {
+                    (true, _) => serverless.for_memorydb(),
+                    (false, true) => serverless,
+                    (false, false) => serverless.without_serverless(),
+                }))
             }
             (Some(_), None) => {
                 self.judge(variable::REDIS_IAM_USER, one_alone(variable::REDIS_IAM_CACHE))
@@ -313,6 +354,13 @@ impl Variables<'_> {
         let filter = filter?.unwrap_or_else(|| Targets::new().with_default(level));
         let (service, metrics_namespace) = (service?, metrics_namespace?);
         Ok(LogSettings { format, filter, service, metrics_namespace })
+    }
+
+    /// What is in the file that a variable names.
+    fn file(&mut self, name: &'static str) -> Result<Option<Vec<u8>>, Noted> {
+        self.read_optional(name, |path| {
+            std::fs::read(path).map_err(|error| format!("a file that can be read ({error})"))
+        })
     }
 
     fn flag(&mut self, name: &'static str, default: &str) -> Result<bool, Noted> {
@@ -418,9 +466,12 @@ mod tests {
             variable::REDIS_URL,
             variable::REDIS_CLUSTER,
             variable::REDIS_TLS_CA_FILE,
+            variable::REDIS_TLS_CERT_FILE,
+            variable::REDIS_TLS_KEY_FILE,
             variable::REDIS_IAM_USER,
             variable::REDIS_IAM_CACHE,
             variable::REDIS_IAM_SERVERLESS,
+            variable::REDIS_IAM_SERVICE,
             variable::WARM_UP,
             variable::REDIS_CONNECT_TIMEOUT_MS,
             variable::REDIS_RESPONSE_TIMEOUT_MS,
@@ -559,6 +610,18 @@ mod tests {
         assert!(read(&set).is_ok(), "its holder renews it");
         let without_leases = Policy::new(Duration::from_mins(2)).with_lease(Duration::ZERO);
         assert_eq!(read(&[(variable::CACHE_LEASE_MS, "0")]).unwrap().policy, without_leases);
+    }
+
+    #[test]
+    fn a_url_of_another_form_stops_the_start_and_says_why() {
+        for (url, why) in [
+            ("redis://h?db=2", "without a query string or a fragment"),
+            ("redis://bob@h", "a user has a password"),
+            ("redis://hunter2@h", "a user has a password"),
+        ] {
+            let error = read(&[(variable::REDIS_URL, url)]).unwrap_err();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -3,11 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use response_boost::Entry;
+use response_boost::{Entry, Namespace};
 
 fuzz_target!(|data: &[u8]| {
     let bytes = data.to_vec().into();
-    match Entry::decode(&bytes) {
+    // That of the entries of the corpus.
+    let key = Namespace::parse("users").expect("a namespace").key(["user", "1"]);
+    match Entry::decode(&key, &bytes) {
         Ok(entry) => {
             let line_end = data.iter().position(|&byte| byte == b'\n').expect("a line of metadata");
             assert_eq!(entry.body, data[line_end + 1..]);

@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use lambda_gateway::{Gateway, Payloads};
 use lambda_http::{Error, Request};
-use lambda_runtime::Runtime;
-use response_boost::{MemoryStore, RedisStore, ResponseCacheLayer, Store};
+use lambda_runtime::{LambdaInvocation, Runtime};
+use response_boost::{
+    AfterReplyLayer, Deadline, MemoryStore, RedisStore, ResponseCacheLayer, Store,
+};
+use tower::util::option_layer;
 use tower::{Layer as _, ServiceExt as _};
 use tracing::warn;
 use users_function::config::Config;
@@ -95,7 +98,7 @@ where
     if config.warm_up {
         warm_up().await;
     }
-    let Config { namespace, policy, log, base_path, .. } = config;
+    let Config { namespace, policy, log, base_path, max_concurrency, .. } = config;
     let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
         Some(namespace.key(requested_user(request)?.key_parts()))
     });
@@ -116,6 +119,13 @@ where
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
     let runtime = Runtime::new(gateway).layer(Payloads).layer(Telemetry::new(&log));
+    // An environment that serves several requests at a time is not frozen between two of them.
+    let after_reply = (max_concurrency == 1).then(|| {
+        AfterReplyLayer::new(|invocation: &LambdaInvocation| {
+            Deadline::at(invocation.context.deadline())
+        })
+    });
+    let runtime = runtime.layer(option_layer(after_reply));
     // The compiler does not see by itself that this can be a task.
     let served: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(runtime.run_concurrent());
     served.await

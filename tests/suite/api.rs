@@ -322,7 +322,7 @@ async fn what_is_no_entry_is_replaced_by_one(users: Users) {
     let (function, redis) = function_and_redis(users).await;
     function.get("/users/1").await;
     let entry: String = redis.command(&["GET", "users:user:1"]);
-    let next_version = entry.replace("\"version\":1", "\"version\":2");
+    let next_version = entry.replace("\"version\":2", "\"version\":3");
     let truncated = &entry[..entry.len() - 1];
 
     for seed in [

@@ -89,12 +89,13 @@ async fn of_the_examples_of_the_crates_only_those_of_pollers_end_in_a_function_e
 #[test]
 fn the_corpus_of_entries_is_read() {
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/entry");
+    let key = Namespace::parse("users").unwrap().key(["user", "1"]);
     let (entries, others): (Vec<_>, Vec<_>) = files(&corpus)
         .into_iter()
-        .partition(|(_, bytes)| Entry::decode(&bytes.clone().into()).is_ok());
+        .partition(|(_, bytes)| Entry::decode(&key, &bytes.clone().into()).is_ok());
     let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
     names.sort_unstable();
-    assert_eq!(names, ["not-found", "numbers-at-their-limits", "version-1"]);
+    assert_eq!(names, ["not-found", "numbers-at-their-limits", "version-1", "version-2"]);
     assert!(others.len() > 5);
 }
 

@@ -4,88 +4,14 @@
 mod tls {
     use std::time::Duration;
 
-    use rcgen::{
-        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
-    };
+    use rcgen::{CertificateParams, date_time_ymd};
 
     use crate::support::STORED;
     use crate::support::lambda::{BY_DEFAULT, Function, command};
     use test_peers::Folder;
     use test_peers::proxy::{Mode, Proxy};
-    use test_peers::redis::{RedisServer, free_port};
-
-    /// A server with TLS, and without it on its other port.
-    struct TlsServer {
-        redis: RedisServer,
-        tls_port: u16,
-        ca_file: String,
-        _folder: Folder,
-    }
-
-    struct Ca {
-        issuer: Issuer<'static, KeyPair>,
-        pem: String,
-    }
-
-    impl Ca {
-        fn new() -> Self {
-            let mut params = CertificateParams::default();
-            // Told from others by its name.
-            let name = uuid::Uuid::new_v4().to_string();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let key = KeyPair::generate().unwrap();
-            let pem = params.self_signed(&key).unwrap().pem();
-            Self { issuer: Issuer::new(params, key), pem }
-        }
-    }
-
-    impl TlsServer {
-        /// With a certificate by its own CA for these names.
-        async fn start(
-            names: &[&str],
-            change: impl Fn(&mut CertificateParams),
-            arguments: &[&str],
-        ) -> Self {
-            let ca = Ca::new();
-            let names: Vec<String> = names.iter().copied().map(ToOwned::to_owned).collect();
-            let mut params = CertificateParams::new(names).unwrap();
-            change(&mut params);
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.signed_by(&key, &ca.issuer).unwrap();
-            let folder = Folder::new();
-            let ca_file = folder.write("ca.pem", &ca.pem);
-            let certificate_file = folder.write("certificate.pem", &certificate.pem());
-            let key_file = folder.write("key.pem", &key.serialize_pem());
-            let tls_port = std::cell::Cell::new(0);
-            let redis = RedisServer::start_with(|_| {
-                tls_port.set(free_port());
-                let tls_port = tls_port.get().to_string();
-                [
-                    ["--tls-port", &tls_port],
-                    ["--tls-cert-file", &certificate_file],
-                    ["--tls-key-file", &key_file],
-                    ["--tls-ca-cert-file", &ca_file],
-                    ["--tls-auth-clients", "no"],
-                ]
-                .concat()
-                .into_iter()
-                .chain(arguments.iter().copied())
-                .map(ToOwned::to_owned)
-                .collect()
-            })
-            .await;
-            Self { redis, tls_port: tls_port.get(), ca_file, _folder: folder }
-        }
-
-        async fn good() -> Self {
-            Self::start(&["localhost"], |_| (), &[]).await
-        }
-
-        fn url(&self) -> String {
-            format!("rediss://localhost:{}", self.tls_port)
-        }
-    }
+    use test_peers::redis::free_port;
+    use test_peers::tls::{Ca, TlsServer};
 
     async fn function(url: &str, ca_file: &str) -> Function {
         Function::start(&[("REDIS_URL", url), ("REDIS_TLS_CA_FILE", ca_file)]).await
@@ -103,7 +29,7 @@ mod tls {
     #[tokio::test]
     async fn answers_are_kept_over_one_encrypted_connection() {
         let server = TlsServer::good().await;
-        let function = function(&server.url(), &server.ca_file).await;
+        let function = function(&server.url(), server.ca_file()).await;
         assert_eq!(function.get("/users/1").await.cache_status(), STORED);
         for _ in 0..20 {
             let reply = function.get("/users/1").await;
@@ -116,7 +42,7 @@ mod tls {
     #[tokio::test]
     async fn a_connection_that_was_closed_is_opened_again() {
         let server = TlsServer::good().await;
-        let function = function(&server.url(), &server.ca_file).await;
+        let function = function(&server.url(), server.ca_file()).await;
         function.get_until_hit("/users/1").await;
         for _ in 0..5 {
             server.redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -130,7 +56,7 @@ mod tls {
         let server = TlsServer::good().await;
         server.redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">p@ss", "~*", "+@all"]);
         let url = server.url().replace("://", "://cache:p%40ss@");
-        let function = function(&url, &server.ca_file).await;
+        let function = function(&url, server.ca_file()).await;
         assert_eq!(function.get("/users/1").await.cache_status(), STORED);
         let clients: String = server.redis.command(&["CLIENT", "LIST"]);
         assert!(clients.contains("user=cache"), "{clients}");
@@ -139,7 +65,7 @@ mod tls {
     #[tokio::test]
     async fn a_certificate_of_another_ca_is_refused() {
         let (server, other) = (TlsServer::good().await, TlsServer::good().await);
-        assert_refused(&server.url(), &other.ca_file, "UnknownIssuer").await;
+        assert_refused(&server.url(), other.ca_file(), "UnknownIssuer").await;
         // The public roots do not vouch for it either.
         assert_refused(&server.url(), "", "UnknownIssuer").await;
     }
@@ -147,7 +73,7 @@ mod tls {
     #[tokio::test]
     async fn a_certificate_for_another_name_is_refused() {
         let server = TlsServer::start(&["cache.example"], |_| (), &[]).await;
-        assert_refused(&server.url(), &server.ca_file, "not valid for name").await;
+        assert_refused(&server.url(), server.ca_file(), "not valid for name").await;
     }
 
     #[tokio::test]
@@ -157,14 +83,14 @@ mod tls {
             params.not_after = date_time_ymd(2021, 1, 1);
         };
         let server = TlsServer::start(&["localhost"], expired, &[]).await;
-        assert_refused(&server.url(), &server.ca_file, "xpired").await;
+        assert_refused(&server.url(), server.ca_file(), "xpired").await;
     }
 
     #[tokio::test]
     async fn a_port_without_tls_is_told_from_one_with_it() {
         let server = TlsServer::good().await;
         let plain = format!("rediss://localhost:{}", server.redis.port());
-        let variables = [("REDIS_URL", &*plain), ("REDIS_TLS_CA_FILE", &server.ca_file)];
+        let variables = [("REDIS_URL", &*plain), ("REDIS_TLS_CA_FILE", server.ca_file())];
         let function = Function::start(&[&variables[..], &BY_DEFAULT].concat()).await;
         let reply = function.get("/users/1").await;
         reply.assert_correct();
@@ -181,7 +107,7 @@ mod tls {
         let url = format!("rediss://localhost:{}", proxy.port());
         let function = Function::start(&[
             ("REDIS_URL", &url),
-            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_TLS_CA_FILE", server.ca_file()),
             ("REDIS_CONNECT_TIMEOUT_MS", "100"),
         ])
         .await;
@@ -205,7 +131,7 @@ mod tls {
         let url = server.url();
         let variables = [
             ("REDIS_URL", url.as_str()),
-            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_TLS_CA_FILE", server.ca_file()),
             ("REDIS_IAM_USER", "cache-user"),
             ("REDIS_IAM_CACHE", "my-cache"),
             ("AWS_REGION", "eu-west-1"),
@@ -259,7 +185,7 @@ mod tls {
         let url = server.url();
         let function = Function::start(&[
             ("REDIS_URL", &url),
-            ("REDIS_TLS_CA_FILE", &server.ca_file),
+            ("REDIS_TLS_CA_FILE", server.ca_file()),
             ("REDIS_IAM_USER", "cache-user"),
             ("REDIS_IAM_CACHE", "my-cache"),
             ("AWS_REGION", "eu-west-1"),
@@ -285,6 +211,22 @@ mod tls {
             ),
             (vec![tls, ("REDIS_TLS_CA_FILE", &no_pem)], "accepted: certificates in PEM form"),
             (vec![plain, ("REDIS_TLS_CA_FILE", &ca_file)], "accepted: only with rediss://"),
+            (
+                vec![tls, ("REDIS_TLS_CERT_FILE", &ca_file)],
+                "accepted: only together with REDIS_TLS_KEY_FILE",
+            ),
+            (
+                vec![tls, ("REDIS_TLS_KEY_FILE", &ca_file)],
+                "accepted: only together with REDIS_TLS_CERT_FILE",
+            ),
+            (
+                vec![tls, ("REDIS_TLS_CERT_FILE", &ca_file), ("REDIS_TLS_KEY_FILE", &no_pem)],
+                "accepted: a certificate in PEM form, and its private key in PEM form",
+            ),
+            (
+                vec![tls, ("REDIS_IAM_SERVICE", "dynamodb")],
+                "REDIS_IAM_SERVICE: dynamodb; accepted: elasticache or memorydb",
+            ),
             (
                 vec![tls, ("REDIS_IAM_USER", "u")],
                 "REDIS_IAM_USER: u; accepted: only together with REDIS_IAM_CACHE",

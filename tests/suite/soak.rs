@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::lambda::{BY_DEFAULT, Function};
+use test_peers::Folder;
+use test_peers::cluster::{Cluster, Shape};
 use test_peers::proxy::{Mode, Proxy};
 use test_peers::redis::{RedisServer, info};
 
@@ -32,12 +34,18 @@ impl Holds {
 
 #[tokio::test]
 async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
-    let invocations = std::env::var("SOAK_INVOCATIONS").map_or(2_000, |text| text.parse().unwrap());
     let redis = RedisServer::start().await;
-    redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+@all"]);
     let proxy = Proxy::before(redis.port()).await;
-    let url = proxy.url().replace("://", "://cache:pw@");
-    let function = Function::start(&[&[("REDIS_URL", &*url)][..], &BY_DEFAULT].concat()).await;
+    let url = proxy.url();
+    soak(redis, proxy, &[("REDIS_URL", &url)], false).await;
+}
+
+async fn soak(redis: RedisServer, proxy: Proxy, variables: &[(&str, &str)], is_frozen: bool) {
+    let invocations = std::env::var("SOAK_INVOCATIONS").map_or(2_000, |text| text.parse().unwrap());
+    redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+@all"]);
+    let url = variables[0].1.replace("://", "://cache:pw@");
+    let variables = [&[("REDIS_URL", &*url)][..], &variables[1..], &BY_DEFAULT].concat();
+    let function = Function::start(&variables).await;
     function.get_until_hit("/users/1").await;
     for _ in 0..200 {
         function.get("/users/1").await;
@@ -45,7 +53,7 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
     let before = Holds::of(&function);
 
     let is_over = Arc::new(AtomicBool::new(false));
-    let faults = tokio::spawn(make_trouble(redis, proxy, Arc::clone(&is_over)));
+    let faults = tokio::spawn(make_trouble(redis, proxy, is_frozen, Arc::clone(&is_over)));
     let (mut hits, mut bypasses) = (0, 0);
     for _ in 0..invocations {
         let reply = function.get("/users/1").await;
@@ -53,7 +61,15 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
         hits += usize::from(reply.cache_status().contains("; hit; "));
         bypasses += usize::from(reply.cache_status().contains("fwd=bypass"));
         // The pace of a busy environment, so that there is time for trouble.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let pause = tokio::time::sleep(Duration::from_millis(5));
+        if is_frozen {
+            function.wait_until_idle().await;
+            function.signal("STOP");
+            pause.await;
+            function.signal("CONT");
+        } else {
+            pause.await;
+        }
     }
     is_over.store(true, Ordering::SeqCst);
     let (redis, _proxy, troubles) = faults.await.unwrap();
@@ -65,7 +81,9 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
         (info(&mut connection, "connected_clients") == 2).then_some(2)
     });
     assert_eq!(clients.await, 2, "this test's and the function's");
-    println!("{invocations} invocations, {troubles} faults: {hits} hits, {bypasses} bypasses");
+    println!(
+        "frozen: {is_frozen}; {invocations} invocations, {troubles} faults: {hits} hits, {bypasses} bypasses"
+    );
     if let (Some(before), Some(after)) = (before, Holds::of(&function)) {
         println!("before {before:?}, after {after:?}");
         assert!(after.files <= before.files, "{before:?}, then {after:?}");
@@ -78,6 +96,7 @@ async fn nothing_that_happens_to_redis_changes_an_answer_or_leaks() {
 async fn make_trouble(
     mut redis: RedisServer,
     proxy: Proxy,
+    is_cluster: bool,
     is_over: Arc<AtomicBool>,
 ) -> (RedisServer, Proxy, usize) {
     let mut troubles = 0;
@@ -90,6 +109,8 @@ async fn make_trouble(
             3 => proxy.set(Mode::Late(Duration::from_millis(150))),
             4 => proxy.set(Mode::LateOnce(Duration::from_millis(300))),
             5 => redis.signal("STOP"),
+            // A node of a cluster refuses its keys for two seconds after its start.
+            6 if is_cluster => proxy.set(Mode::Closed),
             6 => redis.kill(),
             7 => redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
             8 => redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]),
@@ -105,7 +126,7 @@ async fn make_trouble(
         proxy.set(Mode::Pass);
         match troubles % 11 {
             5 => redis.signal("CONT"),
-            6 => redis.restart().await,
+            6 if !is_cluster => redis.restart().await,
             8 => redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]),
             _ => {}
         }
@@ -114,4 +135,23 @@ async fn make_trouble(
         troubles += 1;
     }
     (redis, proxy, troubles)
+}
+
+/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+mod tls {
+    use super::*;
+
+    /// TLS, the cluster protocol, and frozen after each reply: what the template deploys.
+    #[tokio::test]
+    async fn nor_in_the_shape_that_is_deployed() {
+        let shape = Shape { primaries: 1, has_replicas: false, is_tls: true };
+        let mut cluster = Cluster::of(shape).await;
+        let folder = Folder::new();
+        let ca_file = folder.write("ca.pem", cluster.ca_pem().unwrap());
+        let proxy = Proxy::before(cluster.client_port(0)).await;
+        let url = proxy.url().replace("redis://", "rediss://");
+        let variables =
+            [("REDIS_URL", &*url), ("REDIS_CLUSTER", "true"), ("REDIS_TLS_CA_FILE", &ca_file)];
+        soak(cluster.nodes.remove(0), proxy, &variables, true).await;
+    }
 }

@@ -107,10 +107,10 @@ impl Store for Empty {
 /// An entry out of its bytes.
 #[divan::bench(args = SIZES)]
 fn decode(bencher: Bencher<'_, '_>, bytes: usize) {
-    let entry = entry(bytes);
+    let (key, entry) = (key(), entry(bytes));
     bencher
         .counter(BytesCount::new(entry.len()))
-        .bench_local(|| Entry::decode(divan::black_box(&entry)).unwrap());
+        .bench_local(|| Entry::decode(&key, divan::black_box(&entry)).unwrap());
 }
 
 /// From an event to the bytes of its reply, by an entry in the process.

@@ -1,10 +1,275 @@
-//! Work that a request has left to do when its response is ready.
+//! What a request has left to do: after its reply and before the next event, where a freeze would come between.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::warn;
 
-/// Runs `work` beside what comes next: nobody waits for it. Outside a runtime it is dropped.
+use crate::Deadline;
+use crate::clock::Clock;
+
+tokio::task_local! {
+    static LEFT: Left;
+}
+
+/// How much of the time that an invocation has left the work may take; and less than that by this much.
+const SHARE: f64 = 0.9;
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// Finishes what requests have left to do before the next event is asked for: a layer around a Lambda
+/// runtime.
+///
+/// Lambda freezes an execution environment when it asks for its next event, and thaws it when one comes. A
+/// task that was spawned for a request stands still meanwhile: an attempt to connect would get a few
+/// milliseconds at each request, and never end. A custom runtime that has posted its reply may go on until it
+/// asks for the next event, and the client has its answer by then. This layer uses that time:
+///
+/// - for a connection to Redis that is being opened, replaced or tried after a fault, a second at most, and
+///   backing off up to every five seconds while that is in vain;
+/// - for the refresh of entries that were answered although they were about to end.
+///
+/// The work ends before 0.9 of the time that the invocation has left, less 100 ms. Lambda bills the time, and
+/// sends the environment no other event meanwhile; requests that leave nothing to do take no longer.
+///
+/// Without this layer the work is spawned: right for a server, which is not frozen.
+///
+#[cfg_attr(feature = "lambda", doc = "```no_run")]
+#[cfg_attr(not(feature = "lambda"), doc = "```ignore")]
+/// use lambda_runtime::{LambdaInvocation, Runtime};
+/// use response_boost::{AfterReplyLayer, Deadline};
+/// # use lambda_runtime::{Error, LambdaEvent, service_fn};
+/// # async fn answer(_: LambdaEvent<String>) -> Result<String, Error> { Ok(String::new()) }
+///
+/// # async fn run() -> Result<(), Error> {
+/// let after_reply = AfterReplyLayer::new(|invocation: &LambdaInvocation| {
+///     Deadline::at(invocation.context.deadline())
+/// });
+/// Runtime::new(service_fn(answer)).layer(after_reply).run().await
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct AfterReplyLayer<F> {
+    ends_at: F,
+}
+
+impl<F> AfterReplyLayer<F> {
+    /// `ends_at` says when Lambda ends the invocation.
+    #[must_use]
+    pub fn new<R>(ends_at: F) -> Self
+    where
+        F: Fn(&R) -> Deadline,
+    {
+        Self { ends_at }
+    }
+}
+
+impl<F> fmt::Debug for AfterReplyLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AfterReplyLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S, F: Clone> Layer<S> for AfterReplyLayer<F> {
+    type Service = AfterReply<S, F>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AfterReply { inner, ends_at: self.ends_at.clone() }
+    }
+}
+
+/// The service of [`AfterReplyLayer`]: its call ends when the work is done that the inner one has left.
+#[derive(Clone, Copy)]
+pub struct AfterReply<S, F> {
+    inner: S,
+    ends_at: F,
+}
+
+impl<S: fmt::Debug, F> fmt::Debug for AfterReply<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AfterReply").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, F, R> Service<R> for AfterReply<S, F>
+where
+    S: Service<R>,
+    S::Future: Send + 'static,
+    S::Response: Send,
+    S::Error: Send,
+    F: Fn(&R) -> Deadline,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, invocation: R) -> Self::Future {
+        let ends_at = (self.ends_at)(&invocation);
+        let left = Left::default();
+        let reply = LEFT.sync_scope(left.clone(), || self.inner.call(invocation));
+        Box::pin(async move {
+            let reply = LEFT.scope(left.clone(), reply).await;
+            if !left.is_empty() {
+                left.finish(ends_at).await;
+            }
+            reply
+        })
+    }
+}
+
+/// Does this after the reply; without the layer it is spawned, and dropped where there is no runtime.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only connections leave work so far"))]
 pub(crate) fn defer(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = Handle::try_current() {
+    if let Ok(left) = LEFT.try_with(Clone::clone) {
+        left.works().push(Box::pin(work));
+    } else if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(work);
+    }
+}
+
+/// Whether what is deferred now waits for the reply.
+#[cfg(feature = "redis")]
+pub(crate) fn has_layer() -> bool {
+    LEFT.try_with(|_| ()).is_ok()
+}
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What one invocation has left to do.
+#[derive(Clone, Default)]
+struct Left(Arc<Mutex<Vec<Work>>>);
+
+impl Left {
+    fn works(&self) -> MutexGuard<'_, Vec<Work>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.works().is_empty()
+    }
+
+    async fn finish(&self, ends_at: Deadline) {
+        let Some(left) = ends_at.left(Clock::default().now_ms()) else {
+            return self.run().await;
+        };
+        let limit = left.mul_f64(SHARE).saturating_sub(MARGIN);
+        if tokio::time::timeout(limit, self.run()).await.is_err() {
+            warn!("work after the reply cut off: the invocation is about to end");
+        }
+    }
+
+    /// Runs all of it, each as a task of its own, and what that defers in turn.
+    async fn run(&self) {
+        let mut running = JoinSet::new();
+        loop {
+            for work in std::mem::take(&mut *self.works()) {
+                running.spawn(LEFT.scope(self.clone(), work));
+            }
+            // A panic is logged by the hook of the program, and is no reason to leave out the others.
+            if running.join_next().await.is_none() && self.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+    use tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn invoke(left: Duration, handler: impl Future<Output = ()> + Send + 'static) {
+        let handler = Mutex::new(Some(handler));
+        let service = service_fn(move |()| {
+            let handler = handler.lock().unwrap().take().unwrap();
+            async {
+                handler.await;
+                Ok::<_, Infallible>(())
+            }
+        });
+        let layer = AfterReplyLayer::new(move |(): &()| Deadline::after(left));
+        layer.layer(service).oneshot(()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn deferred_work_runs_after_the_reply_and_before_the_call_ends() {
+        let (replied, reply) = oneshot::channel();
+        let done = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&done);
+        invoke(60 * SECOND, async move {
+            defer(async move {
+                reply.await.unwrap();
+                // What was deferred may defer more, and panic without harm to the others.
+                defer(async { panic!("one of them") });
+                defer(async move { counted.store(1, Ordering::SeqCst) });
+            });
+            replied.send(()).unwrap();
+        })
+        .await;
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_dropped_can_defer_work_too() {
+        struct Lease(Option<oneshot::Sender<()>>);
+        impl Drop for Lease {
+            fn drop(&mut self) {
+                let released = self.0.take();
+                defer(async move { released.unwrap().send(()).unwrap() });
+            }
+        }
+        let (sender, mut released) = oneshot::channel();
+        invoke(60 * SECOND, async move {
+            let held = async {
+                let _lease = Lease(Some(sender));
+                std::future::pending::<()>().await;
+            };
+            let _ = tokio::time::timeout(SECOND / 100, held).await;
+        })
+        .await;
+        assert_eq!(released.try_recv(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_would_outlast_the_invocation_is_cut_off() {
+        let started = Instant::now();
+        invoke(10 * SECOND, async { defer(std::future::pending()) }).await;
+        let time = started.elapsed();
+        // The invocation's end is on the wall clock, which goes on a little meanwhile.
+        assert!(time > 8 * SECOND && time + MARGIN <= 9 * SECOND, "{time:?}");
+    }
+
+    #[tokio::test]
+    async fn without_the_layer_work_is_spawned() {
+        let (sender, done) = oneshot::channel();
+        defer(async move { sender.send(()).unwrap() });
+        done.await.unwrap();
+    }
+
+    #[test]
+    fn without_a_runtime_work_is_dropped() {
+        let (sender, mut done) = oneshot::channel();
+        defer(async move { sender.send(()).unwrap() });
+        assert_eq!(done.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 }

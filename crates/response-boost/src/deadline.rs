@@ -44,6 +44,11 @@ impl Deadline {
         Self { at_ms: now.at_ms.saturating_add(whole_ms(time)) }
     }
 
+    /// How long that is from now. One that is past is none, as in [`of`](Self::of).
+    pub(crate) fn left(self, now_ms: u64) -> Option<Duration> {
+        self.at_ms.checked_sub(now_ms).filter(|&left_ms| left_ms > 0).map(Duration::from_millis)
+    }
+
     /// The one of a request, in milliseconds since the Unix epoch. One that is past is none: `cargo lambda watch`
     /// gives such, and a request that is being answered has time left.
     pub(crate) fn of(request: &Extensions, now_ms: u64) -> Option<u64> {

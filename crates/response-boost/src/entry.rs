@@ -1,7 +1,7 @@
 //! An answer as it is kept: one line of JSON metadata, `\n`, the body byte for byte.
 //!
 //! ```text
-//! {"version":1,"id":"6f1c…","status":200,"headers":[["content-type","application/json"]],"etag":"b5ab…","load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"body_bytes":61}
+//! {"version":2,"id":"6f1c…","key":"a3c9…","status":200,"headers":[["content-type","application/json"]],"etag":"b5ab…","load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"body_bytes":61}
 //! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
 //! ```
 //!
@@ -25,10 +25,12 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::CacheKey;
 use crate::clock::whole_ms;
 
-/// The version that is written.
-const VERSION: u32 = 1;
+/// The version that is written. It has the key's hash, and version 1, which is still read, has none.
+const VERSION: u32 = 2;
+const VERSION_WITHOUT_KEY: u32 = 1;
 
 /// Not kept with an answer: what the layer says itself on each answer (`Age` and so on), and what
 /// belongs to one connection or one message (RFC 9111 §3.1).
@@ -85,6 +87,9 @@ pub enum DecodeError {
     /// Written by a release that this one cannot read.
     #[error("unknown version {0}")]
     Version(u32),
+    /// Written for another key: it was copied or renamed.
+    #[error("an entry of another key")]
+    OtherKey,
     /// The status or a header is none that an answer is kept with.
     #[error("metadata of no answer that is kept")]
     NotHttp,
@@ -102,6 +107,8 @@ pub enum DecodeError {
 struct Metadata<'a> {
     version: u32,
     id: &'a str,
+    #[serde(default)]
+    key: &'a str,
     status: u16,
     #[serde(borrow)]
     headers: Vec<(&'a str, std::borrow::Cow<'a, str>)>,
@@ -143,11 +150,13 @@ impl Entry {
         }
     }
 
-    /// The entry as bytes.
-    pub(crate) fn encode(&self) -> Bytes {
+    /// The entry of this key as bytes.
+    pub(crate) fn encode(&self, key: &CacheKey) -> Bytes {
+        let key = key_hash(key);
         let metadata = Metadata {
             version: VERSION,
             id: &self.id,
+            key: &key,
             status: self.status.as_u16(),
             headers: self
                 .headers
@@ -169,23 +178,28 @@ impl Entry {
         bytes.into()
     }
 
-    /// The entry that these bytes are; the body is a slice of them.
+    /// The entry of this key that these bytes are; the body is a slice of them.
     ///
     /// Whatever the bytes are, this returns and shows none of them in the error.
-    pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
         let line_end =
             bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
         let line = &bytes[..line_end];
         let body = bytes.slice(line_end + 1..);
 
         let metadata: Metadata<'_> = match serde_json::from_slice(line) {
-            Ok(Metadata { version, .. }) if version != VERSION => {
-                return Err(DecodeError::Version(version));
+            Ok(Metadata { version: VERSION, key: written_for, .. })
+                if written_for != key_hash(key) =>
+            {
+                return Err(DecodeError::OtherKey);
             }
-            Ok(metadata) => metadata,
+            Ok(metadata @ Metadata { version: VERSION | VERSION_WITHOUT_KEY, .. }) => metadata,
+            Ok(Metadata { version, .. }) => return Err(DecodeError::Version(version)),
             Err(error) => {
                 return Err(match serde_json::from_slice(line) {
-                    Ok(AnyVersion { version }) if version != VERSION => {
+                    Ok(AnyVersion { version })
+                        if ![VERSION, VERSION_WITHOUT_KEY].contains(&version) =>
+                    {
                         DecodeError::Version(version)
                     }
                     _ => DecodeError::Metadata(error.into()),
@@ -249,9 +263,19 @@ impl Entry {
 }
 
 fn strong_etag(body: &[u8]) -> String {
+    hash(body)
+}
+
+/// Short, and no key can be told from it at sight: keys may hold what is not to stand in a value.
+fn key_hash(key: &CacheKey) -> String {
+    hash(key.as_str().as_bytes())
+}
+
+/// The first 128 bits of the SHA-256, in hex.
+fn hash(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
 
-    Sha256::digest(body).iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
+    Sha256::digest(bytes).iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex
@@ -266,17 +290,22 @@ pub(super) mod tests {
 
     const BODY: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
 
-    /// The bytes of version 1. Entries like this one are in Redis while the next release is
+    /// The bytes of version 2. Entries like this one are in Redis while the next release is
     /// deployed: if this test fails, do not change the bytes. Give the new form a new version, go
     /// on reading this one, and write the new one a release later.
     const GOLDEN: &str = concat!(
-        r#"{"version":1,"id":"00000000000000000000000000000001","status":200,"#,
+        r#"{"version":2,"id":"00000000000000000000000000000001","#,
+        r#""key":"7efd39657c752c5c6033d3d32b3ca5c8","status":200,"#,
         r#""headers":[["content-type","application/json"]],"#,
         r#""etag":"a43ee3cf8af93a7ebee04608a7d6657f","load_started_at_ms":1780000000000,"#,
         r#""load_cost_ms":3,"ttl_ms":120000,"body_bytes":60}"#,
         "\n",
         r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#,
     );
+
+    fn key() -> CacheKey {
+        crate::Namespace::parse("users").unwrap().key(["user", "1"])
+    }
 
     fn entry() -> Entry {
         let response = Response::builder()
@@ -291,13 +320,28 @@ pub(super) mod tests {
     }
 
     fn decode(text: &str) -> Result<Entry, DecodeError> {
-        Entry::decode(&Bytes::copy_from_slice(text.as_bytes()))
+        Entry::decode(&key(), &Bytes::copy_from_slice(text.as_bytes()))
     }
 
     #[test]
-    fn the_stored_bytes_are_those_of_version_1() {
-        assert_eq!(std::str::from_utf8(&entry().encode()).unwrap(), GOLDEN);
+    fn the_stored_bytes_are_those_of_version_2() {
+        assert_eq!(std::str::from_utf8(&entry().encode(&key())).unwrap(), GOLDEN);
         assert_eq!(decode(GOLDEN).unwrap(), entry());
+    }
+
+    #[test]
+    fn an_entry_of_version_1_is_read_too_and_has_no_key() {
+        let start = GOLDEN.find(r#""key""#).unwrap()..GOLDEN.find(r#""status""#).unwrap();
+        let mut version_1 = GOLDEN.replacen(r#""version":2"#, r#""version":1"#, 1);
+        version_1.replace_range(start, "");
+        assert_eq!(decode(&version_1).unwrap(), entry());
+    }
+
+    #[test]
+    fn an_entry_of_another_key_is_none() {
+        let other = crate::Namespace::parse("users").unwrap().key(["user", "2"]);
+        let error = Entry::decode(&other, &entry().encode(&key())).unwrap_err();
+        assert_eq!(error.to_string(), "an entry of another key");
     }
 
     #[test]
@@ -315,7 +359,7 @@ pub(super) mod tests {
     fn any_body_comes_back_byte_for_byte() {
         for body in [&b""[..], b"\n", b"\0\xff\n{}\n", &vec![7; 100_000]] {
             let entry = Entry { body: Bytes::copy_from_slice(body), ..entry() };
-            assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+            assert_eq!(Entry::decode(&key(), &entry.encode(&key())).unwrap(), entry);
         }
     }
 
@@ -324,7 +368,7 @@ pub(super) mod tests {
         let mut entry = entry();
         entry.headers.append("link", HeaderValue::from_static(r#"<a>; rel="next""#));
         entry.headers.append("link", HeaderValue::from_static("<b>\ttab"));
-        assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+        assert_eq!(Entry::decode(&key(), &entry.encode(&key())).unwrap(), entry);
     }
 
     #[test]
@@ -362,10 +406,10 @@ pub(super) mod tests {
         assert_eq!(decode("garbage\n").unwrap_err().to_string(), "malformed metadata");
         assert_eq!(decode("{}\n").unwrap_err().to_string(), "malformed metadata");
         assert_eq!(decode("\n").unwrap_err().to_string(), "malformed metadata");
-        assert_eq!(changed(r#""version":1"#, r#""version":2"#), "unknown version 2");
+        assert_eq!(changed(r#""version":2"#, r#""version":3"#), "unknown version 3");
         assert_eq!(
-            decode("{\"version\":3,\"new\":[]}\n").unwrap_err().to_string(),
-            "unknown version 3"
+            decode("{\"version\":4,\"new\":[]}\n").unwrap_err().to_string(),
+            "unknown version 4"
         );
         for status in [":99", ":206", ":304", ":503"] {
             assert_eq!(changed(":200", status), "metadata of no answer that is kept");
@@ -437,8 +481,8 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_an_entry_or_an_error(bytes in damaged_entry()) {
-            if let Ok(entry) = Entry::decode(&bytes) {
-                prop_assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+            if let Ok(entry) = Entry::decode(&key(), &bytes) {
+                prop_assert_eq!(Entry::decode(&key(), &entry.encode(&key())).unwrap(), entry);
             }
         }
     }

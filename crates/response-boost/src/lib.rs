@@ -47,6 +47,7 @@ mod status;
 mod store;
 mod wait;
 
+pub use self::after_reply::{AfterReply, AfterReplyLayer};
 pub use self::body::CachedBody;
 pub use self::deadline::Deadline;
 pub use self::entry::{DecodeError, Entry};
@@ -55,10 +56,10 @@ pub use self::layer::ResponseCacheLayer;
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 pub use self::policy::{InvalidBeta, Policy};
-#[cfg(feature = "tls")]
-pub use self::redis::InvalidCa;
 #[cfg(feature = "iam")]
 pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
+#[cfg(feature = "tls")]
+pub use self::redis::{InvalidCa, InvalidClientCertificate};
 #[cfg(feature = "redis")]
 pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
 pub use self::report::{Recorder, Report};

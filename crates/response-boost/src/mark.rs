@@ -88,7 +88,8 @@ mod tests {
         assert_ne!(one, other);
         for value in [&one, &other] {
             assert_eq!(token_of(value).as_ref(), Some(value));
-            assert!(crate::Entry::decode(value).is_err());
+            let key = crate::Namespace::parse("users").unwrap().key(["1"]);
+            assert!(crate::Entry::decode(&key, value).is_err());
         }
         let longer = [&one[..], b"0"].concat();
         let unsigned = [&one[..], b":x"].concat();

@@ -228,7 +228,7 @@ impl<S: Store> ReadThrough<S> {
             Found::Value(value) => value,
         };
         let fingerprint = fingerprint(&value);
-        let entry = match Entry::decode(&value) {
+        let entry = match Entry::decode(key, &value) {
             Ok(entry) => entry,
             Err(error) => {
                 warn!(%error, "what is kept under the key is no entry; replacing it");
@@ -629,7 +629,7 @@ impl<S: Store> ReadThrough<S> {
             return false;
         };
         let fresh_for = entry.ttl.saturating_sub(entry.load_cost);
-        let bytes = entry.encode();
+        let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) {
             self.pass(key, plan, SHORT_LIFE, budget).await;
             return false;

@@ -774,7 +774,7 @@ mod tests {
         );
         let filled = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            fixture.put(entry.encode()).await;
+            fixture.put(entry.encode(&key_of(&get()).unwrap())).await;
         };
         let (answer, ()) = tokio::join!(fixture.get(ok("own")), filled);
         assert_eq!(status(&answer), "response-boost; fwd=uri-miss; collapsed");
@@ -874,7 +874,7 @@ mod tests {
                 Duration::ZERO,
                 Duration::from_mins(2),
             );
-            entry.encode().len()
+            entry.encode(&key_of(&get()).unwrap()).len()
         };
         for (limit, header) in [
             (encoded - 1, "response-boost; fwd=uri-miss"),

@@ -221,8 +221,8 @@ pub enum Expected<'a> {
     Foreign,
 }
 
-/// Why a store could not do what it was asked. None of these names the key, the endpoint or a
-/// credential.
+/// Why a store could not do what it was asked. None of these names the key or a credential; the source says in words,
+/// for the log, which server it was and what that said.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -243,6 +243,9 @@ pub enum StoreError {
     Reply {
         /// The first word of the reply.
         code: String,
+        /// The reply in its own words.
+        #[source]
+        cause: Cause,
     },
     /// Everything else: a name that does not resolve, a certificate, a broken connection.
     #[error("request failed")]

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod proxy;
 pub mod redis;
+pub mod tls;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,5 +1,6 @@
 //! Between the function and its Redis: a proxy that does to their sockets what networks do.
 
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,27 +24,58 @@ pub enum Mode {
     Late(Duration),
     /// The next reply this much later, those after it at once.
     LateOnce(Duration),
+    /// All connections are closed, as by a server that is gone.
+    Closed,
+    /// The next reply is lost, with its connection; what comes after it is passed on.
+    ResetOnce,
+    /// Replies at this many bytes a second.
+    Slow(u32),
+    /// The next command that sets what is not there (`NX`) reaches the server this much later, and its client never
+    /// hears of it: the connection is closed at once. What comes after it is passed on.
+    ClaimLate(Duration),
 }
 
 pub struct Proxy {
     port: u16,
     mode: Arc<Mutex<Mode>>,
+    server_port: Arc<AtomicU16>,
+    accepted: Arc<AtomicUsize>,
+    late: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     /// A proxy before the server on this port; it ends with the test's runtime.
     pub async fn before(server_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mode = Arc::new(Mutex::new(Mode::Pass));
-        let shared = Arc::clone(&mode);
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            mode: Arc::new(Mutex::new(Mode::Pass)),
+            server_port: Arc::new(server_port.into()),
+            accepted: Arc::default(),
+            late: Arc::default(),
+        };
+        let late = Arc::clone(&proxy.late);
+        let mode = Arc::clone(&proxy.mode);
+        let (server_port, accepted) = (Arc::clone(&proxy.server_port), Arc::clone(&proxy.accepted));
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                tokio::spawn(pass(client, server_port, Arc::clone(&shared)));
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let server_port = server_port.load(Ordering::SeqCst);
+                tokio::spawn(pass(client, server_port, Arc::clone(&mode), Arc::clone(&late)));
             }
         });
-        Self { port, mode }
+        proxy
+    }
+
+    /// Leads new connections to this server; those that are open stay where they are.
+    pub fn lead_to(&self, server_port: u16) {
+        self.server_port.store(server_port, Ordering::SeqCst);
+    }
+
+    /// How many connections there have been.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     pub fn url(&self) -> String {
@@ -54,6 +86,15 @@ impl Proxy {
         self.port
     }
 
+    pub fn mode(&self) -> Mode {
+        *self.mode.lock().unwrap()
+    }
+
+    /// Whether no claim is on its way to the server that its client has been cut off from.
+    pub fn is_idle(&self) -> bool {
+        self.late.load(Ordering::SeqCst) == 0
+    }
+
     pub fn set(&self, mode: Mode) {
         *self.mode.lock().unwrap() = mode;
     }
@@ -61,7 +102,15 @@ impl Proxy {
 
 /// Passes on between the two until one of them ends, or the mode says otherwise. Whatever the mode says
 /// later, a stream of which something is lost has nothing after that: no network leaves out its middle.
-async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
+async fn pass(
+    mut client: TcpStream,
+    server_port: u16,
+    mode: Arc<Mutex<Mode>>,
+    late: Arc<AtomicUsize>,
+) {
+    if *mode.lock().unwrap() == Mode::Closed {
+        return;
+    }
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", server_port)).await else { return };
     let (mut asked, mut replied) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let (mut asked_is_cut, mut replied_is_cut) = (false, false);
@@ -72,7 +121,7 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                 let heard = {
                     let mut mode = mode.lock().unwrap();
                     match &mut *mode {
-                        Mode::Silent => 0,
+                        Mode::Silent | Mode::Closed => 0,
                         _ if asked_is_cut => 0,
                         Mode::Hears(left) => {
                             let heard = read.min(*left);
@@ -82,6 +131,27 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                         _ => read,
                     }
                 };
+                let claim_late = {
+                    let mut mode = mode.lock().unwrap();
+                    let is_claim = asked[..read].windows(6).any(|part| part == b"\r\nNX\r\n");
+                    match *mode {
+                        Mode::ClaimLate(by) if is_claim => {
+                            late.fetch_add(1, Ordering::SeqCst);
+                            *mode = Mode::Pass;
+                            Some(by)
+                        }
+                        _ => None,
+                    }
+                };
+                if let Some(by) = claim_late {
+                    drop(client);
+                    tokio::time::sleep(by).await;
+                    let _ = server.write_all(&asked[..read]).await;
+                    // Until it is done.
+                    let _ = server.read(&mut replied).await;
+                    late.fetch_sub(1, Ordering::SeqCst);
+                    return;
+                }
                 asked_is_cut |= heard < read;
                 if server.write_all(&asked[..heard]).await.is_err() {
                     return;
@@ -92,9 +162,25 @@ async fn pass(mut client: TcpStream, server_port: u16, mode: Arc<Mutex<Mode>>) {
                 let reply = &replied[..read];
                 let now = *mode.lock().unwrap();
                 let part = match now {
+                    Mode::Closed => return,
                     Mode::Silent => &[],
                     _ if replied_is_cut => &[],
-                    Mode::Pass | Mode::Hears(_) => reply,
+                    Mode::Pass | Mode::Hears(_) | Mode::ClaimLate(_) => reply,
+                    Mode::ResetOnce => {
+                        *mode.lock().unwrap() = Mode::Pass;
+                        let _ = client.set_zero_linger();
+                        return;
+                    }
+                    Mode::Slow(bytes_a_second) => {
+                        // In steps, as a narrow link gives them.
+                        for part in reply.chunks(usize::try_from(bytes_a_second / 100).unwrap()) {
+                            if client.write_all(part).await.is_err() {
+                                return;
+                            }
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                        continue;
+                    }
                     Mode::Part(length) | Mode::Reset(length) => &reply[..length.min(read)],
                     Mode::Late(by) => {
                         tokio::time::sleep(by).await;

@@ -1,12 +1,12 @@
 //! Removing all that is kept in a namespace.
 
-#[cfg(feature = "cluster")]
-use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::{Cmd, RedisError, Value};
+use std::sync::Arc;
+
+use redis::{Cmd, Value};
 use tokio::task::JoinSet;
 
-use super::connection::{Link, Node};
-use super::{RedisStore, store_error, unexpected_reply};
+use super::node::{ATTEMPT_LIMIT, Again, Command, Node, Patience};
+use super::{RedisStore, unexpected_reply};
 use crate::{Namespace, StoreError};
 
 /// How many keys a node looks at before it lets others ask again.
@@ -25,21 +25,16 @@ impl RedisStore {
         namespace: &Namespace,
         mut progress: impl FnMut(u64),
     ) -> Result<u64, StoreError> {
-        let mut link = self.connection.link().await?;
         let pattern = format!("{}:*", namespace.as_str());
         let mut removed = 0;
-        #[cfg(feature = "cluster")]
-        let nodes = primaries(&mut link, self.connection.host()).await?;
-        #[cfg(not(feature = "cluster"))]
-        let nodes = [None::<Node>];
-        for node in nodes {
+        for node in self.router.primaries().await? {
             let mut cursor = b"0".to_vec();
             loop {
                 let mut scan = Cmd::new();
                 scan.arg("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(BATCH);
-                let found = ask(&mut link, scan, node.as_ref()).await?;
+                let found = ask(&node, scan).await?;
                 let (next, keys) = batch(found).ok_or_else(unexpected_reply)?;
-                removed += remove(&link, keys, node.as_ref()).await?;
+                removed += remove(&node, keys).await?;
                 progress(removed);
                 if next == b"0" {
                     break;
@@ -49,48 +44,6 @@ impl RedisStore {
         }
         Ok(removed)
     }
-}
-
-/// Each primary of a cluster; `None` alone is the one server that there is.
-#[cfg(feature = "cluster")]
-async fn primaries(link: &mut Link, host: &str) -> Result<Vec<Option<Node>>, StoreError> {
-    if !link.is_cluster() {
-        return Ok(vec![None]);
-    }
-    let mut slots = Cmd::new();
-    slots.arg("CLUSTER").arg("SLOTS");
-    let any = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-    let Value::Array(ranges) = ask(link, slots, Some(&any)).await? else {
-        return Err(unexpected_reply());
-    };
-    let mut primaries = Vec::new();
-    for range in ranges {
-        let primary = primary(&range, host).ok_or_else(unexpected_reply)?;
-        if !primaries.contains(&primary) {
-            primaries.push(primary);
-        }
-    }
-    let route = |(host, port)| {
-        Some(RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port }))
-    };
-    Ok(primaries.into_iter().map(route).collect())
-}
-
-/// The primary of a range of slots: `[first, last, [host, port, …], replicas…]`. One that does not know
-/// its own host, or does not tell, is at the one that was connected to.
-#[cfg(feature = "cluster")]
-fn primary(range: &Value, connected_to: &str) -> Option<(String, u16)> {
-    let Value::Array(range) = range else { return None };
-    let Value::Array(primary) = range.get(2)? else { return None };
-    let [host, Value::Int(port), ..] = &primary[..] else { return None };
-    let host = match host {
-        Value::BulkString(host) if !host.is_empty() && host != b"?" => {
-            std::str::from_utf8(host).ok()?
-        }
-        Value::BulkString(_) | Value::Nil => connected_to,
-        _ => return None,
-    };
-    Some((host.to_owned(), u16::try_from(*port).ok()?))
 }
 
 /// The next cursor, and keys.
@@ -107,14 +60,14 @@ fn batch(found: Value) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
 }
 
 /// Each by a command of its own: a cluster takes no command for keys of several slots.
-async fn remove(link: &Link, keys: Vec<Vec<u8>>, node: Option<&Node>) -> Result<u64, StoreError> {
+async fn remove(node: &Arc<Node>, keys: Vec<Vec<u8>>) -> Result<u64, StoreError> {
     let mut removals = JoinSet::new();
     for key in keys {
-        let (mut link, node) = (link.clone(), node.cloned());
+        let node = Arc::clone(node);
         removals.spawn(async move {
             let mut unlink = Cmd::new();
             unlink.arg("UNLINK").arg(key);
-            ask(&mut link, unlink, node.as_ref()).await
+            ask(&node, unlink).await
         });
     }
     let mut removed = 0;
@@ -127,7 +80,9 @@ async fn remove(link: &Link, keys: Vec<Vec<u8>>, node: Option<&Node>) -> Result<
     Ok(removed)
 }
 
-async fn ask(link: &mut Link, command: Cmd, node: Option<&Node>) -> Result<Value, StoreError> {
-    let reply = link.send_to(command, node).await;
-    reply.map_err(|error: RedisError| store_error(&error))
+async fn ask(node: &Arc<Node>, cmd: Cmd) -> Result<Value, StoreError> {
+    let command = Command { cmd, reads: false, again: Again::Allowed };
+    let patience = Patience { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
+    let reply = node.exchange(&command, false, patience).await;
+    reply.map_err(|failed| node.judge(Some(&command), &failed))
 }

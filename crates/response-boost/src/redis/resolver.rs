@@ -1,10 +1,12 @@
 //! Name look-up, one at a time.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
-use redis::{ErrorKind, RedisError, RedisFuture};
 use tokio::sync::Semaphore;
+
+use super::settings::Address;
 
 /// Looks names up on a thread, as the system's resolver wants it.
 ///
@@ -21,27 +23,25 @@ impl Default for Resolver {
     }
 }
 
-impl redis::io::AsyncDNSResolver for Resolver {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        host: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            if let Ok(address) = host.parse::<IpAddr>() {
-                let found = std::iter::once(SocketAddr::new(address, port));
-                return Ok(Box::new(found) as Box<dyn Iterator<Item = SocketAddr> + Send>);
-            }
-            let gone = || RedisError::from((ErrorKind::Client, "the process is ending"));
-            let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| gone())?;
-            let host = host.to_owned();
-            let look_up = tokio::task::spawn_blocking(move || {
-                let found = (host, port).to_socket_addrs();
-                drop(turn);
-                found
-            });
-            let found = look_up.await.map_err(|_| gone())??;
-            Ok(Box::new(found) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
+impl Resolver {
+    /// Where a name leads now: one address or more.
+    pub(super) async fn resolve(
+        &self,
+        Address { host, port }: &Address,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let port = *port;
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let gone = || io::Error::other("the process is ending");
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| gone())?;
+        let host = host.clone();
+        let look_up = tokio::task::spawn_blocking(move || {
+            let found = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
+            drop(turn);
+            found
+        });
+        let found = look_up.await.map_err(|_| gone())??;
+        if found.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(found) }
     }
 }

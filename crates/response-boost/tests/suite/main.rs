@@ -1,7 +1,11 @@
 //! The library as its users have it, over memory, a real Redis and real sockets.
 
 mod axum;
+mod claims;
+mod environment;
 mod examples;
 mod guarantee;
 mod leases;
+mod redis_connections;
+mod redis_faults;
 mod store_contract;

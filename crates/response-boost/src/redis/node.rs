@@ -1,0 +1,428 @@
+//! One server, and the one connection to it.
+//!
+//! It is opened when it is first needed, used by all requests, thrown away when it is of no more
+//! use, and opened again. What goes wrong meanwhile costs a request no more than the connect and
+//! the response timeout, once; then the [`Breaker`] lets requests pass until a probe has got through.
+//!
+//! Nothing in here counts on a task or a timer that runs between requests (see
+//! [`background`](super::background)), and what is limited in the background is limited by the time that it runs.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, RedisResult, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::breaker::{Admission, Breaker};
+use super::fault::{Failed, Verdict, timed_out};
+use super::link::{Link, ReplyLimit, is_large};
+use super::settings::Address;
+use super::shared::Shared;
+use crate::StoreError;
+use crate::clock::whole_ms;
+use crate::report::timed;
+
+/// How long an attempt to connect may take, and a probe: longer than any request waits. TLS on the
+/// smallest function takes longer than a request should, and an attempt that was given up with its
+/// request each time would never get there.
+pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// From how long on it is told that Redis was away.
+const OUTAGE: Duration = Duration::from_secs(1);
+
+pub(super) struct Node {
+    pub(super) address: Address,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    breaker: Breaker,
+    link: Option<Link>,
+    /// The attempt that is under way: there is one at a time.
+    opening: Option<Opening>,
+    /// How many links there have been: tells one from the one that came after it.
+    opened: u64,
+    /// Backs off while a connection that has grown old cannot be replaced.
+    replacing: Breaker,
+}
+
+/// Where the outcome of an attempt will be seen.
+type Opening = watch::Receiver<Option<RedisResult<Link>>>;
+
+/// A command on one key.
+pub(super) struct Command {
+    pub(super) cmd: Cmd,
+    pub(super) reads: bool,
+    pub(super) again: Again,
+}
+
+/// Whether a command may be done twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    Allowed,
+    /// It would do harm late: a lease that comes back after it was deleted.
+    Forbidden,
+}
+
+/// How long to wait for a connection, and then for a reply.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) connect: Duration,
+    pub(super) response: Duration,
+}
+
+impl Patience {
+    fn whole(self) -> Duration {
+        self.connect.saturating_add(self.response)
+    }
+}
+
+impl Node {
+    pub(super) fn new(shared: Arc<Shared>, address: Address) -> Self {
+        Self { address, shared, state: Mutex::default() }
+    }
+
+    /// What a request may do now. Who is told to probe must do so.
+    pub(super) fn admit(&self) -> Admission {
+        self.state().breaker.admit(self.shared.clock.now_ms())
+    }
+
+    /// Whether requests may ask it.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.state().breaker.is_closed()
+    }
+
+    /// Whether it is connected to.
+    pub(super) fn is_open(&self) -> bool {
+        self.state().link.is_some()
+    }
+
+    /// How long the breaker stays open, if it is.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.state().breaker.open_for(self.shared.clock.now_ms())
+    }
+
+    /// Opens the connection if it is not open.
+    pub(super) async fn open(self: &Arc<Self>, patience: Duration) -> Result<Link, StoreError> {
+        let link = self.link(patience, None).await;
+        link.map(|(link, _)| link).map_err(|failed| self.judge(None, &failed))
+    }
+
+    /// Sends a command and waits for its reply.
+    ///
+    /// Where a connection that was open already turns out to be closed, it is sent once more over
+    /// a fresh one: a server may close what lay idle or frozen, and that is no fault. So a command may
+    /// be done twice, unless [`Again`] forbids it.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        command: &Command,
+        is_asking: bool,
+        patience: Patience,
+    ) -> Result<Value, Failed> {
+        let mut exchange = Exchange::new(self, command);
+        let started = exchange.started;
+        let first = self.try_once(command, is_asking, patience, &mut exchange).await;
+        let reply = match first {
+            Err(failed)
+                if failed.was_open && command.again == Again::Allowed && failed.is_closed() =>
+            {
+                self.throw_away(&failed);
+                // On the heap: it is seldom, and would make the future of each request larger.
+                let mut retry =
+                    Box::pin(self.try_once(command, is_asking, patience, &mut exchange));
+                // Both together take no longer than one would.
+                let left = patience.whole().saturating_sub(started.elapsed());
+                let reply = self.shared.timers.within_running_time(left, retry.as_mut()).await;
+                drop(retry);
+                reply.unwrap_or_else(|| Err(exchange.timed_out()))
+            }
+            reply => reply,
+        };
+        exchange.is_over = true;
+        reply
+    }
+
+    /// Draws the consequences of a failure for those who come after, and says what it was.
+    pub(super) fn judge(&self, command: Option<&Command>, failed: &Failed) -> StoreError {
+        let reads = command.is_some_and(|command| command.reads);
+        let is_large = command.is_some_and(|command| is_large(&command.cmd));
+        let Verdict { throws_away, opens } = failed.verdict(reads, is_large);
+        if throws_away {
+            self.throw_away(failed);
+        }
+        if opens {
+            self.state().breaker.fault(self.shared.clock.now_ms());
+        }
+        failed.told(command.map(|command| &command.cmd), &self.address, &self.shared.settings)
+    }
+
+    /// The connection is of no more use.
+    pub(super) fn throw_away(&self, failed: &Failed) {
+        let mut state = self.state();
+        if let (Some(link), Some(thrown)) = (&state.link, &failed.link)
+            && link.number() == thrown.number()
+        {
+            state.link = None;
+        }
+    }
+
+    /// Closes the connection: nobody asks here any more, or it leads elsewhere.
+    pub(super) fn close(&self) {
+        self.state().link = None;
+    }
+
+    /// A probe has begun. It must tell how it ended.
+    pub(super) fn probe(self: &Arc<Self>) -> Probe {
+        Probe { node: Arc::clone(self), has_succeeded: false }
+    }
+
+    async fn try_once(
+        self: &Arc<Self>,
+        command: &Command,
+        is_asking: bool,
+        patience: Patience,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Value, Failed> {
+        let (link, was_open) = self.link(patience.connect, Some(command)).await?;
+        exchange.link = Some(link.clone());
+        let whole = patience.whole().saturating_sub(exchange.started.elapsed());
+        let silence = if is_large(&command.cmd) { whole } else { patience.response };
+        let limit = ReplyLimit { silence, whole };
+        let reply = link.send(&self.shared, &command.cmd, is_asking, limit).await;
+        reply.map_err(|error| {
+            let is_slow = error.is_timeout() && link.has_received_within(patience.response);
+            Failed { error, link: Some(link), was_open, is_slow }
+        })
+    }
+
+    /// The open connection, or a fresh one; and whether it was open.
+    async fn link(
+        self: &Arc<Self>,
+        patience: Duration,
+        asked_for: Option<&Command>,
+    ) -> Result<(Link, bool), Failed> {
+        let opening = {
+            let now_ms = self.shared.clock.now_ms();
+            let mut state = self.state();
+            if let Some(link) = state.link.clone() {
+                let age_ms = now_ms.saturating_sub(link.opened_at_ms());
+                if age_ms > whole_ms(self.shared.settings.max_age)
+                    && state.opening.is_none()
+                    && let Some(question) = asked_for.filter(|command| command.reads)
+                    && state.replacing.admit(now_ms) != Admission::Refused
+                {
+                    // Beside this request, which need not wait for it.
+                    let (attempt, opening) = self.attempt(Some(question.cmd.clone()));
+                    state.opening = Some(opening);
+                    drop(state);
+                    attempt.begin();
+                }
+                return Ok((link, true));
+            }
+            if let Some(opening) = state.opening.clone() {
+                opening
+            } else {
+                let (attempt, opening) = self.attempt(None);
+                state.opening = Some(opening.clone());
+                drop(state);
+                attempt.begin();
+                opening
+            }
+        };
+        // On the heap, as above.
+        Box::pin(self.opened_by(opening, patience)).await.map(|link| (link, false))
+    }
+
+    /// What an attempt comes to.
+    async fn opened_by(&self, mut opening: Opening, patience: Duration) -> Result<Link, Failed> {
+        let opened = pin!(opening.wait_for(Option::is_some));
+        let opened = self.shared.timers.within_running_time(patience, opened);
+        let outcome = timed(|report| &mut report.connect, opened).await;
+        let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
+        outcome.unwrap_or_else(|| Err(timed_out("no connection"))).map_err(Failed::to_connect)
+    }
+
+    fn attempt(self: &Arc<Self>, question: Option<Cmd>) -> (Attempt, Opening) {
+        let (outcome, opening) = watch::channel(None);
+        (Attempt { node: Arc::clone(self), question, outcome, has_ended: false }, opening)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock, and none of the state can be half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failed {
+    fn to_connect(error: redis::RedisError) -> Self {
+        Self { error, link: None, was_open: false, is_slow: false }
+    }
+}
+
+/// An attempt to connect, which may outlive the request that began it. However it ends, also in a panic of a
+/// library, another one may begin.
+struct Attempt {
+    node: Arc<Node>,
+    /// What the new connection is asked before it takes the place of one that has grown old.
+    question: Option<Cmd>,
+    outcome: watch::Sender<Option<RedisResult<Link>>>,
+    has_ended: bool,
+}
+
+impl Attempt {
+    fn begin(self) {
+        let background = Arc::clone(&self.node.shared.background);
+        // On the heap: to connect takes a large future.
+        background.spawn(ATTEMPT_LIMIT, Box::pin(self.run()));
+    }
+
+    async fn run(mut self) {
+        let number = {
+            let mut state = self.node.state();
+            state.opened += 1;
+            state.opened
+        };
+        let shared = &self.node.shared;
+        let opened = Link::open(shared, &self.node.address, number).await;
+        let opened = match (opened, &self.question) {
+            (Ok(link), Some(question)) => self.asked(link, question).await,
+            (Ok(link), None) => Ok(link),
+            (Err(error), _) => Err(Failed::to_connect(error)),
+        };
+        self.end(opened);
+    }
+
+    /// The link, once it has answered as a server does that is well.
+    async fn asked(&self, link: Link, question: &Cmd) -> Result<Link, Failed> {
+        let limit = ReplyLimit { silence: ATTEMPT_LIMIT, whole: ATTEMPT_LIMIT };
+        let Err(error) = link.send(&self.node.shared, question, false, limit).await else {
+            return Ok(link);
+        };
+        let failed = Failed { error, link: Some(link.clone()), was_open: false, is_slow: false };
+        let is_of_the_key = failed.verdict(true, false) == Verdict::default();
+        if is_of_the_key || failed.is_unsettled() { Ok(link) } else { Err(failed) }
+    }
+
+    fn end(&mut self, opened: Result<Link, Failed>) {
+        self.has_ended = true;
+        let shared = &self.node.shared;
+        let now_ms = shared.clock.now_ms();
+        let mut state = self.node.state();
+        state.opening = None;
+        let outcome = match opened {
+            Ok(link) => {
+                state.link = Some(link.clone());
+                state.replacing.success(now_ms);
+                Ok(link)
+            }
+            Err(failed) if self.question.is_some() => {
+                if state.replacing.is_closed() {
+                    state.replacing.fault(now_ms);
+                } else {
+                    state.replacing.probe_failed(now_ms);
+                }
+                let fault =
+                    failed.told(self.question.as_ref(), &self.node.address, &shared.settings);
+                shared.tell(&fault, "connection not replaced; the old one is used on");
+                Err(failed.error)
+            }
+            Err(failed) => {
+                state.breaker.fault(now_ms);
+                Err(failed.error)
+            }
+        };
+        drop(state);
+        // Nobody may be waiting any more.
+        let _ = self.outcome.send(Some(outcome));
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end(Err(Failed::to_connect(timed_out("no connection"))));
+        }
+    }
+}
+
+/// A probe. However it ends, the breaker hears of it, or it would stay open for ever.
+pub(super) struct Probe {
+    node: Arc<Node>,
+    has_succeeded: bool,
+}
+
+impl Probe {
+    /// Sends a command that nobody waits for, to learn whether the server is back.
+    pub(super) async fn send(mut self, command: &Command) -> Result<Value, Failed> {
+        let response = self.node.shared.settings.response_timeout;
+        let patience = Patience { connect: ATTEMPT_LIMIT, response };
+        let reply = self.node.exchange(command, false, patience).await;
+        match &reply {
+            Err(failed) if failed.verdict(command.reads, false).opens => {
+                let fault = self.node.judge(Some(command), failed);
+                let cause = std::error::Error::source(&fault).map(ToString::to_string);
+                debug!(error = %fault, cause, "Redis is not back yet");
+            }
+            _ => self.has_succeeded = true,
+        }
+        reply
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Node { address, shared, .. } = &*self.node;
+        let now_ms = shared.clock.now_ms();
+        let mut state = self.node.state();
+        if !self.has_succeeded {
+            return state.breaker.probe_failed(now_ms);
+        }
+        let away_ms = state.breaker.success(now_ms);
+        drop(state);
+        let node = address.to_string();
+        // A hiccup is no news, or a Redis that limps would fill the log.
+        if away_ms >= whole_ms(OUTAGE) {
+            info!(node, away_ms, "Redis is back");
+        } else {
+            debug!(node, away_ms, "Redis is back");
+        }
+    }
+}
+
+/// An exchange that may be cancelled: a request waits for all that it asks of Redis together no
+/// longer than its deadline. If that was not because it had only a little left, it is a fault as if
+/// the exchange had timed out itself.
+struct Exchange<'a> {
+    node: &'a Node,
+    command: &'a Command,
+    started: Instant,
+    link: Option<Link>,
+    is_over: bool,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(node: &'a Node, command: &'a Command) -> Self {
+        Self { node, command, started: Instant::now(), link: None, is_over: false }
+    }
+
+    fn timed_out(&self) -> Failed {
+        let response = self.node.shared.settings.response_timeout;
+        let is_slow = self.link.as_ref().is_some_and(|link| link.has_received_within(response));
+        Failed { error: timed_out("no reply"), link: self.link.clone(), was_open: false, is_slow }
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        let response = self.node.shared.settings.response_timeout;
+        let was_given_time = self.started.elapsed() * 2 >= response;
+        if !self.is_over && was_given_time {
+            self.node.judge(Some(self.command), &self.timed_out());
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! Which server has a key: the one there is, or the node of a cluster that has the key's slot.
+//!
+//! Each command of this store is one command on one key, so a cluster needs little: the node that a `MOVED` or an
+//! `ASK` names, asked within the same request. Who has all the other slots is looked for beside a request, once a
+//! `MOVED` was seen: ElastiCache Serverless never says one, and so costs one connection and no round trip.
+//! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::breaker::{Admission, Breaker};
+use super::fault::{Failed, Redirection, is_host, timed_out};
+use super::node::{ATTEMPT_LIMIT, Again, Command, Node, Patience};
+use super::settings::{Address, RedisSettings};
+use super::shared::Shared;
+use super::unexpected_reply;
+use crate::StoreError;
+
+/// How many slots a cluster has.
+const SLOTS: u16 = 16_384;
+/// How often a command follows what a cluster says, and how long it waits where that is to ask again.
+const HOPS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(5);
+
+pub(super) struct Router {
+    shared: Arc<Shared>,
+    /// What the settings name. It is asked for the slots of which nothing is known.
+    endpoint: Arc<Node>,
+    routes: Mutex<Routes>,
+}
+
+#[derive(Default)]
+struct Routes {
+    /// Those that the cluster has named.
+    nodes: Vec<Arc<Node>>,
+    /// The number in `nodes` of who has a slot, counted from 1; 0: the endpoint. Empty until a `MOVED` was seen.
+    slots: Vec<u16>,
+    /// The look that is under way: there is one at a time. It is closed at its end.
+    looking: Option<watch::Receiver<()>>,
+    /// Backs off while the slots cannot be had.
+    pace: Breaker,
+}
+
+impl Router {
+    pub(super) fn new(settings: RedisSettings) -> Self {
+        let endpoint = settings.endpoint.clone();
+        let shared = Arc::new(Shared::new(settings));
+        let endpoint = Arc::new(Node::new(Arc::clone(&shared), endpoint));
+        Self { shared, endpoint, routes: Mutex::default() }
+    }
+
+    /// The reply to a command that reads.
+    ///
+    /// While the server fails it is refused at once, and now and then sent as a probe that nobody waits
+    /// for.
+    pub(super) async fn read(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
+        let command = Command { cmd, reads: true, again: Again::Allowed };
+        let started = Instant::now();
+        let mut node = self.node_of(key);
+        self.shared.background.go_on_after_reply();
+        match node.admit() {
+            Admission::Ask => {}
+            Admission::RefusedButProbe => {
+                self.start_probe(node, key.to_owned(), command);
+                return Err(StoreError::BreakerOpen);
+            }
+            Admission::Refused => {
+                // Half of what a request may wait: the rest is for the command.
+                let lent = self.shared.background.lend(self.limit() / 2);
+                Box::pin(lent).await;
+                node = self.node_of(key);
+                if !node.is_trusted() {
+                    return Err(StoreError::BreakerOpen);
+                }
+            }
+        }
+        self.ask(node, &command, started).await
+    }
+
+    /// The reply to a command that writes. While the server fails it is refused at once: a write must
+    /// not be done late.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        key: &str,
+        cmd: Cmd,
+        again: Again,
+    ) -> Result<Value, StoreError> {
+        let node = self.node_of(key);
+        if !node.is_trusted() {
+            return Err(StoreError::BreakerOpen);
+        }
+        let command = Command { cmd, reads: false, again };
+        self.ask(node, &command, Instant::now()).await
+    }
+
+    /// The reply to a command that is to be sent even while the server fails.
+    pub(super) async fn insist(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
+        let command = Command { cmd, reads: false, again: Again::Allowed };
+        self.ask(self.node_of(key), &command, Instant::now()).await
+    }
+
+    /// The longest that a request waits for one command.
+    pub(super) fn limit(&self) -> Duration {
+        self.shared.settings.deadline()
+    }
+
+    /// How long breakers stay open, if one is.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        let nodes = self.routes().nodes.clone();
+        nodes.iter().chain([&self.endpoint]).filter_map(|node| node.closed_for()).max()
+    }
+
+    /// Opens the connection to the endpoint if it is not open. It waits no longer than a request would.
+    pub(super) async fn open(&self) -> Result<(), StoreError> {
+        self.endpoint.open(self.shared.settings.connect_timeout).await.map(drop)
+    }
+
+    /// Every server that has keys, for what concerns them all.
+    pub(super) async fn primaries(&self) -> Result<Vec<Arc<Node>>, StoreError> {
+        if !self.shared.settings.is_cluster {
+            return Ok(vec![Arc::clone(&self.endpoint)]);
+        }
+        let unhurried = Patience { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
+        let ranges = self.slots_from(&self.endpoint, unhurried).await?;
+        self.know(&ranges);
+        let routes = self.routes();
+        let has_slots = |node: &Arc<Node>| ranges.iter().any(|range| range.address == node.address);
+        Ok(routes
+            .nodes
+            .iter()
+            .chain([&self.endpoint])
+            .filter(|node| has_slots(node))
+            .cloned()
+            .collect())
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        node: Arc<Node>,
+        command: &Command,
+        started: Instant,
+    ) -> Result<Value, StoreError> {
+        match node.exchange(command, false, self.patience()).await {
+            Ok(reply) => Ok(reply),
+            // On the heap: it is seldom, and would make the future of each request larger.
+            Err(failed) if self.shared.settings.is_cluster && failed.is_unsettled() => {
+                let left = self.limit().saturating_sub(started.elapsed());
+                let mut followed = Box::pin(self.follow(node, command, failed));
+                let reply = self.shared.timers.within_running_time(left, followed.as_mut()).await;
+                // Whom that was asked of has judged it.
+                reply.unwrap_or_else(|| Err(StoreError::Timeout(timed_out("no reply").into())))
+            }
+            Err(failed) => Err(self.judge(&node, command, &failed)),
+        }
+    }
+
+    /// Does as the cluster says until there is a reply. None of what it says means that the command was done, so
+    /// it may be sent again whatever it is.
+    async fn follow(
+        self: &Arc<Self>,
+        mut node: Arc<Node>,
+        command: &Command,
+        mut failed: Failed,
+    ) -> Result<Value, StoreError> {
+        for hop in 1..=HOPS {
+            let (next, is_ask) = match failed.redirection(&node.address) {
+                Some(Redirection { address, is_ask: true, .. }) => (self.node_at(&address), true),
+                Some(Redirection { slot, address, .. }) => (self.moved(slot, &address), false),
+                None => {
+                    tokio::time::sleep(PAUSE * u32::try_from(hop).unwrap_or(1)).await;
+                    (Arc::clone(&node), false)
+                }
+            };
+            if Arc::ptr_eq(&next, &node) && failed.error.redirect_node().is_some() {
+                // The name leads to another server by now, and the open connection to the old one.
+                if !failed.was_open {
+                    break;
+                }
+                node.throw_away(&failed);
+            } else if !Arc::ptr_eq(&next, &node) && !next.is_trusted() {
+                return Err(StoreError::BreakerOpen);
+            }
+            node = next;
+            match node.exchange(command, is_ask, self.patience()).await {
+                Err(again) if again.is_unsettled() => failed = again,
+                Err(other) => return Err(self.judge(&node, command, &other)),
+                Ok(reply) => return Ok(reply),
+            }
+        }
+        Err(self.judge(&node, command, &failed))
+    }
+
+    /// Draws the consequences of a failure, and says what it was.
+    fn judge(self: &Arc<Self>, node: &Arc<Node>, command: &Command, failed: &Failed) -> StoreError {
+        let fault = node.judge(Some(command), failed);
+        // Another may have its slots by now.
+        if !node.is_trusted() || failed.error.code() == Some("READONLY") {
+            self.look_for_slots();
+        }
+        fault
+    }
+
+    /// Sends a command that nobody waits for, to learn whether the server is back, or another in its place.
+    fn start_probe(self: &Arc<Self>, node: Arc<Node>, key: String, command: Command) {
+        let (router, probe) = (Arc::clone(self), node.probe());
+        let work = async move {
+            if let Some(mut looking) = router.look_for_slots() {
+                while looking.changed().await.is_ok() {}
+                if !Arc::ptr_eq(&router.node_of(&key), &node) {
+                    return;
+                }
+            }
+            if let Err(failed) = probe.send(&command).await
+                && router.shared.settings.is_cluster
+                && let Some(Redirection { slot, address, is_ask: false }) =
+                    failed.redirection(&node.address)
+                && Arc::ptr_eq(&router.moved(slot, &address), &node)
+            {
+                node.throw_away(&failed);
+            }
+        };
+        // The command comes after an attempt, and both after a look.
+        self.shared.background.spawn(2 * ATTEMPT_LIMIT, Box::pin(work));
+    }
+
+    fn patience(&self) -> Patience {
+        let RedisSettings { connect_timeout, response_timeout, .. } = self.shared.settings;
+        Patience { connect: connect_timeout, response: response_timeout }
+    }
+
+    /// Who has a key, as far as is known.
+    fn node_of(&self, key: &str) -> Arc<Node> {
+        if self.shared.settings.is_cluster {
+            let routes = self.routes();
+            if !routes.slots.is_empty()
+                && let Some(number) = routes.slots[usize::from(slot_of(key))].checked_sub(1)
+                && let Some(node) = routes.nodes.get(usize::from(number))
+            {
+                return Arc::clone(node);
+            }
+        }
+        Arc::clone(&self.endpoint)
+    }
+
+    fn node_at(&self, address: &Address) -> Arc<Node> {
+        let mut routes = self.routes();
+        let number = routes.number_of(address, &self.endpoint, &self.shared);
+        routes.node(number, &self.endpoint)
+    }
+
+    /// Notes who has a slot, which is a reason to look who has the others.
+    fn moved(self: &Arc<Self>, slot: u16, address: &Address) -> Arc<Node> {
+        let node = {
+            let mut routes = self.routes();
+            let number = routes.number_of(address, &self.endpoint, &self.shared);
+            routes.slots.resize(usize::from(SLOTS), 0);
+            if let Some(known) = routes.slots.get_mut(usize::from(slot)) {
+                *known = number;
+            }
+            routes.node(number, &self.endpoint)
+        };
+        self.look_for_slots();
+        node
+    }
+
+    /// Looks, beside requests, who has which slots, in a cluster whose slots are on several nodes. `None`: not now.
+    fn look_for_slots(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
+        let (looking, under_way) = watch::channel(());
+        {
+            let mut routes = self.routes();
+            if routes.slots.is_empty() || routes.looking.is_some() {
+                return routes.looking.clone();
+            }
+            if routes.pace.admit(self.shared.clock.now_ms()) == Admission::Refused {
+                return None;
+            }
+            routes.looking = Some(under_way.clone());
+        }
+        let look = Look { router: Arc::clone(self), has_succeeded: false, _looking: looking };
+        self.shared.background.spawn(ATTEMPT_LIMIT, Box::pin(look.run()));
+        Some(under_way)
+    }
+
+    /// Whom to ask for the slots, the likeliest to answer first.
+    fn informants(&self) -> Vec<Arc<Node>> {
+        let nodes = self.routes().nodes.clone();
+        let mut informants: Vec<_> =
+            [Arc::clone(&self.endpoint)].into_iter().chain(nodes).collect();
+        informants.retain(|node| node.is_trusted());
+        informants.sort_by_key(|node| !node.is_open());
+        if informants.is_empty() {
+            informants.push(Arc::clone(&self.endpoint));
+        }
+        informants
+    }
+
+    async fn slots_from(
+        &self,
+        node: &Arc<Node>,
+        patience: Patience,
+    ) -> Result<Vec<Range>, StoreError> {
+        let mut cmd = Cmd::new();
+        cmd.arg("CLUSTER").arg("SLOTS");
+        let command = Command { cmd, reads: false, again: Again::Allowed };
+        let reply = node.exchange(&command, false, patience).await;
+        let reply = reply.map_err(|failed| node.judge(Some(&command), &failed))?;
+        let Value::Array(ranges) = reply else { return Err(unexpected_reply()) };
+        let ranges = ranges.iter().map(|range| Range::of(range, &node.address));
+        let ranges: Option<Vec<_>> = ranges.collect();
+        ranges.filter(|ranges| !ranges.is_empty()).ok_or_else(unexpected_reply)
+    }
+
+    fn know(&self, ranges: &[Range]) {
+        let mut routes = self.routes();
+        let nodes = std::mem::take(&mut routes.nodes);
+        let is_named = |node: &Node| ranges.iter().any(|range| range.address == node.address);
+        // Who is not named any more is let go of, with its connection.
+        routes.nodes = nodes.into_iter().filter(|node| is_named(node)).collect();
+        routes.slots = vec![0; usize::from(SLOTS)];
+        for Range { first, last, address } in ranges {
+            let number = routes.number_of(address, &self.endpoint, &self.shared);
+            if let Some(slots) = routes.slots.get_mut(usize::from(*first)..=usize::from(*last)) {
+                slots.fill(number);
+            }
+        }
+        if !is_named(&self.endpoint) {
+            self.endpoint.close();
+        }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        // Nothing panics while it holds the lock, and none of the routes can be half changed.
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routes {
+    /// The number of the node at this address, which may be a new one.
+    fn number_of(&mut self, address: &Address, endpoint: &Node, shared: &Arc<Shared>) -> u16 {
+        if *address == endpoint.address {
+            return 0;
+        }
+        let known = self.nodes.iter().position(|node| node.address == *address);
+        let number = known.unwrap_or_else(|| {
+            self.nodes.push(Arc::new(Node::new(Arc::clone(shared), address.clone())));
+            self.nodes.len() - 1
+        });
+        u16::try_from(number + 1).unwrap_or(0)
+    }
+
+    fn node(&self, number: u16, endpoint: &Arc<Node>) -> Arc<Node> {
+        let named = number.checked_sub(1).and_then(|number| self.nodes.get(usize::from(number)));
+        Arc::clone(named.unwrap_or(endpoint))
+    }
+}
+
+/// A look for who has which slots. However it ends, there may be another one.
+struct Look {
+    router: Arc<Router>,
+    has_succeeded: bool,
+    _looking: watch::Sender<()>,
+}
+
+impl Look {
+    async fn run(mut self) {
+        let router = Arc::clone(&self.router);
+        for node in router.informants() {
+            match router.slots_from(&node, router.patience()).await {
+                Ok(ranges) => {
+                    router.know(&ranges);
+                    self.has_succeeded = true;
+                    return;
+                }
+                Err(fault) => router.shared.tell(&fault, "slots of the cluster not read"),
+            }
+        }
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let now_ms = self.router.shared.clock.now_ms();
+        let mut routes = self.router.routes();
+        routes.looking = None;
+        if self.has_succeeded {
+            routes.pace.success(now_ms);
+        } else if routes.pace.is_closed() {
+            routes.pace.fault(now_ms);
+        } else {
+            routes.pace.probe_failed(now_ms);
+        }
+    }
+}
+
+/// Slots one after the other, and their primary.
+struct Range {
+    first: u16,
+    last: u16,
+    address: Address,
+}
+
+impl Range {
+    /// `[first, last, [host, port, …], replicas…]`. A primary that does not know its own host, or does not tell, is
+    /// the one that answers.
+    fn of(range: &Value, answering: &Address) -> Option<Self> {
+        let Value::Array(range) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = &range[..] else {
+            return None;
+        };
+        let [host, Value::Int(port), ..] = &primary[..] else { return None };
+        let host = match host {
+            Value::BulkString(host) => std::str::from_utf8(host).ok().filter(|host| is_host(host)),
+            Value::Nil => None,
+            _ => return None,
+        };
+        let host = host.unwrap_or(&answering.host).to_owned();
+        Some(Self {
+            first: u16::try_from(*first).ok()?,
+            last: u16::try_from(*last).ok()?,
+            address: Address { host, port: u16::try_from(*port).ok()? },
+        })
+    }
+}
+
+/// The slot of a key: its CRC-16 (XMODEM). No key of this store has a hash tag, for braces are escaped.
+fn slot_of(key: &str) -> u16 {
+    let crc = key.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            let shifted = crc << 1;
+            if crc & 0x8000 == 0 { shifted } else { shifted ^ 0x1021 }
+        })
+    });
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // As `CLUSTER KEYSLOT` says them; the first is the check value of the CRC's specification.
+        for (key, slot) in
+            [("123456789", 0x31c3), ("", 0), ("foo", 12_182), ("users:user:1", 5_378)]
+        {
+            assert_eq!(slot_of(key), slot, "{key}");
+        }
+    }
+}

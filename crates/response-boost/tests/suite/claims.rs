@@ -1,0 +1,136 @@
+//! A claim that reaches Redis late, after an invalidation, by a connection that was lost: it must not be sent again.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use response_boost::{
+    CacheKey, Expected, Found, Policy, RedisSettings, RedisStore, ResponseCacheLayer, Store,
+    StoreError,
+};
+use test_peers::cluster::{Cluster, Shape};
+use test_peers::proxy::{Mode, Proxy};
+use test_peers::redis::RedisServer;
+use test_peers::{PATIENCE, wait_for};
+use tokio::sync::Notify;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::environment::key;
+
+/// A store that sends a claim again whose connection was lost, over another one, as the cluster client of the redis
+/// crate does.
+struct Resending {
+    store: RedisStore,
+    spare: RedisStore,
+}
+
+impl Store for Resending {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        match self.store.put(key, expected, value.clone(), life).await {
+            Err(_) => self.spare.put(key, expected, value, life).await,
+            done => done,
+        }
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        self.store.delete(key).await
+    }
+}
+
+/// How many answers are older than an invalidation before them.
+async fn too_old<S: Store>(
+    store: impl Fn(RedisSettings) -> S,
+    is_cluster: bool,
+    rounds: usize,
+) -> usize {
+    let shape = Shape { primaries: 1, has_replicas: false, is_tls: false };
+    let server = if is_cluster {
+        Cluster::of(shape).await.nodes.remove(0)
+    } else {
+        RedisServer::start().await
+    };
+    let proxy = Proxy::before(server.port()).await;
+    let settings = RedisSettings::parse(&proxy.url()).unwrap();
+    let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
+    let settings = if is_cluster { settings.with_cluster() } else { settings };
+    let lease = Duration::from_millis(60);
+    let policy = Policy::new(Duration::from_mins(10)).with_deadline(PATIENCE).with_lease(lease);
+    let mut found = 0;
+    for round in 0..rounds {
+        let name = round.to_string();
+        let key = key(&name);
+        // A fresh one for each request: no breaker is open.
+        let cache = || {
+            let key_of =
+                |request: &Request<()>| Some(crate::environment::key(&request.uri().path()[1..]));
+            ResponseCacheLayer::new(store(settings.clone()), policy.clone(), key_of)
+        };
+        let version = Arc::new(AtomicU64::new(1));
+        let (loads, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let service = service_fn({
+            let (version, loads, go_on) = (version.clone(), loads.clone(), go_on.clone());
+            move |_: Request<()>| {
+                let (version, loads, go_on) = (version.clone(), loads.clone(), go_on.clone());
+                async move {
+                    let read = version.load(Ordering::SeqCst);
+                    if read == 1 {
+                        loads.notify_one();
+                        go_on.notified().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(read.to_string()))))
+                }
+            }
+        });
+        let ask = async || {
+            let request = Request::builder().uri(format!("/{name}")).body(()).unwrap();
+            let body = cache().layer(service.clone()).oneshot(request).await.unwrap().into_body();
+            body.collect().await.unwrap().to_bytes()
+        };
+        proxy.set(Mode::ClaimLate(Duration::from_millis(80)));
+        let invalidate = async {
+            loads.notified().await;
+            version.store(2, Ordering::SeqCst);
+            server.command::<u64>(&["DEL", key.as_str()]);
+            // Now the claim arrives, if it has not yet.
+            let is_there = || {
+                let exists = server.command::<u64>(&["EXISTS", key.as_str()]) == 1;
+                let is_past = matches!(proxy.mode(), Mode::Pass) && proxy.is_idle();
+                (exists || is_past).then_some(())
+            };
+            wait_for("the late claim", is_there).await;
+            go_on.notify_one();
+        };
+        let (_, ()) = tokio::join!(ask(), invalidate);
+        found += usize::from(ask().await != "2");
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_claim_that_arrives_after_an_invalidation_lets_nothing_old_be_kept() {
+    assert_eq!(too_old(RedisStore::new, false, 50).await, 0);
+    assert_eq!(too_old(RedisStore::new, true, 200).await, 0);
+}
+
+#[tokio::test]
+async fn with_a_claim_that_is_sent_again_it_does_not_hold() {
+    let resending = |settings: RedisSettings| Resending {
+        store: RedisStore::new(settings.clone()),
+        spare: RedisStore::new(settings),
+    };
+    assert!(too_old(resending, true, 10).await > 0);
+}

@@ -335,6 +335,9 @@ async fn a_claim_is_never_done_twice_and_what_may_be_is_named() {
     assert_eq!(reset("get", &[], None, false).await, (true, 2));
     assert_eq!(reset("delete", &[], None, false).await, (true, 2));
     assert_eq!(reset("set", &[], Some(Expected::Anything), false).await, (true, 2));
+    // The server knows the script from now on, whether another test has sent it to another server or not.
+    put(&store, &key("known"), "x").await;
+    assert!(store.put(&key("known"), x, "y".into(), LIFE).await.unwrap());
     assert_eq!(reset("fill", standing, Some(x), false).await, (true, 2));
     for (name, prepare, expected) in [
         ("claim", &[][..], Expected::Nothing),

@@ -97,7 +97,7 @@ async fn what_redis_holds_is_what_is_answered(users: Users) {
     let (metadata, body) = entry.split_once('\n').unwrap();
     assert_eq!(body, MANAS);
     let metadata: Value = serde_json::from_str(metadata).unwrap();
-    assert_eq!(metadata["version"], 1);
+    assert_eq!(metadata["version"], 2);
     assert_eq!(metadata["status"], 200);
     assert_eq!(metadata["headers"], json!([["content-type", "application/json"]]));
 

@@ -243,7 +243,6 @@ async fn a_table_that_hangs_costs_nobody_the_entry_that_is_there() {
 
 /// What a lost fill leaves behind is released before the environment sleeps.
 #[tokio::test]
-#[ignore = "needs the work after the reply, which so far is spawned"]
 async fn a_lease_is_released_before_the_next_event_is_asked_for() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let proxy = Proxy::before(redis.port()).await;

@@ -129,7 +129,6 @@ where
 }
 
 /// Does this after the reply; without the layer it is spawned, and dropped where there is no runtime.
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only connections leave work so far"))]
 pub(crate) fn defer(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(left) = LEFT.try_with(Clone::clone) {
         left.works().push(Box::pin(work));

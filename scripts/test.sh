@@ -38,8 +38,10 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
 
-# nextest runs the tests of all packages side by side, where it is installed.
+# nextest runs the tests of all packages side by side, where it is installed. Most of them wait most of the time.
 rust_tests() {
+  local threads=$(($(getconf _NPROCESSORS_ONLN) * 2))
+  export RUST_TEST_THREADS=$threads NEXTEST_TEST_THREADS=$threads
   local status=0 those=(--workspace --locked --no-fail-fast) tests=(--include-ignored ${without[@]+"${without[@]}"})
   if has cargo-nextest; then
     ${moto[@]+"${moto[@]}"} cargo nextest run "${those[@]}" -- "${tests[@]}" || status=1

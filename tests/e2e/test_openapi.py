@@ -87,6 +87,7 @@ class OpenApi(unittest.TestCase):
         for method in ["GET", "HEAD"]:
             reply = self.checked(method, known, 304, **{"If-None-Match": tag})
             self.assertEqual(reply.headers["etag"], tag)
+            self.checked(method, known, 412, **{"If-Match": '"other"'})
         self.assertEqual([self.checked("GET", unknown, 404).body], self.examples("NotFound"))
         self.checked("HEAD", unknown, 404)
         self.assertEqual([self.checked("GET", "/users/abc", 400).body], self.examples("BadRequest"))

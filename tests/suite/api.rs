@@ -49,6 +49,7 @@ for_all_users!(
     a_redis_that_says_nothing_costs_no_more_than_its_deadline,
     a_wrong_password_is_told_from_other_faults_and_shown_nowhere,
     what_is_no_entry_is_replaced_by_one,
+    preconditions_are_those_of_rfc_9110,
     different_namespaces_and_ids_do_not_mix,
     without_a_redis_url_the_process_keeps_the_answers_itself,
     every_kind_of_gateway_is_answered_in_its_own_form,
@@ -341,6 +342,20 @@ async fn what_is_no_entry_is_replaced_by_one(users: Users) {
         assert_hit(&function.get("/users/1").await);
         let left_ms: i64 = redis.command(&["PTTL", "users:user:1"]);
         assert!((1..=120_000).contains(&left_ms), "{seed:?} left with {left_ms} ms");
+    }
+}
+
+async fn preconditions_are_those_of_rfc_9110(users: Users) {
+    let (function, _redis) = function_and_redis(users).await;
+    let tag = function.get("/users/1").await.header("etag").to_owned();
+    for (name, value, status) in [
+        ("if-none-match", format!("{tag},"), 304),
+        ("if-match", tag.clone(), 200),
+        ("if-match", "\"other\"".to_owned(), 412),
+    ] {
+        let mut event = request("GET", "/users/1");
+        event["headers"][name] = value.into();
+        assert_eq!(function.invoke(&event).await.status, status, "{name}");
     }
 }
 

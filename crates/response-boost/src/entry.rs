@@ -14,9 +14,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use headers::ETag;
 use http::header::{
-    AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue,
+    AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Response, StatusCode};
@@ -34,13 +33,12 @@ const VERSION_WITHOUT_KEY: u32 = 1;
 
 /// Not kept with an answer: what the layer says itself on each answer (`Age` and so on), and what
 /// belongs to one connection or one message (RFC 9111 §3.1).
-const NOT_KEPT: [HeaderName; 11] = [
+const NOT_KEPT: [HeaderName; 10] = [
     AGE,
     CACHE_CONTROL,
     CONNECTION,
     CONTENT_LENGTH,
     DATE,
-    ETAG,
     PROXY_AUTHENTICATE,
     TE,
     TRAILER,
@@ -62,7 +60,8 @@ pub struct Entry {
     /// The headers of the answer that hold for each use of it.
     pub headers: HeaderMap,
     /// The first 128 bits of the body's SHA-256, in hex: alike in every process, and what
-    /// `sha256sum` begins with for what follows the first line of the key's value.
+    /// `sha256sum` begins with for what follows the first line of the key's value. It is the validator of an answer
+    /// that has no `ETag` of its own among its [`headers`](Self::headers).
     pub etag: String,
     /// When its load began: milliseconds since the Unix epoch.
     pub load_started_at_ms: u64,
@@ -249,11 +248,6 @@ impl Entry {
     pub(crate) fn etag_value(&self) -> Option<HeaderValue> {
         let quoted = ["\"", &self.etag, "\""].concat();
         HeaderValue::from_maybe_shared(Bytes::from(quoted)).ok()
-    }
-
-    /// The validator to compare with; `None` where it is none.
-    pub(crate) fn typed_etag(&self) -> Option<ETag> {
-        format!("\"{}\"", self.etag).parse().ok()
     }
 
     /// How long ago its load began, by a clock that shows `now_ms`; never negative.

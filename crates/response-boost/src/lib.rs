@@ -27,6 +27,7 @@ mod after_reply;
 mod body;
 mod budget;
 mod clock;
+mod conditional;
 mod deadline;
 mod entry;
 mod faults;

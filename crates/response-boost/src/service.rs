@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use headers::{CacheControl, HeaderMapExt as _, IfNoneMatch};
+use headers::{CacheControl, HeaderMapExt as _};
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -16,6 +17,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use crate::body::CachedBody;
+use crate::conditional::{Preconditions, make_canonical};
 use crate::deadline::Deadline;
 use crate::layer::ResponseCacheLayer;
 use crate::read_through::Answer;
@@ -85,17 +87,24 @@ where
                 *request.method_mut() = Method::GET;
             }
             let ends_at_ms = Deadline::of(request.extensions(), core.clock.now_ms());
-            let if_none_match = if_none_match(request.headers());
-            let load = async || Ok(core.collect(inner.call(request).await?).await);
+            let preconditions = Preconditions::of(request.headers());
+            let load = async || {
+                make_canonical(request.headers_mut());
+                Ok(core.collect(inner.call(request).await?).await)
+            };
             let (mut response, status) = match core.answer(&key, ends_at_ms, load).await? {
                 Answer::Cacheable { entry, age, status } => {
-                    let if_none_match = if_none_match.as_ref();
-                    (cacheable_response(entry, age, if_none_match, &core.policy), status)
+                    (cacheable_response(entry, age, &core.policy), status)
                 }
                 Answer::Uncacheable { response, status } => {
                     (uncacheable_response(response), status)
                 }
             };
+            if response.status() == StatusCode::OK
+                && let Some(status) = preconditions.status(response.headers())
+            {
+                response = in_its_place(response, status);
+            }
             if is_head {
                 response = without_body(response);
             }
@@ -105,58 +114,17 @@ where
     }
 }
 
-/// The entity tags that the client has an answer of. What is no list of such is passed over: without
-/// optimizations, the `headers` crate panics on some of it.
-fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
-    let mut values = headers.get_all(IF_NONE_MATCH).iter().peekable();
-    values.peek()?;
-    values.all(|value| is_list_of_tags(value.as_bytes())).then(|| headers.typed_get())?
-}
-
-/// `*`, or entity tags with commas between them (RFC 9110 §8.8.3, §13.1.2).
-fn is_list_of_tags(value: &[u8]) -> bool {
-    let mut rest = value.trim_ascii();
-    if rest == b"*" {
-        return true;
-    }
-    loop {
-        let tag = rest.strip_prefix(b"W/").unwrap_or(rest);
-        let Some(tag) = tag.strip_prefix(b"\"") else { return false };
-        let Some(end) = tag.iter().position(|&byte| byte == b'"') else { return false };
-        if tag[..end].iter().any(|&byte| byte <= b' ') {
-            return false;
-        }
-        rest = tag[end + 1..].trim_ascii_start();
-        match rest.strip_prefix(b",") {
-            Some(next) => rest = next.trim_ascii_start(),
-            None => return rest.is_empty(),
-        }
-    }
-}
-
 fn cacheable_response<B: Body>(
     entry: Entry,
     age: Option<Duration>,
-    if_none_match: Option<&IfNoneMatch>,
     policy: &Policy,
 ) -> Response<CachedBody<B>> {
-    let not_modified = entry.status == StatusCode::OK
-        && if_none_match.is_some_and(|condition| {
-            entry.typed_etag().is_some_and(|etag| !condition.precondition_passes(&etag))
-        });
     let etag = entry.etag_value();
-    let mut response = Response::new(CachedBody::empty());
+    let mut response = Response::new(CachedBody::from(entry.body));
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers;
-    if not_modified {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response.headers_mut().remove(CONTENT_TYPE);
-    } else {
-        *response.body_mut() = entry.body.into();
-    }
-
     let headers = response.headers_mut();
-    if let Some(etag) = etag {
+    if let (Some(etag), None) = (etag, headers.get(ETAG)) {
         headers.insert(ETAG, etag);
     }
     // In whole seconds, and rounded up, so that `max-age` less `Age` is never more than what is left.
@@ -164,6 +132,25 @@ fn cacheable_response<B: Body>(
     limit_freshness(headers, entry.ttl.as_secs(), age.unwrap_or_default(), policy.client_max_age);
     if let Some(age) = age {
         headers.insert(AGE, age.into());
+    }
+    response
+}
+
+/// The response of a client whose preconditions say that it is not to have the whole of a 200.
+fn in_its_place<B: Body>(
+    mut response: Response<CachedBody<B>>,
+    status: StatusCode,
+) -> Response<CachedBody<B>> {
+    *response.status_mut() = status;
+    *response.body_mut() = CachedBody::empty();
+    // They describe the body that is left out (RFC 9110 §15.4.5).
+    for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE] {
+        response.headers_mut().remove(name);
+    }
+    if status == StatusCode::PRECONDITION_FAILED {
+        // It is about this request: a cache that keeps it would answer others with it.
+        response.headers_mut().typed_insert(CacheControl::new().with_no_store());
+        response.headers_mut().remove(AGE);
     }
     response
 }
@@ -185,7 +172,7 @@ fn without_body<B: Body<Data = Bytes>>(
     let is_told = response.headers().contains_key(CONTENT_LENGTH);
     if let Some(length) = body.size_hint().exact()
         && !is_told
-        && response.status() != StatusCode::NOT_MODIFIED
+        && !matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED)
     {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
@@ -527,6 +514,71 @@ mod tests {
         }
         let spaced = fixture.ask(get_if_none_match(&format!("\"x\" ,\t{etag} ")), ok("y")).await;
         assert_eq!(spaced.status(), 304);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_expects_another_response_is_told_so_and_caches_keep_nothing_of_it() {
+        let fixture = Fixture::new(minutes_2());
+        for state in ["response-boost; fwd=uri-miss; stored", "response-boost; hit; ttl=120"] {
+            let mut asked = get();
+            asked.headers_mut().insert("if-match", HeaderValue::from_static("\"other\""));
+            let response = fixture.ask(asked, ok("body")).await;
+            assert_eq!((response.status().as_u16(), response.body().as_ref()), (412, &b""[..]));
+            assert_eq!(header(&response, "cache-control"), "no-store");
+            assert_eq!((header(&response, "age"), status(&response)), ("", state));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_services_own_validators_are_kept() {
+        let fixture = Fixture::new(minutes_2());
+        let (etag, date) = ("W/\"7\"", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let inside = || {
+            let response = Response::builder().header("etag", etag).header("last-modified", date);
+            response.body("body").unwrap()
+        };
+        for _ in ["miss", "hit"] {
+            let response = fixture.get(inside()).await;
+            assert_eq!(
+                (header(&response, "etag"), header(&response, "last-modified")),
+                (etag, date)
+            );
+        }
+        for (name, value, status) in [
+            ("if-none-match", "\"7\"", 304),
+            ("if-match", "\"7\"", 412),
+            ("if-modified-since", date, 304),
+            ("if-unmodified-since", date, 200),
+        ] {
+            let mut asked = get();
+            asked.headers_mut().insert(name, HeaderValue::from_static(value));
+            assert_eq!(fixture.ask(asked, inside()).await.status(), status, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_load_is_asked_for_what_any_client_could_be_answered_with() {
+        let fixture = Fixture::new(minutes_2());
+        let service = service_fn(async |request: Request<Full<Bytes>>| {
+            let asked: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+            Ok::<_, Error>(Response::new(Full::from(asked.join(","))))
+        });
+        let mut asked = get();
+        for name in ["range", "if-none-match", "if-modified-since", "cache-control", "accept"] {
+            asked.headers_mut().insert(name, HeaderValue::from_static("bytes=0-1"));
+        }
+        let response = fixture.cache.layer(service).oneshot(asked).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "accept");
+    }
+
+    #[tokio::test]
+    async fn a_response_that_is_not_stored_can_be_a_304_too() {
+        let fixture = Fixture::new(minutes_2());
+        let inside =
+            Response::builder().header("etag", "\"7\"").header("cache-control", "no-store");
+        let response = fixture.ask(get_if_none_match("\"7\""), inside.body("body").unwrap()).await;
+        assert_eq!((response.status().as_u16(), response.body().as_ref()), (304, &b""[..]));
     }
 
     #[tokio::test]
@@ -934,7 +986,7 @@ mod tests {
             for age_ms in [120_000, 120_001, 121_000, 500_000] {
                 let (body, age) = (ok("x").map(Bytes::from), Duration::from_millis(age_ms));
                 let entry = Entry::of_response(body, START_MS, Duration::ZERO, policy.ttl);
-                let stale = cacheable_response::<Full<Bytes>>(entry, Some(age), None, &policy);
+                let stale = cacheable_response::<Full<Bytes>>(entry, Some(age), &policy);
                 assert_eq!(header(&stale, "cache-control"), "private, max-age=120");
                 assert!(header(&stale, "age").parse::<u64>().unwrap() >= 120);
             }

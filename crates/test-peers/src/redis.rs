@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -270,6 +271,14 @@ fn function_rights() -> String {
     rights
 }
 
+/// Below those that the kernel gives out: a server that is away for a moment is to find its port free again.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const PORTS: Range<u16> = 20_000..32_000;
+    loop {
+        let number = u16::try_from(uuid::Uuid::new_v4().as_u128() % PORTS.len() as u128).unwrap();
+        let port = PORTS.start + number;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

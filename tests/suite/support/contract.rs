@@ -78,6 +78,10 @@ pub fn assert_within_contract(reply: &Value) {
                 assert_eq!((header("content-type"), body), (None, None));
             }
         }
+        412 => {
+            assert_eq!(header("cache-control"), Some("no-store"));
+            assert!(header("etag").is_some() && header("age").is_none() && body.is_none());
+        }
         400 | 404 | 405 => {
             assert_eq!(header("content-type"), Some("application/problem+json"));
             assert_eq!(header("cache-control"), Some("no-store"));

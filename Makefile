@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run check test soak fuzz bench lint build invoke purge sam-local deploy seed smoke url logs destroy clean
+.PHONY: help setup run check test servers soak fuzz bench lint build invoke purge sam-local deploy seed smoke url logs destroy clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,6 +17,9 @@ check: ## formatting, clippy and unit tests: the inner loop while you change som
 
 test: ## all tests; names what cannot be tested here
 	@scripts/test.sh
+
+servers: ## the library's tests on other servers: Redis 6.2 and 8.2, Valkey 8.1 and 9.1 (x86-64 Linux)
+	@scripts/other-servers.sh
 
 soak: ## 20,000 invocations (SOAK_INVOCATIONS) while Redis has every kind of trouble
 	@SOAK_INVOCATIONS=$${SOAK_INVOCATIONS:-20000} scripts/test.sh soak

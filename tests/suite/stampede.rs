@@ -186,12 +186,12 @@ async fn environments_that_may_not_run_scripts_load_side_by_side() {
 async fn in_an_outage_of_the_table_one_request_a_second_waits_for_it() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let variables = [
-        ("CACHE_TTL_SECONDS", "2"),
+        ("CACHE_TTL_SECONDS", "5"),
         ("CACHE_STALE_IF_ERROR_SECONDS", "600"),
         ("CACHE_EARLY_REFRESH", "0"),
     ];
     let functions = environments(50, &table, &redis, &variables).await;
-    table.set(Mode::Late(Duration::from_millis(1_400)));
+    table.set(Mode::Late(Duration::from_millis(1_000)));
     assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
     // No other attempt is made for this one, so that a request is a load.
     table.set(Mode::Refuse { status: 400, code: "AccessDeniedException" });

@@ -191,7 +191,7 @@ async fn in_an_outage_of_the_table_one_request_a_second_waits_for_it() {
         ("CACHE_EARLY_REFRESH", "0"),
     ];
     let functions = environments(50, &table, &redis, &variables).await;
-    table.set(Mode::Late(Duration::from_millis(1_000)));
+    table.set(Mode::Late(Duration::from_secs(1)));
     assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
     // No other attempt is made for this one, so that a request is a load.
     table.set(Mode::Refuse { status: 400, code: "AccessDeniedException" });

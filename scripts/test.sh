@@ -38,7 +38,8 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
 
-# nextest runs the tests of all packages side by side, where it is installed. Most of them wait most of the time.
+# nextest runs the tests of all packages side by side. Most of them wait most of the time. Without it cargo runs them.
+prebuilt_cargo_tool cargo-nextest 0.9.148 || true
 rust_tests() {
   local threads=$(($(getconf _NPROCESSORS_ONLN) * 2))
   export RUST_TEST_THREADS=$threads NEXTEST_TEST_THREADS=$threads

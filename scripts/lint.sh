@@ -15,7 +15,9 @@ cargo clippy --workspace --locked --all-targets -- -D warnings
 for features in '' memory redis tls cluster iam lambda; do
   cargo clippy --quiet --package response-boost --locked --no-default-features --features "$features" -- -D warnings
 done
-RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items --quiet
+# With the examples, their dependencies are those that clippy has checked, and nothing is checked twice.
+documented=(--workspace --locked --no-deps --quiet --lib --bins --examples)
+RUSTDOCFLAGS='-D warnings' cargo doc "${documented[@]}" --document-private-items
 # The library's API names no type of a crate that its users do not have anyway. What rustdoc knows of it can be had
 # as JSON from a stable one, if it is told so.
 mkdir -p "$tools/bin"
@@ -23,7 +25,7 @@ mkdir -p "$tools/bin"
 printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$tools/bin/rustdoc-unstable"
 chmod +x "$tools/bin/rustdoc-unstable"
 RUSTDOC=$tools/bin/rustdoc-unstable RUSTDOCFLAGS='-Z unstable-options --output-format json' \
-  cargo doc --workspace --locked --no-deps --quiet
+  cargo doc "${documented[@]}"
 python3 scripts/public_types.py target/doc/response_boost.json bytes http http_body tower_layer tower_service
 
 ensure_cargo_tool cargo-shear 1.14.0

@@ -37,6 +37,10 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   skipped+=('a silent resolver (it takes root on Linux, who may mount)')
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
+if ! python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).connect(("192.0.2.1", 9))' 2>/dev/null; then
+  skipped+=('a server in protected mode (it takes an address besides that of the loopback)')
+  without+=(--skip a_server_that_lets_nobody_in_is_seldom_tried)
+fi
 
 # nextest runs the tests of all packages side by side. Most of them wait most of the time. Without it cargo runs them.
 prebuilt_cargo_tool cargo-nextest 0.9.148 || true

@@ -107,7 +107,9 @@ impl Cluster {
         self.wait_for_all("the cluster to be ready", |node| {
             let state: String = node.command(&["CLUSTER", "INFO"]);
             let replication: String = node.command(&["INFO", "replication"]);
+            // The state is `ok` without the slots of others, where keys are served without full coverage.
             state.contains("cluster_state:ok")
+                && state.contains(&format!("cluster_slots_ok:{SLOTS}"))
                 && (replication.contains("role:master") || replication.contains("link_status:up"))
         })
         .await;

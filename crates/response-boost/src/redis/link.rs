@@ -4,7 +4,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -71,7 +71,7 @@ impl Link {
         let credentials = settings.fresh_credentials().await?;
         let stream = connect(shared, address).await?;
         let arrivals = Arc::new(Arrivals::new());
-        let stream = Watched { stream, arrivals: Arc::clone(&arrivals) };
+        let stream = Watched::new(stream, Arc::clone(&arrivals));
         // The waits are limited by those who wait. RESP2, and without telling the server the name of the
         // client: a fresh connection can then be asked at once. RESP3 begins with a HELLO, one round trip
         // more, and is no faster after that.
@@ -252,9 +252,33 @@ impl Arrivals {
 }
 
 /// A socket that notes when bytes come.
+///
+/// A server that lets nobody in says why and closes the connection, often before it is asked anything. So nothing is
+/// read before something was written, and a failed write does not come between those words and their reader.
 pub(super) struct Watched {
     stream: TcpStream,
     arrivals: Arc<Arrivals>,
+    has_written: bool,
+    reader: Option<Waker>,
+}
+
+impl Watched {
+    fn new(stream: TcpStream, arrivals: Arc<Arrivals>) -> Self {
+        Self { stream, arrivals, has_written: false, reader: None }
+    }
+
+    /// What came of a write of `length` bytes.
+    fn note_written(&mut self, written: io::Result<usize>, length: usize) -> io::Result<usize> {
+        self.has_written = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        let is_closed = |error: &io::Error| {
+            [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind())
+        };
+        // The reader learns that it is closed.
+        if written.as_ref().is_err_and(is_closed) { Ok(length) } else { written }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -263,6 +287,10 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.has_written {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.arrivals.note(buffer.filled().len() - before);
@@ -276,7 +304,8 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        Poll::Ready(self.note_written(written, bytes.len()))
     }
 
     fn poll_write_vectored(
@@ -284,7 +313,8 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, parts));
+        Poll::Ready(self.note_written(written, parts.iter().map(|part| part.len()).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -71,11 +71,13 @@ fn keys_by_primary(cluster: &Cluster) -> Vec<CacheKey> {
 
 /// How many connections of stores there are: those of the tests are the operator's, and those of replicas no clients.
 fn connections(cluster: &Cluster) -> usize {
-    let of_stores = |node: &RedisServer| {
-        let clients: String = node.command(&["CLIENT", "LIST", "TYPE", "normal"]);
-        clients.lines().filter(|client| client.contains("user=default")).count()
-    };
-    cluster.nodes.iter().map(of_stores).sum()
+    cluster.nodes.iter().map(|node| clients_of(node, "default")).sum()
+}
+
+/// How many connections a user has.
+fn clients_of(node: &RedisServer, user: &str) -> usize {
+    let clients: String = node.command(&["CLIENT", "LIST", "TYPE", "normal"]);
+    clients.lines().filter(|client| client.contains(&format!("user={user} "))).count()
 }
 
 const THREE_WITH_REPLICAS: Shape = Shape { primaries: 3, has_replicas: true, is_tls: false };
@@ -391,6 +393,61 @@ async fn an_old_connection_that_cannot_be_replaced_is_used_on() {
     // One at once, then one for each step of the back-off, each twice as long as the one before.
     let most = 2 + u64::from(started.elapsed().as_millis().div_ceil(100).max(1).ilog2());
     assert!((1..=most).contains(&attempts), "{attempts} of {most}");
+}
+
+/// The slots are looked for beside requests, and less often each time that they are refused. Meanwhile every key is
+/// found by the `MOVED` of the node that is asked.
+#[tokio::test]
+async fn slots_that_are_refused_are_asked_for_less_and_less() {
+    let cluster = Cluster::of(THREE).await;
+    for node in &cluster.nodes {
+        let rights = "on >pw ~* +@all -cluster|slots";
+        let user = format!("ACL SETUSER app {rights}");
+        node.command::<()>(&user.split(' ').collect::<Vec<_>>());
+    }
+    let url = cluster.url(0).replace("://", "://app:pw@");
+    let store = RedisStore::new(settings(&url).with_cluster());
+    let mut operators: Vec<_> = cluster.nodes.iter().map(RedisServer::connect).collect();
+    let started = std::time::Instant::now();
+    for number in 0..100 {
+        assert!(put(&store, &key(&number.to_string()), "x").await);
+        tokio::task::yield_now().await;
+    }
+    let mut asked = 0;
+    for operator in &mut operators {
+        let stats: String = send(operator, &["INFO", "commandstats"]);
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_cluster|slots:"));
+        let rejected = line.and_then(|line| line.split("rejected_calls=").nth(1)).unwrap_or("0");
+        asked += rejected.split(',').next().unwrap().parse::<u64>().unwrap();
+    }
+    // All three are asked at once, then at each step of the back-off, each twice as long as the one before.
+    let most = 3 * (1 + u64::from(started.elapsed().as_millis().div_ceil(100).max(1).ilog2()));
+    assert!((1..=most).contains(&asked), "{asked} of {most}");
+    let connections: usize = cluster.nodes.iter().map(|node| clients_of(node, "app")).sum();
+    assert!((2..=3).contains(&connections), "{connections}");
+}
+
+/// As a server in protected mode does, before it has read a command.
+#[tokio::test]
+async fn a_server_that_lets_nobody_in_is_seldom_tried() {
+    let protected = |_| ["--bind", "0.0.0.0", "--protected-mode", "yes"].map(Into::into).to_vec();
+    let server = RedisServer::start_with(protected).await;
+    let mut operator = server.connect();
+    // The default user has no password, or it would be let in.
+    let own = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    own.connect("192.0.2.1:9").unwrap();
+    let own = own.local_addr().unwrap().ip();
+    let store = RedisStore::new(settings(&format!("redis://{own}:{}", server.port())));
+    assert_all(told(&store.get(&key("a")).await.unwrap_err()), &["DENIED"]);
+    let before = info(&mut operator, "total_connections_received");
+    let started = std::time::Instant::now();
+    for _ in 0..100 {
+        assert!(store.get(&key("a")).await.is_err());
+        tokio::task::yield_now().await;
+    }
+    let attempts = info(&mut operator, "total_connections_received") - before;
+    let most = 2 + u64::from(started.elapsed().as_millis().div_ceil(100).max(1).ilog2());
+    assert!(attempts <= most, "{attempts} of {most}");
 }
 
 /// One large reply over a narrow link takes longer than a reply may: it is waited for while it comes, and takes the

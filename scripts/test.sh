@@ -42,6 +42,9 @@ if ! python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).connect(("
   without+=(--skip a_server_that_lets_nobody_in_is_seldom_tried)
 fi
 
+# Each test has servers and sockets of its own, and all of one binary are one process where cargo runs them.
+ulimit -Sn 8192 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
+
 # nextest runs the tests of all packages side by side. Most of them wait most of the time. Without it cargo runs them.
 prebuilt_cargo_tool cargo-nextest 0.9.148 || true
 rust_tests() {

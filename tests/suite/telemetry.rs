@@ -222,11 +222,12 @@ async fn waiting_for_a_connection_and_for_another_is_told_apart() {
     assert_eq!(line.get("RedisLatency"), None);
 
     let redis = RedisServer::start().await;
-    let token = "lease:00000000000000000000000000000000";
-    redis.command::<()>(&["SET", "users:user:1", token, "PX", "300"]);
     let function = Function::start(&[("REDIS_URL", &redis.url())]).await;
+    assert_eq!(function.get("/users/2").await.status, 200);
+    let token = "lease:00000000000000000000000000000000";
+    redis.command::<()>(&["SET", "users:user:1", token, "PX", "1500"]);
     function.get("/users/1").await.assert_correct();
-    let line = &request_lines(&function, 1).await[0];
+    let line = &request_lines(&function, 2).await[1];
     assert!(line["lease_wait_ms"].as_f64() > Some(100.0), "{line}");
     assert!(line["RedisLatency"].as_f64() < line["lease_wait_ms"].as_f64(), "{line}");
 }

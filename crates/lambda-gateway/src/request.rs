@@ -167,13 +167,13 @@ impl Reading {
         let Some(repaired) = repair(event) else {
             return (Kind::Unknown, Err(NOT_JSON.into()));
         };
-        if let Ok(mut members) = serde_json::from_str::<Event<'_>>(&repaired)
+        let json = repaired.to_string();
+        if let Ok(mut members) = serde_json::from_str::<Event<'_>>(&json)
             && let Some(context) = members.request_context.take()
         {
-            return self.of_members(members, &context, repaired.as_bytes());
+            return self.of_members(members, &context, json.as_bytes());
         }
-        let source = serde_json::from_str(&repaired).ok().and_then(|event| Source::of(&event));
-        (Kind::Unknown, Err(source.map_or(UNKNOWN.into(), NoRequest::Other)))
+        (Kind::Unknown, Err(Source::of(&repaired).map_or(UNKNOWN.into(), NoRequest::Other)))
     }
 
     fn of_members(
@@ -406,8 +406,13 @@ fn headers(
     let has_multi_value = !headers.is_empty();
     for (name, value) in single {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        let is_there = has_multi_value
+            && headers.get(&name).is_some_and(|there| {
+                // Where only one of the two forms has a host, that one is meant.
+                name != HOST || authority(there.as_bytes()).is_some()
+            });
         if let Some(value) = header_value(&value)
-            && !(has_multi_value && headers.contains_key(&name))
+            && !is_there
         {
             headers.try_insert(name, value)?;
         }

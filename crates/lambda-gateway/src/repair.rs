@@ -109,7 +109,7 @@ fn repair_event(event: &mut Map<String, Value>) {
     }
     change(event, "requestContext", |mut context| {
         let members = context.as_object_mut()?;
-        for name in ["domainName", "stage"] {
+        for name in ["apiId", "domainName", "stage"] {
             change(members, name, text);
         }
         change(members, "http", |mut http| {

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 /// What an invocation ends with: a reply, or what the function error says.
-pub type End = Result<Value, String>;
+pub(crate) type End = Result<Value, String>;
 
-pub type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// The reply of [`lambda_gateway::run`] to an event.
-pub async fn ours<S>(service: S, event: &[u8]) -> End
+pub(crate) async fn ours<S>(service: S, event: &[u8]) -> End
 where
     S: Service<Request, Response = Answer, Error = Diagnostic, Future: Send + 'static>,
 {
@@ -39,7 +39,7 @@ where
 }
 
 /// The reply of [`lambda_http::run`] to it. A panic is a function error, as `lambda_runtime` makes it one.
-pub async fn theirs<S>(service: S, event: &[u8]) -> End
+pub(crate) async fn theirs<S>(service: S, event: &[u8]) -> End
 where
     S: Service<Request, Response = Answer, Error = Diagnostic, Future: Send + 'static>
         + Send
@@ -57,7 +57,7 @@ where
 }
 
 /// A service that answers with what it was asked, as JSON.
-pub fn mirror() -> impl Service<
+pub(crate) fn mirror() -> impl Service<
     Request,
     Response = Answer,
     Error = Diagnostic,
@@ -98,13 +98,13 @@ fn reflection(request: &Request) -> Answer {
 }
 
 /// What a [`mirror`] has answered.
-pub fn reflected(reply: &Value) -> Value {
+pub(crate) fn reflected(reply: &Value) -> Value {
     assert_eq!(reply["statusCode"], 200, "{reply}");
     serde_json::from_str(reply["body"].as_str().unwrap()).unwrap()
 }
 
 /// An event of `events/`.
-pub fn event(kind: &str) -> Value {
+pub(crate) fn event(kind: &str) -> Value {
     let text = match kind {
         "rest" => include_str!("../../../../events/rest-existing.json"),
         "http" => include_str!("../../../../events/http-existing.json"),

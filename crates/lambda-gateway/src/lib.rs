@@ -6,23 +6,23 @@
 //! [`lambda_http`] would make, with the same extensions ([`RequestExt`]). [`run`] takes the place of
 //! [`lambda_http::run`], and differs in this:
 //!
-//! | | `lambda_http` | here |
+//! | | `lambda_http` | this crate |
 //! | --- | --- | --- |
-//! | an odd `Host` or query string | panics, which is a function error | an odd query string is served, an odd host a 400 |
-//! | an event that is not UTF-8 or not JSON | function error | served where it can be, else a 400 |
-//! | a header of `null` or a number; `"isBase64Encoded": "true"`; a body that is an object | function error | served: what has one sensible meaning is read so, and the rest is left out |
-//! | a context that the types do not fit | function error | served without the context |
-//! | the path of the URI | has the stage, unless told otherwise, and the base path of a custom domain | has neither, and is percent-encoded as the client sent it, behind every gateway; [`RequestExt::raw_http_path`] is the one of the event |
-//! | path parameters | as the gateway sends them | decoded, once |
-//! | a repeated header of a reply | its first value, in payload 2.0 | all of them |
-//! | the body of a reply | text or base64 by its type, perhaps in another character set | byte for byte, as text where it is UTF-8 |
-//! | the body of a reply to `HEAD` | is sent | is left out, and `Content-Length` says how long it is |
-//! | a service that does not answer in time | Lambda ends the invocation | a 503 problem shortly before |
-//! | an event of a queue, a stream or a bus | a function error that does not name the source | a function error that names it ([`NotARequest`]) |
-//! | an event that keeps an environment warm | function error | a 200, after [`Gateway::on_warm_up`] |
-//! | an event of a WebSocket API or of VPC Lattice | served, with a feature | a 400 |
+//! | an odd query string or `Host` | panics, which ends as a function error | serves the query string, and answers a malformed `Host` with 400 |
+//! | a payload that is not UTF-8 or not JSON | ends as a function error | replaces what is not UTF-8, and answers what is not JSON with 400 |
+//! | a header of `null` or a number, `"isBase64Encoded": "true"`, a body that is an object | ends as a function error | reads what has one sensible meaning, and leaves out the rest |
+//! | a request context that the types do not fit | ends as a function error | serves the request without its context |
+//! | the path of the URI | keeps the stage (unless told otherwise) and the base path of a custom domain | drops both, and percent-encodes the path as the client did, behind every gateway; [`RequestExt::raw_http_path`] is the path of the event |
+//! | path parameters | hands them on as the gateway sends them | decodes them, once |
+//! | a repeated header of a reply | sends its first value, in payload 2.0 | sends all values |
+//! | the body of a reply | sends text or base64 as the type says, perhaps in another character set | sends it byte for byte, as text where it is UTF-8 |
+//! | the body of a reply to `HEAD` | sends it | leaves it out, and says its length in `Content-Length` |
+//! | a service that does not answer in time | waits until Lambda ends the invocation | answers with a 503 problem shortly before |
+//! | an event of a queue, a stream or a bus | ends as a function error that does not name the source | ends as a function error that names it ([`NotARequest`]) |
+//! | an event that keeps an environment warm | ends as a function error | answers with 200, after [`Gateway::on_warm_up`] |
+//! | an event of a WebSocket API or of VPC Lattice | serves it, with a feature | answers with 400 |
 //!
-//! Every event of these gateways that `lambda_http` serves, this crate serves too, but for one whose `Host` is no host.
+//! This crate serves every other event of these gateways that `lambda_http` serves.
 //!
 //! [`RequestExt`]: lambda_http::RequestExt
 //! [`RequestExt::raw_http_path`]: lambda_http::RequestExt::raw_http_path

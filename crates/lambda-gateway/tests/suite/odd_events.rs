@@ -186,9 +186,10 @@ fn is_asked(path: &str, event: &Value) -> bool {
     if asked.strip_prefix(&format!("/{stage}")).is_some_and(is_path) {
         return true;
     }
-    let route = match is_v2 {
-        true => text(&event["routeKey"]).and_then(|key| Some(key.split_once(' ')?.1.to_owned())),
-        false => text(&event["resource"]),
+    let route = if is_v2 {
+        text(&event["routeKey"]).and_then(|key| Some(key.split_once(' ')?.1.to_owned()))
+    } else {
+        text(&event["resource"])
     };
     let route = route.unwrap_or_default();
     let is_route = match route.split_once("/{") {

@@ -24,7 +24,7 @@ servers: ## the library's tests on other servers: Redis 6.2 and 8.2, Valkey 8.1 
 soak: ## 20,000 invocations (SOAK_INVOCATIONS) while Redis has every kind of trouble
 	@SOAK_INVOCATIONS=$${SOAK_INVOCATIONS:-20000} scripts/test.sh soak
 
-fuzz: ## 1,000,000 odd events and entries, then the fuzzer for FUZZ_SECONDS (60) each
+fuzz: ## 1,000,000 odd payloads and entries, then the fuzzer for FUZZ_SECONDS (60) each
 	@scripts/fuzz.sh
 
 bench: ## what it costs, beside the floors and the alternatives (BENCH_PARTS, BENCH_ROUNDS)

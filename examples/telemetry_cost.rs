@@ -18,7 +18,7 @@ use response_boost::{MemoryStore, ResponseCacheLayer};
 use tower::{Layer as _, Service, ServiceExt as _};
 use users_function::config::{Config, variable};
 use users_function::telemetry::{self, Telemetry};
-use users_function::users::{self, EmbeddedUsers, UsersApi, requested_user};
+use users_function::users::{EmbeddedUsers, Route, UsersApi, routed};
 
 const ROUNDS: usize = 400;
 const REQUESTS_A_ROUND: u32 = 500;
@@ -32,7 +32,7 @@ fn main() -> Result<(), Error> {
     let namespace = config.namespace;
     let cache =
         ResponseCacheLayer::new(MemoryStore::default(), config.policy, move |request: &Request| {
-            Some(namespace.key(requested_user(request)?.key_parts()))
+            Some(namespace.key(Route::of(request).user()?.key_parts()))
         });
     let api = cache.layer(UsersApi::new(EmbeddedUsers));
     let mut without = Gateway::new(api.clone()).map_request(event);

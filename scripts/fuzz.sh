@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR=$PWD/target/fuzz
 
 # Made from the outline of what is expected, by the tests themselves.
 export PROPTEST_CASES=1000000
-say "$PROPTEST_CASES events, and as many entries"
+say "$PROPTEST_CASES payloads, in this process and to the real function, odd events beside lambda_http, and as many entries"
 cargo test --locked --release --config profile.release.lto=false \
   --config profile.release.codegen-units=16 --workspace --lib --test suite -- any_ whatever_
 

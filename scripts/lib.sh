@@ -99,6 +99,16 @@ ensure_openapi_tools() {
     pip_install "$tools/openapi" 'openapi-spec-validator==0.9.0' 'schemathesis==4.32.5'
 }
 
+# An emulator of gateways, without the framework that it is a plugin of. It needs Node 20.
+ensure_serverless_offline() {
+  local folder=$tools/serverless-offline
+  [ -d "$folder/node_modules/serverless-offline" ] && return
+  has npm && node -e 'process.exit(process.versions.node.split(".")[0] < 20)' || return
+  say "installing serverless-offline into ${folder#"$PWD"/}"
+  npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps --prefix "$folder" \
+    serverless-offline@14.8.2
+}
+
 # What template.yaml is held against before it is deployed.
 ensure_checkov() {
   PATH=$tools/bin:$PATH

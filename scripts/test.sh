@@ -18,6 +18,7 @@ ensure_sam
 ensure_template_tools
 . scripts/parts.sh
 ensure_openapi_tools || skipped+=('openapi.yaml (schemathesis cannot be installed here)')
+ensure_serverless_offline || skipped+=('the gateways of serverless-offline (it needs Node 20 and npm)')
 
 # A second DynamoDB for the API: made by others, and fitted to nothing here.
 moto=(scripts/with-moto.sh)

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -88,7 +88,7 @@ struct Number {
 
 /// Deletes what is kept of each user that a batch says was changed, made or removed.
 ///
-/// Many are deleted at once, each by a command of its own, and again until `ends_at` where that fails.
+/// Many are deleted at once, each by a command of its own, and again while there is `time_left` where that fails.
 /// Only what the store has answered counts as done. The outcome names the first record in the order of
 /// the batch that is not: there Lambda goes on, so everything undone is given again. To delete what
 /// has been deleted does no harm.
@@ -96,10 +96,10 @@ pub async fn invalidate<S: Store>(
     batch: &Batch,
     store: &Arc<S>,
     key_of: impl Fn(UserId) -> CacheKey,
-    ends_at: SystemTime,
+    time_left: Duration,
 ) -> Result<Outcome, Unreportable> {
     let started = Instant::now();
-    let ends_at = started + ends_at.duration_since(SystemTime::now()).unwrap_or_default();
+    let ends_at = started + time_left;
     // For each key the first record that it stands in, and that record's number.
     let mut changes = HashMap::new();
     let (mut not_understood, mut reason) = (0_usize, None);

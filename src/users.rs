@@ -5,24 +5,24 @@
 
 mod dynamodb;
 mod embedded;
+mod route;
 mod store;
 mod user;
 
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
 use lambda_http::{Body, Error, Request, RequestExt as _};
-use percent_encoding::percent_decode_str;
 use tower::Service;
 use tracing::error;
 
 pub use self::dynamodb::{DynamoDbUsers, InvalidTableName, TableName};
 pub use self::embedded::EmbeddedUsers;
+pub use self::route::{Route, routed};
 pub use self::store::{UserStore, UserStoreError};
 pub use self::user::{InvalidUserId, User, UserId};
 use crate::problem;
@@ -31,7 +31,8 @@ const METHODS: [Method; 2] = [Method::GET, Method::HEAD];
 
 /// Answers `GET` and `HEAD /users/{id}` from a [`UserStore`].
 ///
-/// Whatever is asked, there is an answer; the error type is there for the layers around it.
+/// Every request gets an answer; the error type is there for the layers around it. `HEAD` gets the answer of `GET`: the
+/// [gateway](lambda_gateway) leaves out the body.
 #[derive(Debug)]
 pub struct UsersApi<S> {
     store: Arc<S>,
@@ -66,54 +67,23 @@ impl<S: UserStore> Service<Request> for UsersApi<S> {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let store = Arc::clone(&self.store);
-        Box::pin(async move {
-            let mut response = answer(&*store, &request).await;
-            if request.method() == Method::HEAD {
-                *response.body_mut() = Body::Empty;
-            }
-            Ok(response)
-        })
+        Box::pin(async move { Ok(answer(&*store, &request).await) })
     }
 }
 
-/// The user that a request asks for, if it is one that this API answers from its store: `None` for
-/// another path, another method, an id that cannot be.
-#[must_use]
-pub fn requested_user(request: &Request) -> Option<UserId> {
-    let id = METHODS.contains(request.method()).then(|| requested_id(request))??;
-    UserId::parse(&id).ok()
-}
-
-/// The route that a request takes, as a pattern; `None`: none.
-#[must_use]
-pub fn route(request: &Request) -> Option<&'static str> {
-    requested_id(request).map(|_| "/users/{id}")
-}
-
-/// The text in the place of `{id}`, decoded; `None` for another path.
-///
-/// The path alone decides: a parameter of that name is one of many routes' (`/orders/{id}`). It is a whole segment,
-/// so that it is told apart from its neighbours before it is decoded (RFC 3986 §2.4). An id that is not UTF-8 is
-/// none that can be read, and stays as it is.
-fn requested_id(request: &Request) -> Option<Cow<'_, str>> {
-    let id = request.uri().path().strip_prefix("/users/").filter(|id| !id.contains('/'))?;
-    Some(percent_decode_str(id).decode_utf8().unwrap_or(id.into()))
-}
-
 async fn answer(store: &impl UserStore, request: &Request) -> Response<Body> {
-    let Some(id) = requested_id(request) else {
+    let Route::User(id) = Route::of(request) else {
         return problem::no_such_path();
     };
     if !METHODS.contains(request.method()) {
         return problem::method_not_allowed(&METHODS);
     }
-    let Ok(id) = UserId::parse(&id) else {
-        return problem::bad_request(&format!("A user id is {InvalidUserId}"));
+    let id = match id {
+        Ok(id) => id,
+        Err(invalid) => return problem::bad_request(&format!("A user id is {invalid}")),
     };
-    let time_left = request.lambda_context_ref().map_or(Duration::MAX, |invocation| {
-        let until = lambda_gateway::time_to_answer(invocation);
-        until.duration_since(SystemTime::now()).unwrap_or_default()
-    });
+    let time_left =
+        request.lambda_context_ref().map_or(Duration::MAX, lambda_gateway::time_to_answer);
     let found = tokio::time::timeout(time_left, store.find(id)).await;
     match found.unwrap_or_else(|_| Err(UserStoreError::new("the invocation is about to end"))) {
         Ok(Some(user)) => json(&user),
@@ -143,6 +113,8 @@ fn json(user: &User) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use tower::ServiceExt as _;
 
     use super::*;
@@ -198,9 +170,7 @@ mod tests {
             "%2531",
             "%FF",
         ] {
-            let request = request(Method::GET, &format!("/users/{id}"));
-            assert_eq!(requested_user(&request), None, "{id}");
-            let response = UsersApi::new(EmbeddedUsers).oneshot(request).await.unwrap();
+            let response = ask(Method::GET, &format!("/users/{id}")).await;
             assert_eq!(response.status(), 400, "{id}");
             assert!(text(&response).contains("whole number from 1"), "{}", text(&response));
         }
@@ -222,30 +192,9 @@ mod tests {
             assert_eq!(ask(Method::POST, path).await.status(), 404, "{path}");
         }
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
-            assert_eq!(requested_user(&request(method.clone(), "/users/1")), None);
             let response = ask(method, "/users/1").await;
             assert_eq!(response.status(), 405);
             assert_eq!(response.headers()["allow"], "GET, HEAD");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_head_is_a_get_without_its_body() {
-        for (path, status) in [("/users/1", 200), ("/users/4", 404), ("/users/x", 400), ("/x", 404)]
-        {
-            let (get, head) = (ask(Method::GET, path).await, ask(Method::HEAD, path).await);
-            assert_eq!(head.status(), status);
-            assert_eq!(head.headers(), get.headers());
-            assert!(head.body().is_empty() && !get.body().is_empty());
-        }
-    }
-
-    #[test]
-    fn the_path_alone_names_a_user() {
-        for (path, user) in [("/orders/2", None), ("/users/1", UserId::parse("1").ok())] {
-            let parameters = std::collections::HashMap::from([("id".to_owned(), "2".to_owned())]);
-            let request = request(Method::GET, path).with_path_parameters(parameters);
-            assert_eq!(requested_user(&request), user, "{path}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Any event is answered within the HTTP contract.
+//! Any payload of an invocation is answered within the HTTP contract.
 
 #![no_main]
 
@@ -16,8 +16,8 @@ thread_local! {
 }
 
 fuzz_target!(|data: &[u8]| -> Corpus {
-    let event = contract::event_of(data);
-    if let Some(reply) = FUNCTION.with_borrow_mut(|function| function(&event)) {
+    let payload = contract::event_of(data);
+    if let Some(reply) = FUNCTION.with_borrow_mut(|function| function(&payload)) {
         contract::assert_within_contract(&reply);
     }
     Corpus::Keep

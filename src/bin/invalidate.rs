@@ -29,10 +29,10 @@ async fn start() -> Result<(), Error> {
     let namespace = config.namespace;
     let function = service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let key_of = |id: UserId| namespace.key(id.key_parts());
-        let ends_at = lambda_gateway::time_to_answer(&event.context);
+        let time_left = lambda_gateway::time_to_answer(&event.context);
         telemetry::within(&event.context, async {
             let batch = read(&event.payload)?;
-            invalidate(&batch, &store, key_of, ends_at).await.map_err(Error::from)
+            invalidate(&batch, &store, key_of, time_left).await.map_err(Error::from)
         })
         .await
     });

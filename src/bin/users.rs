@@ -18,8 +18,8 @@ use tower::{Layer as _, ServiceExt as _};
 use tracing::warn;
 use users_function::config::Config;
 use users_function::telemetry::Telemetry;
-use users_function::users::{DynamoDbUsers, EmbeddedUsers, UserStore, UsersApi, requested_user};
-use users_function::{environment, telemetry, users};
+use users_function::users::{DynamoDbUsers, EmbeddedUsers, Route, UserStore, UsersApi, routed};
+use users_function::{environment, telemetry};
 
 fn main() -> ExitCode {
     environment::exit_code(start())
@@ -100,11 +100,12 @@ where
     }
     let Config { namespace, policy, log, base_path, max_concurrency, .. } = config;
     let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
-        Some(namespace.key(requested_user(request)?.key_parts()))
+        Some(namespace.key(Route::of(request).user()?.key_parts()))
     });
-    let api = cache.layer(api).map_request(|request: Request| {
-        if let Some(route) = users::route(&request) {
-            telemetry::seen_at(route);
+    let api = cache.layer(api).map_request(|request| {
+        let request = routed(request);
+        if let Some(pattern) = Route::of(&request).pattern() {
+            telemetry::seen_at(pattern);
         }
         request
     });

@@ -21,6 +21,17 @@ STREAM_EVENTS = sorted((ROOT / "events").glob("stream-*.json"))
 EVENTS = sorted(set((ROOT / "events").glob("*.json")) - set(STREAM_EVENTS))
 MANAS = '{"id":1,"name":"Manas","email":"manas@example.com","age":25}'
 
+# Paths as a client sends them, with the status that each has behind every gateway.
+PATHS = {
+    "/users/1": 200, "/users/%31": 200, "/users/1?x=%3Cb%3E&x=2": 200,
+    "/users/4": 404, "/users/9223372036854775807": 404, "/users/9223372036854775808": 400,
+    "/users/0": 400, "/users/01": 400, "/users/+1": 400, "/users/abc": 400, "/users/": 400, "/users/..": 400,
+    "/users/%2531": 400, "/users/%EF%BC%91": 400, "/users/%20": 400, "/users/%00": 400, "/users/%FF": 400,
+    "/users/%zz": 400,
+    "/users/1/": 404, "//users/1": 404, "/users//1": 404, "/users/1/orders": 404, "/orders/1": 404, "/Users/1": 404,
+    "/users": 404, "/": 404,
+}
+
 # Longer than a first build takes on two cores.
 PATIENCE_S = 900
 
@@ -79,13 +90,35 @@ class Reply:
         return self.headers.get("cache-status", "")
 
 
-def ask(url, method="GET", headers=None):
-    request = urllib.request.Request(url, method=method, headers=headers or {})
+def ask(url, method="GET", headers=None, body=None):
+    request = urllib.request.Request(url, body and body.encode(), headers or {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
             return Reply(reply.status, reply.headers, reply.read().decode())
     except urllib.error.HTTPError as reply:
         return Reply(reply.code, reply.headers, reply.read().decode())
+
+
+class Paths:
+    """For a test case: what behind every gateway is alike."""
+
+    def assert_paths(self, api, **changed):
+        """Asks for each path of the table. `changed` has the statuses of those that an emulator changes on their way."""
+        for path, status in {**PATHS, **changed}.items():
+            with self.subTest(path=path):
+                reply = ask(api + path)
+                self.assertEqual(reply.status, status)
+                if path not in changed:
+                    self.assertIn(reply.headers["content-type"].split(";")[0],
+                                  ["application/json"] if status == 200 else ["application/problem+json"])
+
+    def assert_no_cors(self, api):
+        """A preflight gets the function's 405, and nothing has a CORS header."""
+        preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+        for method, status in [("OPTIONS", 405), ("GET", 200)]:
+            reply = ask(f"{api}/users/1", method, preflight)
+            self.assertEqual(reply.status, status)
+            self.assertFalse([name for name in reply.headers if name.lower().startswith("access-control-")])
 
 
 class Make:

@@ -10,13 +10,14 @@ use crate::support::{MANAS, event, events_dir};
 use lambda_gateway::{Gateway, Payload};
 use lambda_http::{Context, LambdaEvent, Request};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use response_boost::{Entry, Namespace, Policy, RedisStore, ResponseCacheLayer};
 use serde_json::{Value, json};
 use test_peers::redis::{RedisServer, info};
 use tower::{Layer as _, Service};
 use users_function::config::Config;
 use users_function::users::{
-    EmbeddedUsers, User, UserId, UserStore, UserStoreError, UsersApi, requested_user,
+    EmbeddedUsers, Route, User, UserId, UserStore, UserStoreError, UsersApi,
 };
 
 /// All files of a folder, with their names.
@@ -165,7 +166,7 @@ fn counted(redis: &RedisServer) -> (impl AsyncFnMut(&Value) -> Value, Arc<Atomic
     let cache = ResponseCacheLayer::new(
         RedisStore::new(config.unwrap().redis.unwrap()),
         Policy::new(std::time::Duration::from_mins(2)),
-        move |request: &Request| Some(namespace.key(requested_user(request)?.key_parts())),
+        move |request: &Request| Some(namespace.key(Route::of(request).user()?.key_parts())),
     );
     let loads = Arc::new(AtomicUsize::new(0));
     let mut gateway = Gateway::new(cache.layer(UsersApi::new(CountingUsers(Arc::clone(&loads)))));
@@ -358,10 +359,22 @@ fn damaged_bytes() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Only what comes from a queue, a stream or a bus ends in a function error.
+/// Only what comes from a queue, a stream, a bus or a background call ends in a function error.
 fn assert_names_a_source(event: &[u8]) {
     let text = String::from_utf8_lossy(event);
-    let names = ["ecords", "eventSource", "awslogs", "deliveryStreamArn", "detail-type"];
+    let names = [
+        "ecords",
+        "eventSource",
+        "awslogs",
+        "deliveryStreamArn",
+        "applicationArn",
+        "detail-type",
+        "invokingEvent",
+        "ResponseURL",
+        "CodePipeline",
+        "flowDirection",
+        "invocationSchemaVersion",
+    ];
     assert!(names.iter().any(|name| text.contains(name)), "{text}");
 }
 
@@ -396,24 +409,49 @@ fn odd_request() -> impl Strategy<Value = Value> {
     )
 }
 
-// `PROPTEST_CASES` is how many of each are made.
-#[test]
-fn any_event_is_answered_within_the_contract() {
+/// What an invocation may be given, from a real event to noise.
+fn any_payload() -> impl Strategy<Value = Vec<u8>> {
     let text = |event: Value| event.to_string().into_bytes();
-    let events = prop_oneof![
+    prop_oneof![
         2 => damaged_event().prop_map(text),
         2 => odd_request().prop_map(text),
         1 => any_json().prop_map(text),
         1 => damaged_bytes(),
         1 => any::<Vec<u8>>(),
-    ];
+    ]
+}
+
+fn runner() -> TestRunner {
+    TestRunner::new(ProptestConfig { source_file: Some(file!()), ..ProptestConfig::default() })
+}
+
+// `PROPTEST_CASES` is how many are made, here and below.
+#[test]
+fn any_payload_is_answered_within_the_contract() {
     let function = std::cell::RefCell::new(function());
-    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::default() };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
-    let checked = runner.run(&events, |event| {
-        match function.borrow_mut()(&event) {
+    let checked = runner().run(&any_payload(), |payload| {
+        match function.borrow_mut()(&payload) {
             Some(reply) => assert_within_contract(&reply),
-            None => assert_names_a_source(&event),
+            None => assert_names_a_source(&payload),
+        }
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+#[test]
+fn any_payload_is_answered_by_the_real_function() {
+    let executor = tokio::runtime::Runtime::new().unwrap();
+    // A line for each would fill the memory of the test.
+    let quiet = [("AWS_LAMBDA_LOG_FORMAT", "Text"), ("AWS_LAMBDA_LOG_LEVEL", "ERROR")];
+    let function = executor.block_on(Function::start(&quiet));
+    let checked = runner().run(&any_payload(), |payload| {
+        match executor.block_on(function.end_of_bytes(payload.clone())) {
+            Ok(reply) => assert_within_contract(&reply),
+            Err(error) => {
+                assert!(error.contains("NotARequest"), "{error}");
+                assert_names_a_source(&payload);
+            }
         }
         Ok(())
     });

@@ -6,19 +6,23 @@
 //! [`lambda_http`] would make, with the same extensions ([`RequestExt`]). [`run`] takes the place of
 //! [`lambda_http::run`], and differs in this:
 //!
-//! | | `lambda_http` | here |
+//! | | `lambda_http` | this crate |
 //! | --- | --- | --- |
-//! | an odd host or query string | panics | a 400, or served |
-//! | an event that is not UTF-8 or not JSON | function error | served where it can be, else a 400 |
-//! | a header of `null`, a number or a list; `"isBase64Encoded": "true"`; a body that is an object | function error for some | served: what has one sensible meaning is read so, the rest is left out |
-//! | a context that the types do not fit | function error | served without the context |
-//! | the path of the URI | has the stage, unless told otherwise, and the base path of a custom domain | has neither, and is percent-encoded, behind every gateway. [`RequestExt::raw_http_path`] is the one of the event. |
-//! | path parameters | as the gateway sends them | decoded, once |
-//! | a repeated header of a reply | its last value, in payload 2.0 | all of them |
-//! | the body of a reply | text or base64 by its type, in another character set perhaps | byte for byte, as text where it is UTF-8 |
-//! | a service that does not answer in time | Lambda ends the invocation | a 503 problem shortly before |
-//! | an event of a queue, a stream or a bus | function error, for most | function error ([`NotARequest`]) that names the source |
-//! | an event that keeps an environment warm | function error, for most | a 200, after [`Gateway::on_warm_up`] |
+//! | an odd query string or `Host` | panics, which ends as a function error | serves the query string, and answers a malformed `Host` with 400 |
+//! | a payload that is not UTF-8 or not JSON | ends as a function error | replaces what is not UTF-8, and answers what is not JSON with 400 |
+//! | a header of `null` or a number, `"isBase64Encoded": "true"`, a body that is an object | ends as a function error | reads what has one sensible meaning, and leaves out the rest |
+//! | a request context that the types do not fit | ends as a function error | serves the request without its context |
+//! | the path of the URI | keeps the stage (unless told otherwise) and the base path of a custom domain | drops both, and percent-encodes the path as the client did, behind every gateway; [`RequestExt::raw_http_path`] is the path of the event |
+//! | path parameters | hands them on as the gateway sends them | decodes them, once |
+//! | a repeated header of a reply | sends its first value, in payload 2.0 | sends all values |
+//! | the body of a reply | sends text or base64 as the type says, perhaps in another character set | sends it byte for byte, as text where it is UTF-8 |
+//! | the body of a reply to `HEAD` | sends it | leaves it out, and says its length in `Content-Length` |
+//! | a service that does not answer in time | waits until Lambda ends the invocation | answers with a 503 problem shortly before |
+//! | an event of a queue, a stream or a bus | ends as a function error that does not name the source | ends as a function error that names it ([`NotARequest`]) |
+//! | an event that keeps an environment warm | ends as a function error | answers with 200, after [`Gateway::on_warm_up`] |
+//! | an event of a WebSocket API or of VPC Lattice | serves it, with a feature | answers with 400 |
+//!
+//! This crate serves every other event of these gateways that `lambda_http` serves.
 //!
 //! [`RequestExt`]: lambda_http::RequestExt
 //! [`RequestExt::raw_http_path`]: lambda_http::RequestExt::raw_http_path
@@ -42,7 +46,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Collected};
@@ -211,17 +215,16 @@ where
                         let body = body.collect().await.map(Collected::to_bytes);
                         Ok::<_, Diagnostic>(body.map(|body| Response::from_parts(parts, body)))
                     };
-                    let reason = match timers.within(time_left, answer).await {
-                        Some(Ok(Ok(response))) => return Ok(answered(kind, response)),
-                        Some(Ok(Err(failure))) => format!("a body that cannot be read: {failure}"),
+                    let response = match timers.within(time_left, answer).await {
+                        Some(Ok(Ok(response))) => response,
+                        Some(Ok(Err(failure))) => {
+                            unavailable(&format!("a body that cannot be read: {failure}"))
+                        }
                         Some(Err(error)) => return Err(error),
-                        None => "no answer in time".to_owned(),
+                        None => unavailable("no answer in time"),
                     };
-                    error!("{reason}; answered with 503");
-                    let no_body = |_| Bytes::new();
-                    let problem = problem::unavailable();
-                    let problem = if is_head { problem.map(no_body) } else { problem.map(bytes) };
-                    Ok(answered(kind, problem))
+                    let response = if is_head { without_body(response) } else { response };
+                    Ok(answered(kind, response))
                 })
             }
             Err(NoRequest::Other(Source::Poller(source))) => Box::pin(async { Err(source.into()) }),
@@ -242,6 +245,21 @@ where
     }
 }
 
+/// What a service that has failed is answered with.
+fn unavailable(reason: &str) -> Response<Bytes> {
+    error!("{reason}; answered with 503");
+    problem::unavailable().map(bytes)
+}
+
+/// The response to a `HEAD`: that to a `GET`, and in it the length of the body that is left out (RFC 9110 §9.3.2).
+fn without_body(mut response: Response<Bytes>) -> Response<Bytes> {
+    let body = std::mem::take(response.body_mut());
+    if !body.is_empty() {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| body.len().into());
+    }
+    response
+}
+
 fn bytes(body: lambda_http::Body) -> Bytes {
     match body {
         lambda_http::Body::Text(text) => text.into(),
@@ -253,10 +271,12 @@ fn bytes(body: lambda_http::Body) -> Bytes {
 #[cfg(test)]
 mod tests {
     use http_body::Frame;
+    use http_body_util::Full;
     use tower::{ServiceExt as _, service_fn};
 
     use super::*;
 
+    #[derive(Clone)]
     struct Broken;
 
     impl Body for Broken {
@@ -271,16 +291,38 @@ mod tests {
         }
     }
 
+    async fn reply<B>(method: &str, body: B) -> serde_json::Value
+    where
+        B: Body<Data = Bytes, Error: fmt::Display> + Clone + Send + 'static,
+    {
+        let service = service_fn(move |_: Request| {
+            std::future::ready(Ok::<_, &str>(Response::new(body.clone())))
+        });
+        let event = include_str!("../../../events/http-existing.json").replace("\"GET\"", method);
+        let event = LambdaEvent { payload: event.into(), context: lambda_http::Context::default() };
+        serde_json::to_value(Gateway::new(service).oneshot(event).await.unwrap()).unwrap()
+    }
+
     #[tokio::test]
     async fn a_body_that_cannot_be_read_is_a_503() {
-        let service = service_fn(async |_: Request| Ok::<_, &str>(Response::new(Broken)));
-        let event = include_str!("../../../events/http-existing.json").to_owned();
-        let event = LambdaEvent { payload: event.into(), context: lambda_http::Context::default() };
-        let reply = Gateway::new(service).oneshot(event).await.unwrap();
-        let reply = serde_json::to_value(&reply).unwrap();
-        assert_eq!(
-            (&reply["statusCode"], &reply["headers"]["retry-after"]),
-            (&503.into(), &"1".into())
-        );
+        for method in ["\"GET\"", "\"HEAD\""] {
+            let reply = reply(method, Broken).await;
+            assert_eq!(
+                (&reply["statusCode"], &reply["headers"]["retry-after"]),
+                (&503.into(), &"1".into())
+            );
+            assert_eq!(reply.get("body").is_some(), method == "\"GET\"");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_gets_the_head_of_a_get_and_its_length() {
+        let full = |body: &'static str| Full::new(Bytes::from_static(body.as_bytes()));
+        let (get, head) =
+            (reply("\"GET\"", full("hello")).await, reply("\"HEAD\"", full("hello")).await);
+        assert_eq!((&get["body"], head.get("body")), (&"hello".into(), None));
+        assert_eq!(head["headers"]["content-length"], "5");
+        // A service that has left the body out has said what there is to say.
+        assert_eq!(reply("\"HEAD\"", full("")).await["headers"], serde_json::json!({}));
     }
 }

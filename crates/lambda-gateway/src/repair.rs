@@ -4,18 +4,40 @@
 //! What has one sensible meaning is read so; what has none is left out, as if the event had no such member. An
 //! event that is right never comes here.
 
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The event in the form in which gateways send it, as JSON. `None`: it is not JSON.
+/// How deep in an event the members lie of which something is made: `requestContext`, `http`, `method`.
+const DEPTH: usize = 3;
+
+/// The event in the form in which gateways send it. `None`: it is not JSON.
 ///
 /// What is not UTF-8, and half of a surrogate pair, becomes U+FFFD.
-pub(crate) fn repair(event: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(event);
-    let mut event = serde_json::from_str(&with_whole_pairs(&text)).ok()?;
+pub(crate) fn repair(event: &[u8]) -> Option<Value> {
+    let text = with_whole_pairs(&String::from_utf8_lossy(event));
+    let mut event = readable(serde_json::from_str(&text).ok()?, DEPTH);
     if let Value::Object(members) = &mut event {
         repair_event(members);
     }
-    Some(event.to_string())
+    Some(event)
+}
+
+/// A value, in which `null` stands for each that `serde_json` refuses to read though it is JSON: more than 128 arrays
+/// in each other, and a number that no `f64` can be. One such member leaves the others as they are.
+fn readable(json: &RawValue, depth: usize) -> Value {
+    if let Ok(value) = serde_json::from_str(json.get()) {
+        return value;
+    }
+    let members = serde_json::from_str::<BTreeMap<String, &RawValue>>(json.get());
+    match (members, depth.checked_sub(1)) {
+        (Ok(members), Some(depth)) => {
+            let members = members.into_iter().map(|(name, json)| (name, readable(json, depth)));
+            Value::Object(members.collect())
+        }
+        _ => Value::Null,
+    }
 }
 
 /// JSON whose escapes are all characters (RFC 8259 §8.2 leaves it open what half of a pair means).
@@ -79,9 +101,15 @@ fn repair_event(event: &mut Map<String, Value>) {
         Value::String(text) => Some(text.eq_ignore_ascii_case("true").into()),
         _ => None,
     });
+    // Payload 1.0 has what is needed beside it.
+    let needs_no_context = event.get("httpMethod").is_some_and(Value::is_string);
+    let context = event.entry("requestContext").or_insert(Value::Null);
+    if needs_no_context && !context.is_object() {
+        *context = Value::Object(Map::new());
+    }
     change(event, "requestContext", |mut context| {
         let members = context.as_object_mut()?;
-        for name in ["domainName", "stage"] {
+        for name in ["apiId", "domainName", "stage"] {
             change(members, name, text);
         }
         change(members, "http", |mut http| {
@@ -143,8 +171,7 @@ mod tests {
 
     #[track_caller]
     fn assert_repaired(event: &Value, right: &Value) {
-        let repaired = repair(event.to_string().as_bytes()).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&repaired).unwrap(), *right);
+        assert_eq!(repair(event.to_string().as_bytes()).unwrap(), *right);
     }
 
     #[test]
@@ -183,6 +210,11 @@ mod tests {
             &json!({ "body": null, "requestContext": {} }),
         );
         assert_repaired(&json!({ "requestContext": [] }), &json!({}));
+        for context in [json!({ "requestContext": [] }), json!({})] {
+            let mut event = context;
+            event["httpMethod"] = "GET".into();
+            assert_repaired(&event, &json!({ "httpMethod": "GET", "requestContext": {} }));
+        }
     }
 
     #[test]
@@ -195,11 +227,26 @@ mod tests {
             (br#"["\\\ud83d"]"#, "\\\u{fffd}"),
             (b"[\"Beno\xeet\"]", "Beno\u{fffd}t"),
         ] {
-            let repaired = repair(json).unwrap();
-            assert_eq!(serde_json::from_str::<Vec<String>>(&repaired).unwrap(), [text]);
+            assert_eq!(repair(json).unwrap(), json!([text]));
         }
         for json in [&b"[\"\\ud83\"]"[..], b"[\"\\", b"\\u", b"[\"a\tb\"]", b"", b"{"] {
             assert_eq!(repair(json), None, "{}", String::from_utf8_lossy(json));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_spoils_nothing_beside_it() {
+        let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
+        for odd in [&deep, "1e400"] {
+            let event = format!(
+                r#"{{"path":"/x","body":{odd},"requestContext":{{"stage":"a","http":{{"x":{odd},"method":"GET"}}}}}}"#
+            );
+            let repaired = repair(event.as_bytes()).unwrap();
+            assert_eq!(
+                (&repaired["path"], repaired.pointer("/requestContext/http/method")),
+                (&"/x".into(), Some(&"GET".into()))
+            );
+        }
+        assert_eq!(repair(deep.as_bytes()), Some(Value::Null));
     }
 }

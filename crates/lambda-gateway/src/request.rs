@@ -28,6 +28,9 @@ const UNKNOWN: &str = "This is no event of an API Gateway, a function URL or a l
 const NOT_JSON: &str = "This is not JSON";
 const TOO_LONG: &str = "The URL is too long";
 
+/// What serverless-offline calls each API. Other than an HTTP API it does not decode a path.
+const API_OF_SERVERLESS_OFFLINE: &str = "offlineContext_apiId";
+
 /// What cannot stand for itself in a path (RFC 3986 §3.3). A `%` can: it begins an escape.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -119,7 +122,7 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", bound = "'de: 'a")]
 struct Context<'a> {
-    api_id: Option<IgnoredAny>,
+    api_id: Option<Text<'a>>,
     domain_name: Option<Text<'a>>,
     elb: Option<IgnoredAny>,
     http: Option<Http<'a>>,
@@ -167,13 +170,13 @@ impl Reading {
         let Some(repaired) = repair(event) else {
             return (Kind::Unknown, Err(NOT_JSON.into()));
         };
-        if let Ok(mut members) = serde_json::from_str::<Event<'_>>(&repaired)
+        let json = repaired.to_string();
+        if let Ok(mut members) = serde_json::from_str::<Event<'_>>(&json)
             && let Some(context) = members.request_context.take()
         {
-            return self.of_members(members, &context, repaired.as_bytes());
+            return self.of_members(members, &context, json.as_bytes());
         }
-        let source = serde_json::from_str(&repaired).ok().and_then(|event| Source::of(&event));
-        (Kind::Unknown, Err(source.map_or(UNKNOWN.into(), NoRequest::Other)))
+        (Kind::Unknown, Err(Source::of(&repaired).map_or(UNKNOWN.into(), NoRequest::Other)))
     }
 
     fn of_members(
@@ -278,7 +281,9 @@ fn is_decoded(event: &Event<'_>, context: &Context<'_>, kind: Kind) -> bool {
         // `cargo lambda watch` names no API; a function URL has a domain of its own.
         Kind::V2 => {
             let domain = context.domain_name.as_deref().unwrap_or_default();
-            context.api_id.is_some() && !domain.contains(".lambda-url.")
+            let api = context.api_id.as_deref();
+            api.is_some_and(|api| api != API_OF_SERVERLESS_OFFLINE)
+                && !domain.contains(".lambda-url.")
         }
         Kind::Alb | Kind::Unknown => false,
     }
@@ -406,8 +411,13 @@ fn headers(
     let has_multi_value = !headers.is_empty();
     for (name, value) in single {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        let is_there = has_multi_value
+            && headers.get(&name).is_some_and(|there| {
+                // Where only one of the two forms has a host, that one is meant.
+                name != HOST || authority(there.as_bytes()).is_some()
+            });
         if let Some(value) = header_value(&value)
-            && !(has_multi_value && headers.contains_key(&name))
+            && !is_there
         {
             headers.try_insert(name, value)?;
         }
@@ -554,11 +564,13 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_of_cargo_lambda_does_not_decode() {
-        let mut event = http_api("/users/%31");
+    fn the_watch_of_cargo_lambda_and_serverless_offline_do_not_decode() {
+        let mut event = http_api("/caf%C3%A9");
         event["requestContext"]["apiId"] = Value::Null;
         event["httpMethod"] = "GET".into();
-        assert_eq!(path(&event), "/users/%31");
+        assert_eq!(path(&event), "/caf%C3%A9");
+        event["requestContext"]["apiId"] = "offlineContext_apiId".into();
+        assert_eq!(path(&event), "/caf%C3%A9");
     }
 
     #[test]

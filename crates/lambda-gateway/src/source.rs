@@ -1,9 +1,21 @@
-//! Events that are no requests: those of queues, streams and schedules.
+//! Events that are not requests: those of queues, streams, buses and schedules.
 
 use std::fmt;
 
 use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::Value;
+
+/// Services that do not name themselves in an event, each with a member that only its events have.
+const BY_MEMBER: [(&str, &str); 8] = [
+    ("awslogs", "CloudWatch Logs"),
+    ("deliveryStreamArn", "Amazon Data Firehose"),
+    ("applicationArn", "Kinesis Data Analytics"),
+    ("detail-type", "EventBridge"),
+    ("invokingEvent", "AWS Config"),
+    ("ResponseURL", "CloudFormation"),
+    ("CodePipeline.job", "CodePipeline"),
+    ("flowDirection", "WorkMail"),
+];
 
 /// What else an event can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,9 +26,9 @@ pub(crate) enum Source {
     WarmUp,
 }
 
-/// An event of a queue, a stream or a bus has reached a function that answers requests.
+/// An event of a queue, a stream, a bus or a service's background call has reached a function that answers requests.
 ///
-/// It ends as a function error, so that its source retries it or reports it. Any answer would be taken for
+/// It ends as a function error, so that its source retries it or reports it. The source would take any reply for
 /// success, and what the event carries would be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotARequest {
@@ -45,8 +57,8 @@ impl From<NotARequest> for Diagnostic {
 impl Source {
     /// `None`: it is of no source that is known here.
     pub(crate) fn of(event: &Value) -> Option<Self> {
-        let text = |name| event.get(name).and_then(Value::as_str);
-        let has = |name| event.get(name).is_some();
+        let text = |name: &str| event.get(name).and_then(Value::as_str);
+        let has = |name: &str| event.get(name).is_some();
         let is_schedule = text("detail-type") == Some("Scheduled Event");
         let is_plugin = text("source") == Some("serverless-plugin-warmup");
         if is_schedule || is_plugin || event.get("warmer") == Some(&Value::Bool(true)) {
@@ -55,20 +67,23 @@ impl Source {
         let records = event.get("Records").or_else(|| event.is_array().then_some(event));
         let source = if let Some(records) = records {
             // SNS writes it in its own way. A list of EventBridge Pipes has the records of its source.
-            let of_record = |name| records.get(0).and_then(|record| record.get(name)?.as_str());
+            let of_record = |name: &str| records.get(0).and_then(|record| record.get(name));
             let named = of_record("eventSource").or(of_record("EventSource"));
-            match named {
+            match named.and_then(Value::as_str) {
+                Some(named) => named,
+                None if of_record("cf").is_some() => "CloudFront",
                 None if event.is_array() => return None,
-                named => named.unwrap_or("a source of records"),
+                None => "a source of records",
             }
         } else if let Some(source) = text("eventSource") {
             source
-        } else if has("awslogs") {
-            "CloudWatch Logs"
-        } else if has("deliveryStreamArn") {
+        } else if let Some((_, service)) = BY_MEMBER.iter().find(|(member, _)| has(member)) {
+            service
+        } else if has("invocationId") && has("records") {
+            // Some of its blueprints' events lack the ARN.
             "Amazon Data Firehose"
-        } else if has("detail-type") {
-            "EventBridge"
+        } else if has("invocationSchemaVersion") && has("tasks") {
+            "S3 Batch Operations"
         } else {
             return None;
         };
@@ -97,6 +112,14 @@ mod tests {
             (json!({ "awslogs": { "data": "" } }), "CloudWatch Logs"),
             (json!({ "deliveryStreamArn": "arn", "records": [] }), "Amazon Data Firehose"),
             (json!({ "detail-type": "Order", "source": "shop" }), "EventBridge"),
+            (json!({ "applicationArn": "arn", "records": [] }), "Kinesis Data Analytics"),
+            (json!({ "invocationId": "1", "records": [] }), "Amazon Data Firehose"),
+            (json!({ "invocationSchemaVersion": "1.0", "tasks": [] }), "S3 Batch Operations"),
+            (json!({ "invokingEvent": "{}", "configRuleName": "x" }), "AWS Config"),
+            (json!({ "RequestType": "Create", "ResponseURL": "https://x" }), "CloudFormation"),
+            (json!({ "CodePipeline.job": {} }), "CodePipeline"),
+            (json!({ "messageId": "1", "flowDirection": "INBOUND" }), "WorkMail"),
+            (json!({ "Records": [{ "cf": {} }] }), "CloudFront"),
             (json!({ "Records": [{ "eventSource": "x\n{}" }] }), "an unknown source"),
         ] {
             let Some(Source::Poller(error)) = Source::of(&event) else { panic!("{event}") };

@@ -1,28 +1,45 @@
 //! The HTTP contract as a check of any reply to any event. The fuzzers use it too.
 
-use lambda_gateway::{Gateway, Payload};
+use lambda_gateway::{Gateway, Payload, Payloads};
+use lambda_http::lambda_runtime::{Diagnostic, LambdaInvocation};
 use lambda_http::{Context, LambdaEvent, Request};
 use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
 use serde_json::{Value, json};
-use tower::{Layer as _, Service};
-use users_function::users::{EmbeddedUsers, UsersApi, requested_user};
+use tower::{Layer as _, Service, service_fn};
+use users_function::users::{EmbeddedUsers, Route, UsersApi};
 
-/// The users function in this process, with the store in the process: event in, reply out.
+/// The users function in this process, with the store in the process: the bytes of a payload in, the reply out.
 ///
-/// `None`: a function error, since the event is not a request. No other event ends so.
+/// `None`: a function error, since the event is not a request. No other payload ends so.
 pub fn function() -> impl FnMut(&[u8]) -> Option<Value> {
     let namespace = Namespace::parse("users").unwrap();
     let policy = Policy::new(std::time::Duration::from_mins(2));
     let cache =
         ResponseCacheLayer::new(MemoryStore::default(), policy, move |request: &Request| {
-            Some(namespace.key(requested_user(request)?.key_parts()))
+            Some(namespace.key(Route::of(request).user()?.key_parts()))
         });
     let mut gateway = Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    move |event| {
-        let payload = Payload::from(event.to_owned());
-        let answer = gateway.call(LambdaEvent { payload, context: Context::default() });
-        match runtime.block_on(answer) {
+    // Between its layers and the handler `lambda_runtime` reads the payload as JSON.
+    let handler = service_fn(move |LambdaInvocation { body, context, .. }| {
+        let reply = serde_json::from_slice::<Payload>(&body)
+            .map(|payload| gateway.call(LambdaEvent { payload, context }));
+        async {
+            let not_read = |error: serde_json::Error| Diagnostic {
+                error_type: "deserialization".to_owned(),
+                error_message: error.to_string(),
+            };
+            reply.map_err(not_read)?.await
+        }
+    });
+    let mut runtime = Payloads.layer(handler);
+    let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    move |payload| {
+        let invocation = LambdaInvocation {
+            parts: lambda_http::http::Response::new(()).into_parts().0,
+            body: payload.to_vec().into(),
+            context: Context::default(),
+        };
+        match executor.block_on(runtime.call(invocation)) {
             Ok(reply) => Some(serde_json::to_value(&reply).expect("a reply is JSON")),
             Err(error) if error.error_type == "NotARequest" => None,
             Err(error) => panic!("{error:?}"),
@@ -100,9 +117,9 @@ pub fn assert_within_contract(reply: &Value) {
     }
 }
 
-/// The event that input of the fuzzer stands for.
+/// The payload that input of the fuzzer stands for.
 ///
-/// What begins like JSON, or is not UTF-8, is the event itself. Bytes that are changed at random are seldom JSON any
+/// What begins like JSON, or is not UTF-8, is the payload itself. Bytes that are changed at random are seldom JSON any
 /// more, so other input is a kind of gateway and the texts that a client has a hand in, a line each:
 /// method, path, query, a header and its value, body.
 pub fn event_of(input: &[u8]) -> Vec<u8> {

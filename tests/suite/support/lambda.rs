@@ -137,12 +137,15 @@ impl Function {
             .unwrap_or_else(|error| panic!("function error: {error}\nfor the event {event}"))
     }
 
-    /// The reply to an event that may be anything.
-    pub async fn invoke_bytes(&self, event: impl Into<Bytes>) -> Reply {
-        let answer = self.begin_with(event.into(), TIME_LEFT);
-        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time");
-        let answer = answer.expect("the Runtime API drops no invocation");
-        Reply::new(answer.unwrap_or_else(|error| panic!("a function error: {error}")))
+    /// The reply to a payload that may be anything.
+    pub async fn invoke_bytes(&self, payload: impl Into<Bytes>) -> Reply {
+        let end = self.end_of_bytes(payload).await;
+        Reply::new(end.unwrap_or_else(|error| panic!("a function error: {error}")))
+    }
+
+    /// What an invocation with a payload that may be anything ends with.
+    pub async fn end_of_bytes(&self, payload: impl Into<Bytes>) -> Result<Value, String> {
+        self.in_time(self.begin_with(payload.into(), TIME_LEFT)).await
     }
 
     /// The function error that an invocation ends with.
@@ -175,7 +178,13 @@ impl Function {
 
     /// What an invocation ends with.
     pub async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
-        let answer = self.begin(event, time_left);
+        self.in_time(self.begin(event, time_left)).await
+    }
+
+    async fn in_time(
+        &self,
+        answer: oneshot::Receiver<Result<Value, String>>,
+    ) -> Result<Value, String> {
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let answer = answer
             .unwrap_or_else(|_| panic!("no answer; the function printed:\n{}", self.output()));

@@ -31,6 +31,8 @@ mod conditional;
 mod deadline;
 mod entry;
 mod faults;
+mod freshness;
+mod invalidation;
 mod key;
 mod layer;
 mod lease;
@@ -52,11 +54,12 @@ pub use self::after_reply::{AfterReply, AfterReplyLayer};
 pub use self::body::CachedBody;
 pub use self::deadline::Deadline;
 pub use self::entry::{DecodeError, Entry};
+pub use self::freshness::Keep;
 pub use self::key::{CacheKey, InvalidNamespace, Namespace};
 pub use self::layer::ResponseCacheLayer;
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
-pub use self::policy::{InvalidBeta, Policy};
+pub use self::policy::{InvalidBeta, InvalidStatus, Policy};
 #[cfg(feature = "iam")]
 pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
 #[cfg(feature = "tls")]
@@ -65,5 +68,5 @@ pub use self::redis::{InvalidCa, InvalidClientCertificate};
 pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
 pub use self::report::{Recorder, Report};
 pub use self::service::ResponseCache;
-pub use self::status::CacheStatus;
+pub use self::status::{CacheStatus, NotStored};
 pub use self::store::{DynStore, Expected, FaultWord, Found, Store, StoreError};

@@ -45,6 +45,8 @@ mod read_through;
 mod redis;
 mod refusals;
 mod report;
+#[cfg(all(test, feature = "memory"))]
+mod rfc9111;
 mod service;
 mod status;
 mod store;

@@ -5,7 +5,7 @@
 check_prerequisites
 
 cargo fmt --check --all
-for package in fuzz benches; do
+for package in fuzz benches examples/axum-postgres; do
   cargo fmt --check --all --manifest-path "$package/Cargo.toml"
   cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
 done

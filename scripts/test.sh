@@ -38,6 +38,15 @@ if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   without+=(--skip a_silent_resolver_holds_up_one_request_and_one_thread)
 fi
 
+# The example over PostgreSQL is a package of its own, so that nobody else compiles it.
+postgres_example() {
+  if ensure_postgres; then
+    cargo test --locked --manifest-path examples/axum-postgres/Cargo.toml --target-dir target
+  else
+    say "the example ... skipped 'examples/axum-postgres (PostgreSQL is not installed, and cannot be here)'"
+  fi
+}
+
 # nextest runs the tests of all packages side by side, where it is installed. Most of them wait most of the time.
 rust_tests() {
   local threads=$(($(getconf _NPROCESSORS_ONLN) * 2))
@@ -52,6 +61,7 @@ rust_tests() {
   return $status
 }
 part rust rust_tests
+part example postgres_example
 part template env PYTHONPATH="$tools/template" \
   python3 -m unittest discover --start-directory tests/template --verbose
 part end-to-end env PYTHONPATH="$tools/openapi" \

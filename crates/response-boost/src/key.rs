@@ -324,4 +324,113 @@ mod tests {
         let keys: std::collections::HashSet<String> = lists.into_iter().map(key).collect();
         assert_eq!(keys.len(), lists.len());
     }
+
+    fn of_query(uri: &str) -> String {
+        let uri: Uri = uri.parse().unwrap();
+        let key = Namespace::parse("shop").unwrap().path_key(&uri);
+        key.with_query(&uri, &["page", "sort", "a b"]).as_str().replace("shop:path:/:", "")
+    }
+
+    #[test]
+    fn a_query_counts_by_its_named_parameters_sorted() {
+        for (uri, part) in [
+            ("/", "?"),
+            ("/?", "?"),
+            ("/?utm_source=mail&fbclid=1", "?"),
+            ("/?sort=price&page=2", "?page=2&sort=price"),
+            ("/?page=2&sort=price", "?page=2&sort=price"),
+            ("/?page=2&x=1&page=1", "?page=2&page=1"),
+            ("/?page", "?page"),
+            ("/?page=", "?page="),
+            ("/?page==", "?page=="),
+            ("/?page=a=b", "?page=a=b"),
+            // A name is what the service takes it for; a value counts as it stands.
+            ("/?%70age=2", "?page=2"),
+            ("/?%70%61%67%65=%32", "?page=%2532"),
+            ("/?a+b=1&a%20b=2", "?a%20b=1&a%20b=2"),
+            ("/?page%=2&%=1&%7=1&%zz=1", "?"),
+            ("/?Page=2", "?"),
+            // Some services take `;` for a separator.
+            ("/?utm=1;page=2", "?utm=1;page=2"),
+            ("/?page=1;x", "?page=1;x"),
+        ] {
+            assert_eq!(of_query(uri), part, "{uri}");
+        }
+    }
+
+    #[test]
+    fn different_values_never_share_a_key() {
+        let all = [
+            "/",
+            "/?page",
+            "/?page=",
+            "/?page=1",
+            "/?page=1&page=2",
+            "/?page=2&page=1",
+            "/?page=1%26page=2",
+            "/?page=1%2526page=2",
+            "/?sort=1",
+            "/?page=1&sort=",
+            "/?page=1;x",
+            "/?x=1;page=1",
+            "/?a+b=1",
+            "/?page=%31",
+        ];
+        let keys: std::collections::HashSet<_> = all.into_iter().map(of_query).collect();
+        assert_eq!(keys.len(), all.len());
+    }
+
+    fn of_header(lines: &[&[u8]]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let value = http::HeaderValue::from_bytes(line).unwrap();
+            headers.append(http::header::ACCEPT_LANGUAGE, value);
+        }
+        let key = Namespace::parse("t").unwrap().key(["x"]);
+        let name = http::header::ACCEPT_LANGUAGE;
+        let secret = key.clone().with_secret_header(&headers, &name);
+        assert_eq!(secret.as_str().contains("=#"), !lines.is_empty());
+        key.with_header(&headers, &name).as_str().replace("t:x:accept-language", "")
+    }
+
+    #[test]
+    fn a_field_counts_as_it_stands_whatever_its_bytes() {
+        for (lines, part) in [
+            (&[][..], ""),
+            (&[&b""[..]], "="),
+            (&[b"de"], "=de"),
+            (&[b"de, en;q=0.5"], "=de,%20en;q=0.5"),
+            (&[b"de", b"en"], "=de,en"),
+            (&[b"\xff\xfe:{\t}"], "=%FF%FE%3A%7B%09%7D"),
+            ("ü".as_bytes().chunks(2).collect::<Vec<_>>().leak(), "=%C3%BC"),
+        ] {
+            assert_eq!(of_header(lines), part);
+        }
+    }
+
+    #[test]
+    fn a_secret_is_told_from_others_and_never_shown() {
+        let key = Namespace::parse("t").unwrap().key(["x"]);
+        let (one, other) =
+            (key.clone().with_secret("token", "s3cret"), key.with_secret("token", "S3cret"));
+        assert_ne!(one, other);
+        // As `printf s3cret | sha256sum` begins.
+        assert_eq!(one.as_str(), "t:x:token=#1ec1c26b50d5d3c58d9583181af80766");
+    }
+
+    #[test]
+    fn a_body_counts_by_all_of_its_hash() {
+        let key = Namespace::parse("t").unwrap().key(["x"]).with_body("");
+        let hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(key.as_str(), format!("t:x:body=#{hash}"));
+    }
+
+    #[test]
+    fn a_part_that_is_added_is_like_one_of_the_list() {
+        let namespace = Namespace::parse("t").unwrap();
+        for parts in [["a", "b"], ["a", "refresh"], ["refresh", "b:c"]] {
+            let [first, second] = parts;
+            assert_eq!(namespace.key([first]).with_part(second), namespace.key(parts));
+        }
+    }
 }

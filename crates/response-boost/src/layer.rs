@@ -11,7 +11,7 @@ use crate::invalidation::Invalidation;
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 
-/// Keeps the answers of the service inside in a [`Store`] and gives them again.
+/// Stores the responses of the service inside in a [`Store`] and serves them again.
 ///
 /// It is made of the store, the [`Policy`], and a function from a request to the [`CacheKey`] of
 /// its answer. `None`: this request is not cached and goes straight through, as does each whose method is
@@ -53,23 +53,41 @@ use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// # What is kept
+/// # What is stored, and for how long
 ///
-/// A 200, and a 404 where the policy has a time for it; never an answer with `Vary`,
-/// `Set-Cookie`, or `Cache-Control: no-store` or `private`; never one that is too large, which streams on as it
-/// comes. An entry that is there is replaced only by an answer that may be kept, a 404 or a 410; after any other, such
-/// as a 429, the entry is served. An answer that may be kept carries `ETag`, `Cache-Control: private, max-age=…`, `Cache-Status`, and
-/// `Age` if it comes from the store; `If-None-Match` is answered with 304.
+/// A 200, a 404 where [`Policy::with_not_found_ttl`] has a time for it, and the statuses that
+/// [`Policy::with_status`] names, unless the response forbids it. The first of these that there is says how long:
+/// [`Keep`](crate::Keep), `s-maxage`, `max-age`, `Expires`, the policy; never longer than [`Policy::with_max_ttl`].
+/// With `Policy::new(Duration::from_secs(120)).with_stale_if_error(Duration::from_secs(30))`:
+///
+#[doc = include_str!("directives.md")]
+///
+/// A response over [`Policy::with_max_entry_bytes`] streams on as it comes and is not stored. Only a response that is
+/// stored, a 404 or a 410 replaces an entry; after any other, such as a 429, the cache serves the entry.
+///
+/// # What clients get
+///
+/// Each response that may be stored carries an `ETag` (the service's own, else a hash of the body) and `Cache-Status`,
+/// and `Age` if it comes from the store. `Cache-Control` and `Expires` go to the client as the service says them; only
+/// where it says neither, the layer says `private, max-age=…` with the whole time to live.
+/// [`Policy::with_client_max_age`] limits either.
+///
+/// The layer evaluates preconditions against the response in the order of RFC 9110 §13.2.2: `If-Match` and
+/// `If-Unmodified-Since` make a 412, `If-None-Match` and `If-Modified-Since` a 304 (a 412 for a method that is neither
+/// `GET` nor `HEAD`). A load asks the service for what holds for all clients: without `If-*`, `Range` and the client's
+/// `Cache-Control`, which the cache, as a part of the origin, does not obey (RFC 9111 §5.2.1).
 ///
 /// # Who may ask
 ///
 /// The key alone decides what is answered. In particular `Authorization` neither bypasses the
 /// cache nor enters the key, other than in a cache between client and origin (RFC 9111 §3.5): this
-/// layer is part of the origin, and who may ask is decided before it. **If the answers differ by
-/// caller, put the caller into the key.**
+/// layer is part of the origin, and who may ask is decided before it. **If the responses differ by
+/// caller, put the caller in the key** ([`CacheKey::with_secret_header`]).
 ///
 /// # What there is to see
 ///
+/// `Cache-Status` (RFC 9211) says what the cache did, and in its `detail` why it did not store a response
+/// ([`NotStored`](crate::NotStored)). On a load it comes after those of caches inside; a hit has it alone.
 /// [`Recorder`](crate::Recorder) collects what the cache did for a request. Each answer is an event of
 /// `tracing` at DEBUG with its `status` and `cache_status`, each fault of the store one at WARN.
 pub struct ResponseCacheLayer<S, K> {

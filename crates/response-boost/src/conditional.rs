@@ -23,7 +23,6 @@ const OF_THE_CLIENT: [HeaderName; 8] = [
 ];
 
 /// The preconditions of a request. A field that cannot be read is passed over, as §13.1 has it for dates.
-#[expect(clippy::struct_field_names, reason = "the names of the fields in HTTP")]
 pub(crate) struct Preconditions {
     if_match: Option<Tags>,
     if_unmodified_since: Option<IfUnmodifiedSince>,

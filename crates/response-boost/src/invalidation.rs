@@ -23,14 +23,14 @@ impl<S: Store> Invalidation<S> {
     }
 
     /// The service has answered with an error of its own: it has changed nothing.
-    pub(crate) fn is_void(mut self) {
+    pub(crate) fn give_up(mut self) {
         self.keys.clear();
     }
 
     /// Removes the keys where the service has answered with this status, a 2xx or 3xx (RFC 9111 §4.4).
     pub(crate) async fn settle(mut self, status: StatusCode) {
         if !(status.is_success() || status.is_redirection()) {
-            return self.is_void();
+            return self.give_up();
         }
         while let Some(key) = self.keys.last() {
             if let Err(fault) = self.core.invalidate(key).await {

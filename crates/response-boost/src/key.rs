@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Uri};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -131,7 +131,7 @@ impl CacheKey {
                 b'&' | b'=' | b'%' => format!("%{byte:02X}").into_bytes(),
                 byte => vec![byte],
             }));
-            part.extend(pair.find('=').map_or(&[][..], |at| pair[at..].as_bytes()));
+            part.extend(pair.find('=').map_or(&[][..], |at| &pair.as_bytes()[at..]));
         }
         self.with_bytes(&part)
     }
@@ -239,28 +239,27 @@ fn decoded(name: &str) -> Cow<'_, [u8]> {
     if !name.contains(['%', '+']) {
         return Cow::Borrowed(name.as_bytes());
     }
-    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (mut rest, mut plain) = (name.as_bytes(), Vec::with_capacity(name.len()));
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = (byte == b'%').then(|| Some((digit(after.first())?, digit(after.get(1))?)));
-        (rest, _) = match escaped.flatten() {
-            Some((high, low)) => {
-                // Two digits of four bits each.
-                plain.push(u8::try_from(high * 16 + low).unwrap_or(byte));
-                (&after[2..], ())
-            }
-            None => {
-                plain.push(if byte == b'+' { b' ' } else { byte });
-                (after, ())
-            }
+    while let [byte, after @ ..] = rest {
+        let escaped = match (byte, after) {
+            (b'%', [high, low, ..]) => digit(*high).zip(digit(*low)),
+            _ => None,
         };
+        if let Some((high, low)) = escaped {
+            plain.push(high << 4 | low);
+            rest = &after[2..];
+        } else {
+            plain.push(if *byte == b'+' { b' ' } else { *byte });
+            rest = after;
+        }
     }
     Cow::Owned(plain)
 }
 
 /// All lines of a field as one; `None`: there are none.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    let lines: Vec<_> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
+    let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     (!lines.is_empty()).then(|| lines.join(&b','))
 }
 
@@ -383,7 +382,7 @@ mod tests {
     fn of_header(lines: &[&[u8]]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
-            let value = http::HeaderValue::from_bytes(line).unwrap();
+            let value = HeaderValue::from_bytes(line).unwrap();
             headers.append(http::header::ACCEPT_LANGUAGE, value);
         }
         let key = Namespace::parse("t").unwrap().key(["x"]);

@@ -154,6 +154,9 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
     /// §9.2.1), and but those that [`Policy::with_method`] lets through the cache. A write of which nobody knows
     /// whether it was done, since the request was cancelled or its handler panicked, invalidates too.
     ///
+    /// Only these keys are removed: a key with another query or another header field is one of its own, and has to be
+    /// named too.
+    ///
     /// A fault of the store fails no request: it is logged, the keys are tried once more after the reply, and if that
     /// is in vain the old response stands until it ends. Where that is not acceptable, call
     /// [`invalidate`](Self::invalidate) in the service.

@@ -132,8 +132,9 @@ impl Policy {
         self
     }
 
-    /// Gives clients at most `max_age` of freshness; by default as much as the entry has left. Zero: the client
-    /// asks again each time (`no-cache`), and is mostly told 304.
+    /// Gives clients at most `max_age` of freshness, in whole seconds; by default as much as the entry has left, or as
+    /// the service says. What else the service says in its `Cache-Control` stands. Zero: the client asks again each
+    /// time (`private, no-cache`), and mostly gets a 304.
     #[must_use]
     pub fn with_client_max_age(mut self, max_age: Duration) -> Self {
         self.client_max_age = Some(max_age);
@@ -191,6 +192,9 @@ impl Policy {
     /// Serves an entry for `window` past its freshness where the load fails (RFC 5861 §4): an error, a body that breaks
     /// off, a load that is cut off, any status but 200, 404, 410 and those that are stored. By default not at all.
     ///
+    /// A response can say for itself for how long (`stale-if-error`), or that it must not be (`must-revalidate`,
+    /// `proxy-revalidate`, `s-maxage`; RFC 9111 §4.2.4).
+    ///
     /// A failed load is remembered for a second, in which all are served the entry at once.
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
@@ -199,7 +203,9 @@ impl Policy {
     }
 
     /// Lets requests of another method through the cache, if they have a key: a search by `POST`, say, with a hash of
-    /// its body in the key. Such a request must change nothing, since it may be answered without being asked.
+    /// its body in the key ([`CacheKey::with_body`](crate::CacheKey::with_body)). Such a request must change nothing,
+    /// since it may be answered without being asked. The methods share a key, as `GET` and `HEAD` do, unless the key
+    /// has the method as a part.
     #[must_use]
     pub fn with_method(mut self, method: Method) -> Self {
         self.methods.push(method);

@@ -88,7 +88,7 @@ where
                         Ok(response.map(CachedBody::passed))
                     }
                     (Err(error), Some(invalidation)) => {
-                        invalidation.is_void();
+                        invalidation.give_up();
                         Err(error)
                     }
                     (answer, None) => Ok(answer?.map(CachedBody::passed)),

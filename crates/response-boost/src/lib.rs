@@ -14,6 +14,9 @@
 //! > forgets the deletion, a demoted primary that still answers, invalidations that the stream gave up.
 //! > Bounded by their own lifetime: client caches (`max-age`).
 //!
+//! **What the service says of its response counts**, by RFC 9111: its `Cache-Control`, `Expires`, `Vary`, `ETag`, or the
+//! extension [`Keep`], which no client sees. [`ResponseCacheLayer`] has a table of what each directive does.
+//!
 //! Two stores come with it: [`RedisStore`] for all environments of a function together, and
 //! [`MemoryStore`] for one process alone.
 //!

@@ -15,9 +15,9 @@ const MOST_SECONDS: u64 = 1 << 31;
 ///
 /// It precedes the freshness that `Cache-Control`, `Expires` and the [`Policy`] give, so a service can let the cache
 /// store for an hour what clients are to revalidate each time (`Cache-Control: max-age=0`). A `Cache-Control` that
-/// forbids to store (`no-store`, `private`, `no-cache`) forbids it all the same, and [`Policy::with_max_ttl`] still
-/// bounds the time. Clients see `private, max-age=…` with this time where the service sends neither
-/// `Cache-Control` nor `Expires`.
+/// forbids to store (`no-store`, `private`, `no-cache`) forbids it all the same, the policy still chooses which
+/// statuses are stored, and [`Policy::with_max_ttl`] still bounds the time. Clients see `private, max-age=…` with this
+/// time where the service sends neither `Cache-Control` nor `Expires`.
 ///
 /// ```
 /// use std::time::Duration;

@@ -68,6 +68,7 @@ class TwoCommands(unittest.TestCase):
         self.assertEqual(status, 0)
         skipped = re.findall(r"^SKIPPED: (.*)", test.output(), re.MULTILINE)
         self.assertEqual(skipped, [f"TLS ({clone}/.tools/valkey/valkey-server has none)",
+                                   "example (it is not among TEST_PARTS)",
                                    "template (it is not among TEST_PARTS)",
                                    "end-to-end (it is not among TEST_PARTS)"])
 

@@ -248,6 +248,20 @@ take_installed_server() {
   done
 }
 
+# Whether there is a PostgreSQL: distributions install its server beside the path.
+ensure_postgres() {
+  has_postgres && return
+  if has apt-get && [ "$(id -u)" = 0 ]; then
+    say 'installing postgresql from the distribution'
+    install_package postgresql
+  fi
+  has_postgres
+}
+
+has_postgres() {
+  has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
+}
+
 # install_package PACKAGE: of Debian or Ubuntu, as root.
 install_package() {
   local install=(apt-get install -y -qq "$1")

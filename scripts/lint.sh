@@ -6,7 +6,7 @@ check_prerequisites
 check_pip
 
 cargo fmt --check --all
-for package in fuzz benches; do
+for package in fuzz benches examples/axum-postgres; do
   cargo fmt --check --all --manifest-path "$package/Cargo.toml"
   cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
 done
@@ -29,7 +29,7 @@ RUSTDOC=$tools/bin/rustdoc-unstable RUSTDOCFLAGS='-Z unstable-options --output-f
 python3 scripts/public_types.py target/doc/response_boost.json bytes http http_body tower_layer tower_service
 
 ensure_cargo_tool cargo-shear 1.14.0
-for package in . fuzz benches; do
+for package in . fuzz benches examples/axum-postgres; do
   cargo shear --locked "$package"
 done
 ensure_cargo_tool cargo-deny 0.20.2

@@ -46,6 +46,15 @@ fi
 # Each test has servers and sockets of its own, and all of one binary are one process where cargo runs them.
 ulimit -Sn 8192 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
 
+# The example over PostgreSQL is a package of its own, so that nobody else compiles it.
+postgres_example() {
+  if ensure_postgres; then
+    cargo test --locked --manifest-path examples/axum-postgres/Cargo.toml --target-dir target
+  else
+    say "the example ... skipped 'examples/axum-postgres (PostgreSQL is not installed, and cannot be here)'"
+  fi
+}
+
 # nextest runs the tests of all packages side by side. Most of them wait most of the time. Without it cargo runs them.
 prebuilt_cargo_tool cargo-nextest 0.9.148 || true
 rust_tests() {
@@ -61,6 +70,7 @@ rust_tests() {
   return $status
 }
 part rust rust_tests
+part example postgres_example
 part template env PYTHONPATH="$tools/template" \
   python3 -m unittest discover --start-directory tests/template --verbose
 part end-to-end env PYTHONPATH="$tools/openapi" \

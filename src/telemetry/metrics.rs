@@ -234,10 +234,10 @@ mod tests {
         ];
         for stored in [true, false] {
             for collapsed in [None, Some(true), Some(false)] {
-                all.push(Some(CacheStatus::Miss { stored, collapsed }));
+                all.push(Some(CacheStatus::Miss { stored, collapsed, detail: None }));
             }
             for (collapsed, early) in [(false, false), (false, true), (true, false), (true, true)] {
-                all.push(Some(CacheStatus::Stale { stored, collapsed, early }));
+                all.push(Some(CacheStatus::Stale { stored, collapsed, early, detail: None }));
             }
         }
         all

@@ -179,7 +179,7 @@ async fn unknown_and_impossible_ids_leave_nothing_in_redis(users: Users) {
     assert_eq!(reply.status, 404);
     let problem: Value = serde_json::from_str(&reply.body).unwrap();
     assert_eq!(problem["detail"], "User not found");
-    assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss");
+    assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss; detail=status");
     redis.assert_passed("users:user:4");
 }
 

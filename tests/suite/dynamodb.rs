@@ -23,7 +23,7 @@ fn assert_unavailable(reply: &Reply) {
     assert_eq!(reply.header("retry-after"), "1");
     assert_eq!(reply.header("cache-control"), "no-store");
     assert_eq!(reply.header("content-type"), "application/problem+json");
-    assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss");
+    assert_eq!(reply.cache_status(), "response-boost; fwd=uri-miss; detail=status");
 }
 
 #[tokio::test]

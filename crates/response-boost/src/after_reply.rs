@@ -34,7 +34,8 @@ const MARGIN: Duration = Duration::from_millis(100);
 ///
 /// - for a connection to Redis that is being opened, replaced or tried after a fault, a second at most, and
 ///   backing off up to every five seconds while that is in vain;
-/// - for the release of a lease whose load has not ended by itself.
+/// - for the release of a lease whose load has not ended by itself;
+/// - for an invalidation that failed, or whose request was cut off.
 ///
 /// The work ends before 0.9 of the time that the invocation has left, less 100 ms. Lambda bills the time, and
 /// sends the environment no other event meanwhile; requests that leave nothing to do take no longer.

@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+
+use crate::NotStored;
 
 /// The body of an answer: the bytes that are kept, or the body of the service inside, as it comes.
 pub struct CachedBody<B: Body> {
@@ -26,10 +29,10 @@ enum Rest<B: Body> {
 
 /// A body, as far as an answer can be kept with it.
 pub(crate) enum Collected<B: Body> {
-    /// All of it.
-    Whole(Bytes),
-    /// Larger than may be kept, or with more than bytes in it.
-    Passed(CachedBody<B>),
+    /// All of it, of a response that is fresh for this long.
+    Whole(Bytes, Duration),
+    /// It is not stored, for this reason.
+    Passed(CachedBody<B>, NotStored),
     /// It broke off, for this reason: the load has failed.
     BrokeOff(CachedBody<B>, String),
 }
@@ -55,8 +58,8 @@ impl<B: Body> From<Bytes> for CachedBody<B> {
     }
 }
 
-/// Reads a body until its end, or until it is larger than `at_most_bytes`.
-pub(crate) async fn collect<B>(body: B, at_most_bytes: usize) -> Collected<B>
+/// Reads the body of a response that is fresh for `ttl` until its end, or until it is larger than `at_most_bytes`.
+pub(crate) async fn collect<B>(body: B, ttl: Duration, at_most_bytes: usize) -> Collected<B>
 where
     B: Body<Data = Bytes>,
     B::Error: fmt::Display,
@@ -72,15 +75,17 @@ where
                 return Collected::BrokeOff(CachedBody { ready, rest }, reason);
             }
         };
-        // Trailers are not kept.
-        let length = frame.data_ref().map_or(usize::MAX, Bytes::len);
+        let length = frame.data_ref().map(Bytes::len);
         ready.push_back(frame);
-        bytes = bytes.saturating_add(length);
-        if bytes > at_most_bytes {
-            return Collected::Passed(CachedBody { ready, rest: Rest::Body(body) });
-        }
+        bytes = bytes.saturating_add(length.unwrap_or_default());
+        let why = match length {
+            None => NotStored::Trailers,
+            Some(_) if bytes > at_most_bytes => NotStored::TooLarge,
+            Some(_) => continue,
+        };
+        return Collected::Passed(CachedBody { ready, rest: Rest::Body(body) }, why);
     }
-    Collected::Whole(joined(ready, bytes))
+    Collected::Whole(joined(ready, bytes), ttl)
 }
 
 /// The data of these frames, in one; mostly there is one alone.
@@ -191,7 +196,8 @@ pub(crate) mod tests {
         for (body, whole) in
             [(&[][..], ""), (&[Ok("ab")], "ab"), (&[Ok("a"), Ok(""), Ok("bc")], "abc")]
         {
-            let Collected::Whole(bytes) = collect(parts(body), 3).await else { panic!("{whole}") };
+            let whole_of = collect(parts(body), Duration::ZERO, 3).await;
+            let Collected::Whole(bytes, _) = whole_of else { panic!("{whole}") };
             assert_eq!(bytes, whole);
         }
     }
@@ -199,7 +205,10 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_larger_body_streams_on_from_its_beginning() {
         let body = parts(&[Ok("ab"), Ok("cd"), Ok("e")]);
-        let Collected::Passed(body) = collect(body, 3).await else { panic!("it is larger") };
+        let Collected::Passed(body, NotStored::TooLarge) = collect(body, Duration::ZERO, 3).await
+        else {
+            panic!("it is larger")
+        };
         assert_eq!(body.size_hint().lower(), 4);
         assert_eq!(passed(body).await, ["ab", "cd", "e"].map(|text| Ok(text.into())));
     }
@@ -207,7 +216,9 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_off_does_so_for_the_client_too() {
         let body = parts(&[Ok("ab"), Err("cut off"), Ok("c")]);
-        let Collected::BrokeOff(body, reason) = collect(body, 9).await else { panic!("cut off") };
+        let Collected::BrokeOff(body, reason) = collect(body, Duration::ZERO, 9).await else {
+            panic!("cut off")
+        };
         assert_eq!(reason, "cut off");
         assert!(!body.is_end_stream());
         assert_eq!(passed(body).await, [Ok("ab".into()), Err("cut off")]);

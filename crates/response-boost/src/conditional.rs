@@ -7,7 +7,7 @@ use http::header::{
     CACHE_CONTROL, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     IF_RANGE, IF_UNMODIFIED_SINCE, PRAGMA, RANGE,
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 /// What belongs to one client's request, and would make another response of a load: one that others cannot be
 /// served (RFC 9110 §13.1, §14.2; RFC 9111 §5.2.1, §5.4).
@@ -23,22 +23,25 @@ const OF_THE_CLIENT: [HeaderName; 8] = [
 ];
 
 /// The preconditions of a request. A field that cannot be read is passed over, as §13.1 has it for dates.
-#[expect(clippy::struct_field_names, reason = "the names of the fields in HTTP")]
 pub(crate) struct Preconditions {
     if_match: Option<Tags>,
     if_unmodified_since: Option<IfUnmodifiedSince>,
     if_none_match: Option<Tags>,
     if_modified_since: Option<IfModifiedSince>,
+    /// Of a request whose method is neither `GET` nor `HEAD`: a client that has the response wants none made.
+    is_other_method: bool,
 }
 
 impl Preconditions {
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let is_other_method = ![Method::GET, Method::HEAD].contains(method);
         Self {
+            is_other_method,
             if_match: Tags::of(headers, &IF_MATCH),
             if_unmodified_since: headers.typed_get(),
             if_none_match: Tags::of(headers, &IF_NONE_MATCH),
-            // A recipient must ignore it beside the other (§13.1.3).
-            if_modified_since: if headers.contains_key(IF_NONE_MATCH) {
+            // A recipient must ignore it beside the other, and with other methods (§13.1.3).
+            if_modified_since: if is_other_method || headers.contains_key(IF_NONE_MATCH) {
                 None
             } else {
                 headers.typed_get()
@@ -65,7 +68,11 @@ impl Preconditions {
                 last_modified().is_some_and(|changed| !since.is_modified(changed))
             }),
         };
-        is_known.then_some(StatusCode::NOT_MODIFIED)
+        is_known.then_some(if self.is_other_method {
+            StatusCode::PRECONDITION_FAILED
+        } else {
+            StatusCode::NOT_MODIFIED
+        })
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
 
     #[track_caller]
     fn assert_status(asked: &[(HeaderName, &str)], response: &HeaderMap, expected: Option<u16>) {
-        let status = Preconditions::of(&headers(asked)).status(response);
+        let status = Preconditions::of(&Method::GET, &headers(asked)).status(response);
         assert_eq!(status.map(|status| status.as_u16()), expected, "{asked:?} {response:?}");
     }
 
@@ -232,6 +239,34 @@ mod tests {
             (&[], &strong, None),
         ] {
             assert_status(asked, response, expected);
+        }
+    }
+
+    #[test]
+    fn a_method_that_is_not_get_or_head_never_gets_a_304() {
+        let response = headers(&[(ETAG, "\"a\""), (http::header::LAST_MODIFIED, CHANGED)]);
+        for (asked, expected) in [
+            // §13.1.2, §13.2.2 step 3.
+            ((IF_NONE_MATCH, "\"a\""), Some(412)),
+            ((IF_NONE_MATCH, "*"), Some(412)),
+            ((IF_NONE_MATCH, "\"b\""), None),
+            // §13.1.3: ignored.
+            ((IF_MODIFIED_SINCE, AFTER), None),
+            ((IF_MATCH, "\"b\""), Some(412)),
+            ((IF_UNMODIFIED_SINCE, BEFORE), Some(412)),
+        ] {
+            for (method, is_other) in
+                [(Method::POST, true), (Method::GET, false), (Method::HEAD, false)]
+            {
+                let asked = headers(std::slice::from_ref(&asked));
+                let status = Preconditions::of(&method, &asked).status(&response);
+                let status = status.map(|status| status.as_u16());
+                if is_other {
+                    assert_eq!(status, expected, "{asked:?}");
+                } else {
+                    assert!(status != Some(412) || !asked.contains_key(IF_NONE_MATCH));
+                }
+            }
         }
     }
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AGE, CONNECTION, CONTENT_LENGTH, DATE, EXPIRES, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -24,22 +24,24 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::CacheKey;
 use crate::clock::whole_ms;
+use crate::{CacheKey, Policy};
 
 /// The version that is written. It has the key's hash, and version 1, which is still read, has none.
 const VERSION: u32 = 2;
 const VERSION_WITHOUT_KEY: u32 = 1;
 
-/// Not kept with an answer: what the layer says itself on each answer (`Age` and so on), and what
-/// belongs to one connection or one message (RFC 9111 §3.1).
-const NOT_KEPT: [HeaderName; 10] = [
+/// Not stored with a response: what the layer says itself on each one (`Age`), and what belongs to one connection or
+/// one message (RFC 9111 §3.1, RFC 9110 §7.6.1). `Date` is, beside an `Expires`.
+const NOT_KEPT: [HeaderName; 12] = [
     AGE,
-    CACHE_CONTROL,
     CONNECTION,
     CONTENT_LENGTH,
     DATE,
+    HeaderName::from_static("keep-alive"),
     PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    HeaderName::from_static("proxy-connection"),
     TE,
     TRAILER,
     TRANSFER_ENCODING,
@@ -55,7 +57,7 @@ const ADDED_HEADERS: usize = 4;
 pub struct Entry {
     /// Unique to this fill of this key.
     pub id: String,
-    /// 200, or 404 where the policy keeps those.
+    /// 200, or another status that the policy stores.
     pub status: StatusCode,
     /// The headers of the answer that hold for each use of it.
     pub headers: HeaderMap,
@@ -134,8 +136,16 @@ impl Entry {
     ) -> Self {
         let (parts, body) = response.into_parts();
         let mut headers = parts.headers;
+        for name in named_by_connection(&headers) {
+            headers.remove(name);
+        }
+        // `Expires` counts from it (RFC 9111 §4.2.1).
+        let date = headers.get(DATE).filter(|_| headers.contains_key(EXPIRES)).cloned();
         for name in &NOT_KEPT {
             headers.remove(name);
+        }
+        if let Some(date) = date {
+            headers.insert(DATE, date);
         }
         Self {
             id: Uuid::new_v4().simple().to_string(),
@@ -160,7 +170,7 @@ impl Entry {
             headers: self
                 .headers
                 .iter()
-                // None that is not text comes here: see `read_through::forbids_keeping`.
+                // None that is not text comes here: see `freshness::ttl_of`.
                 .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?.into())))
                 .collect(),
             etag: &self.etag,
@@ -211,12 +221,10 @@ impl Entry {
                 found: body.len(),
             });
         }
-        // No other is ever kept, and a service may rely on that.
-        let status = match metadata.status {
-            200 => StatusCode::OK,
-            404 => StatusCode::NOT_FOUND,
-            _ => return Err(DecodeError::NotHttp),
-        };
+        // No other is ever stored, and a service may rely on that.
+        let status = StatusCode::from_u16(metadata.status).ok();
+        let status = status.filter(|status| Policy::may_store(*status));
+        let status = status.ok_or(DecodeError::NotHttp)?;
         // With room for what the layer adds: each growth would place all of them anew.
         let room = metadata.headers.len().saturating_add(ADDED_HEADERS);
         let headers = HeaderMap::try_with_capacity(room);
@@ -258,6 +266,13 @@ impl Entry {
 
 fn strong_etag(body: &[u8]) -> String {
     hash(body)
+}
+
+/// The fields that belong to one connection, since `Connection` names them (RFC 9110 §7.6.1).
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter();
+    let names = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
 }
 
 /// Short, and no key can be told from it at sight: keys may hold what is not to stand in a value.
@@ -371,6 +386,8 @@ pub(super) mod tests {
         for name in &NOT_KEPT {
             response = response.header(name, "x");
         }
+        let response = response.header("connection", "x-hop, ,X-Other").header("x-hop", "x");
+        let response = response.header("x-other", "x");
         let response = response.header("content-language", "en").body(Bytes::new()).unwrap();
         let entry = Entry::of_response(response, 0, Duration::ZERO, Duration::ZERO);
         assert_eq!(

@@ -1,7 +1,11 @@
 //! What an answer is kept under.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Uri};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 /// The first part of every key, so that several functions can share one Redis.
@@ -30,8 +34,31 @@ pub struct InvalidNamespace;
 /// # Ok::<(), response_boost::InvalidNamespace>(())
 /// ```
 ///
-/// Everything an answer depends on belongs into its key. The layer looks at nothing else: if the
-/// answers differ by caller, put the caller in.
+/// Everything a response depends on belongs in its key. The layer looks at nothing else: if the responses differ by
+/// caller, put the caller in. The usual case takes a line:
+///
+/// ```
+/// use http::Request;
+/// use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION};
+/// use response_boost::{CacheKey, Namespace};
+///
+/// fn key_of(shop: &Namespace, request: &Request<()>) -> CacheKey {
+///     shop.path_key(request.uri())
+///         .with_query(request.uri(), &["page", "sort"])
+///         .with_header(request.headers(), &ACCEPT_LANGUAGE)
+///         .with_secret_header(request.headers(), &AUTHORIZATION)
+/// }
+///
+/// let request = Request::get("/shoes?sort=price&utm_source=mail&page=2")
+///     .header(ACCEPT_LANGUAGE, "de")
+///     .header(AUTHORIZATION, "Bearer 1234")
+///     .body(())?;
+/// assert_eq!(
+///     key_of(&Namespace::parse("shop")?, &request).as_str(),
+///     "shop:path:/shoes:?page=2&sort=price:accept-language=de:authorization=#cd62a802327182307a814193508d7f36",
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey(String);
 
@@ -56,23 +83,126 @@ impl Namespace {
 
     /// The key of these parts in this namespace.
     pub fn key<P: AsRef<str>>(&self, parts: impl IntoIterator<Item = P>) -> CacheKey {
-        let mut key = self.0.clone();
-        for part in parts {
-            key.push(':');
-            match part.as_ref() {
-                // What stands beside a key ends so: see `beside`.
-                REFRESH => key.push_str("%72efresh"),
-                part => escape_into(&mut key, part),
-            }
-        }
-        CacheKey(key)
+        parts.into_iter().fold(CacheKey(self.0.clone()), |key, part| key.with_part(part.as_ref()))
+    }
+
+    /// The key of a path in this namespace, `<namespace>:path:<path>`, without the query: the same as
+    /// `key(["path", uri.path()])`.
+    ///
+    /// The path counts as it stands, byte for byte (apart from the escapes of a key), so two spellings of one path
+    /// have two entries.
+    #[must_use]
+    pub fn path_key(&self, uri: &Uri) -> CacheKey {
+        self.key(["path", uri.path()])
     }
 }
 
 impl CacheKey {
+    /// This key and one more part.
+    #[must_use]
+    pub fn with_part(self, part: &str) -> Self {
+        // What stands beside a key ends so: see `beside`.
+        if part == REFRESH { self.with_raw("%72efresh") } else { self.with_bytes(part.as_bytes()) }
+    }
+
+    /// This key and the query parameters of these names, sorted by name, as the part `?a=1&b=2`.
+    ///
+    /// The cache drops all other parameters, so that a tracker's `utm_source` makes no entry of its own: **name every
+    /// parameter that the service reads.** Values count as they stand, byte for byte, and several of one name in their
+    /// order; a name counts decoded (`%70age` and `page` are the same, as for the service). A parameter that contains
+    /// `;`, which some services take for a separator, always counts.
+    #[must_use]
+    pub fn with_query(self, uri: &Uri, names: &[&str]) -> Self {
+        let pairs = uri.query().unwrap_or_default().split('&');
+        let mut chosen: Vec<(Cow<'_, [u8]>, &str)> = pairs
+            .map(|pair| (decoded(pair.split('=').next().unwrap_or_default()), pair))
+            .filter(|(name, pair)| {
+                names.iter().any(|named| named.as_bytes() == &**name) || pair.contains(';')
+            })
+            .collect();
+        // Stable: values of one name stay in their order.
+        chosen.sort_by(|one, other| one.0.cmp(&other.0));
+        let mut part = b"?".to_vec();
+        for (place, (name, pair)) in chosen.into_iter().enumerate() {
+            if place > 0 {
+                part.push(b'&');
+            }
+            part.extend(name.iter().flat_map(|&byte| match byte {
+                b'&' | b'=' | b'%' => format!("%{byte:02X}").into_bytes(),
+                byte => vec![byte],
+            }));
+            part.extend(pair.find('=').map_or(&[][..], |at| &pair.as_bytes()[at..]));
+        }
+        self.with_bytes(&part)
+    }
+
+    /// This key and the value of a header field, as the part `name=value`, or `name` where the request has none.
+    ///
+    /// Several lines of one field count as one, joined by commas (RFC 9110 §5.3). Bytes that are not printable ASCII
+    /// are escaped, as everywhere in a key. Pass the same names to
+    /// [`Policy::with_key_headers`](crate::Policy::with_key_headers).
+    #[must_use]
+    pub fn with_header(self, headers: &HeaderMap, name: &HeaderName) -> Self {
+        let mut part = name.as_str().as_bytes().to_vec();
+        if let Some(value) = joined(headers, name) {
+            part.push(b'=');
+            part.extend(value);
+        }
+        self.with_bytes(&part)
+    }
+
+    /// The same with the value hashed, for a field that holds a secret, such as `Authorization` or `Cookie`: the part
+    /// `name=#<hash>`, by [`with_secret`](Self::with_secret).
+    #[must_use]
+    pub fn with_secret_header(self, headers: &HeaderMap, name: &HeaderName) -> Self {
+        match joined(headers, name) {
+            Some(value) => self.with_secret(name.as_str(), value),
+            None => self.with_bytes(name.as_str().as_bytes()),
+        }
+    }
+
+    /// This key and a secret, of which the key shows the first 128 bits of its SHA-256 in hex: the part
+    /// `name=#<32 digits>`.
+    ///
+    /// Neither the store nor a log ever sees the secret. Who can read keys could still find out a secret that can be
+    /// guessed, such as a short number.
+    #[must_use]
+    pub fn with_secret(self, name: &str, secret: impl AsRef<[u8]>) -> Self {
+        let hash = &hex(secret.as_ref())[..SECRET_DIGITS];
+        self.with_bytes(format!("{name}=#{hash}").as_bytes())
+    }
+
+    /// This key and the SHA-256 of a request's body, as the part `body=#<64 digits>`: for a method that
+    /// [`Policy::with_method`](crate::Policy::with_method) lets in. All of the hash, since a caller chooses the body.
+    ///
+    /// ```
+    /// use response_boost::Namespace;
+    ///
+    /// let searches = Namespace::parse("searches")?;
+    /// let key = searches.key(["by-body"]).with_body(br#"{"color":"red"}"#);
+    /// assert!(key.as_str().starts_with("searches:by-body:body=#"));
+    /// # Ok::<(), response_boost::InvalidNamespace>(())
+    /// ```
+    #[must_use]
+    pub fn with_body(self, body: impl AsRef<[u8]>) -> Self {
+        self.with_bytes(format!("body=#{}", hex(body.as_ref())).as_bytes())
+    }
+
+    fn with_bytes(mut self, part: &[u8]) -> Self {
+        self.0.push(':');
+        escape_into(&mut self.0, part);
+        self
+    }
+
+    fn with_raw(mut self, part: &str) -> Self {
+        self.0.push(':');
+        self.0.push_str(part);
+        self
+    }
+
     /// The key beside this one by which a refresh is announced: `<key>:refresh`. No answer has it.
     pub(crate) fn refresh(&self) -> Self {
-        Self(format!("{}:{REFRESH}", self.0))
+        self.clone().with_raw(REFRESH)
     }
 
     /// The key as Redis has it.
@@ -90,8 +220,11 @@ impl fmt::Display for CacheKey {
 
 const REFRESH: &str = "refresh";
 
-fn escape_into(key: &mut String, part: &str) {
-    for byte in part.bytes() {
+/// How much of a secret's hash stands in a key.
+const SECRET_DIGITS: usize = 32;
+
+fn escape_into(key: &mut String, part: &[u8]) {
+    for &byte in part {
         if byte.is_ascii_graphic() && !b":%{}".contains(&byte) {
             key.push(char::from(byte));
         } else {
@@ -99,6 +232,43 @@ fn escape_into(key: &mut String, part: &str) {
             let _ = write!(key, "%{byte:02X}");
         }
     }
+}
+
+/// A name of a query as forms have it: `+` is a space, and `%70` a `p`.
+fn decoded(name: &str) -> Cow<'_, [u8]> {
+    if !name.contains(['%', '+']) {
+        return Cow::Borrowed(name.as_bytes());
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut rest, mut plain) = (name.as_bytes(), Vec::with_capacity(name.len()));
+    while let [byte, after @ ..] = rest {
+        let escaped = match (byte, after) {
+            (b'%', [high, low, ..]) => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        if let Some((high, low)) = escaped {
+            plain.push(high << 4 | low);
+            rest = &after[2..];
+        } else {
+            plain.push(if *byte == b'+' { b' ' } else { *byte });
+            rest = after;
+        }
+    }
+    Cow::Owned(plain)
+}
+
+/// All lines of a field as one; `None`: there are none.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    (!lines.is_empty()).then(|| lines.join(&b','))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]
@@ -152,5 +322,114 @@ mod tests {
         ];
         let keys: std::collections::HashSet<String> = lists.into_iter().map(key).collect();
         assert_eq!(keys.len(), lists.len());
+    }
+
+    fn of_query(uri: &str) -> String {
+        let uri: Uri = uri.parse().unwrap();
+        let key = Namespace::parse("shop").unwrap().path_key(&uri);
+        key.with_query(&uri, &["page", "sort", "a b"]).as_str().replace("shop:path:/:", "")
+    }
+
+    #[test]
+    fn a_query_counts_by_its_named_parameters_sorted() {
+        for (uri, part) in [
+            ("/", "?"),
+            ("/?", "?"),
+            ("/?utm_source=mail&fbclid=1", "?"),
+            ("/?sort=price&page=2", "?page=2&sort=price"),
+            ("/?page=2&sort=price", "?page=2&sort=price"),
+            ("/?page=2&x=1&page=1", "?page=2&page=1"),
+            ("/?page", "?page"),
+            ("/?page=", "?page="),
+            ("/?page==", "?page=="),
+            ("/?page=a=b", "?page=a=b"),
+            // A name is what the service takes it for; a value counts as it stands.
+            ("/?%70age=2", "?page=2"),
+            ("/?%70%61%67%65=%32", "?page=%2532"),
+            ("/?a+b=1&a%20b=2", "?a%20b=1&a%20b=2"),
+            ("/?page%=2&%=1&%7=1&%zz=1", "?"),
+            ("/?Page=2", "?"),
+            // Some services take `;` for a separator.
+            ("/?utm=1;page=2", "?utm=1;page=2"),
+            ("/?page=1;x", "?page=1;x"),
+        ] {
+            assert_eq!(of_query(uri), part, "{uri}");
+        }
+    }
+
+    #[test]
+    fn different_values_never_share_a_key() {
+        let all = [
+            "/",
+            "/?page",
+            "/?page=",
+            "/?page=1",
+            "/?page=1&page=2",
+            "/?page=2&page=1",
+            "/?page=1%26page=2",
+            "/?page=1%2526page=2",
+            "/?sort=1",
+            "/?page=1&sort=",
+            "/?page=1;x",
+            "/?x=1;page=1",
+            "/?a+b=1",
+            "/?page=%31",
+        ];
+        let keys: std::collections::HashSet<_> = all.into_iter().map(of_query).collect();
+        assert_eq!(keys.len(), all.len());
+    }
+
+    fn of_header(lines: &[&[u8]]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let value = HeaderValue::from_bytes(line).unwrap();
+            headers.append(http::header::ACCEPT_LANGUAGE, value);
+        }
+        let key = Namespace::parse("t").unwrap().key(["x"]);
+        let name = http::header::ACCEPT_LANGUAGE;
+        let secret = key.clone().with_secret_header(&headers, &name);
+        assert_eq!(secret.as_str().contains("=#"), !lines.is_empty());
+        key.with_header(&headers, &name).as_str().replace("t:x:accept-language", "")
+    }
+
+    #[test]
+    fn a_field_counts_as_it_stands_whatever_its_bytes() {
+        for (lines, part) in [
+            (&[][..], ""),
+            (&[&b""[..]], "="),
+            (&[b"de"], "=de"),
+            (&[b"de, en;q=0.5"], "=de,%20en;q=0.5"),
+            (&[b"de", b"en"], "=de,en"),
+            (&[b"\xff\xfe:{\t}"], "=%FF%FE%3A%7B%09%7D"),
+            ("ü".as_bytes().chunks(2).collect::<Vec<_>>().leak(), "=%C3%BC"),
+        ] {
+            assert_eq!(of_header(lines), part);
+        }
+    }
+
+    #[test]
+    fn a_secret_is_told_from_others_and_never_shown() {
+        let key = Namespace::parse("t").unwrap().key(["x"]);
+        let (one, other) =
+            (key.clone().with_secret("token", "s3cret"), key.with_secret("token", "S3cret"));
+        assert_ne!(one, other);
+        // As `printf s3cret | sha256sum` begins.
+        assert_eq!(one.as_str(), "t:x:token=#1ec1c26b50d5d3c58d9583181af80766");
+    }
+
+    #[test]
+    fn a_body_counts_by_all_of_its_hash() {
+        let key = Namespace::parse("t").unwrap().key(["x"]).with_body("");
+        let hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(key.as_str(), format!("t:x:body=#{hash}"));
+    }
+
+    #[test]
+    fn a_part_that_is_added_is_like_one_of_the_list() {
+        let namespace = Namespace::parse("t").unwrap();
+        for parts in [["a", "b"], ["a", "refresh"], ["refresh", "b:c"]] {
+            let [first, second] = parts;
+            assert_eq!(namespace.key([first]).with_part(second), namespace.key(parts));
+        }
     }
 }

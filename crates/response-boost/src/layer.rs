@@ -3,14 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::Request;
+use http::{Request, request};
 use tower_layer::Layer;
 
 use crate::clock::Clock;
+use crate::invalidation::Invalidation;
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 
-/// Keeps the answers of the service inside in a [`Store`] and gives them again.
+/// Stores the responses of the service inside in a [`Store`] and serves them again.
 ///
 /// It is made of the store, the [`Policy`], and a function from a request to the [`CacheKey`] of
 /// its answer. `None`: this request is not cached and goes straight through, as does each whose method is
@@ -52,29 +53,52 @@ use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// # What is kept
+/// # What is stored, and for how long
 ///
-/// A 200, and a 404 where the policy has a time for it; never an answer with `Vary`,
-/// `Set-Cookie`, or `Cache-Control: no-store` or `private`; never one that is too large, which streams on as it
-/// comes. An entry that is there is replaced only by an answer that may be kept, a 404 or a 410; after any other, such
-/// as a 429, the entry is served. An answer that may be kept carries `ETag`, `Cache-Control: private, max-age=…`, `Cache-Status`, and
-/// `Age` if it comes from the store; `If-None-Match` is answered with 304.
+/// A 200, a 404 where [`Policy::with_not_found_ttl`] has a time for it, and the statuses that
+/// [`Policy::with_status`] names, unless the response forbids it. The first of these that there is says how long:
+/// [`Keep`](crate::Keep), `s-maxage`, `max-age`, `Expires`, the policy; never longer than [`Policy::with_max_ttl`].
+/// With `Policy::new(Duration::from_secs(120)).with_stale_if_error(Duration::from_secs(30))`:
+///
+#[doc = include_str!("directives.md")]
+///
+/// A response over [`Policy::with_max_entry_bytes`] streams on as it comes and is not stored. Only a response that is
+/// stored, a 404 or a 410 replaces an entry; after any other, such as a 429, the cache serves the entry.
+///
+/// # What clients get
+///
+/// Each response that may be stored carries an `ETag` (the service's own, else a hash of the body) and `Cache-Status`,
+/// and `Age` if it comes from the store. `Cache-Control` and `Expires` go to the client as the service says them; only
+/// where it says neither, the layer says `private, max-age=…` with the whole time to live.
+/// [`Policy::with_client_max_age`] limits either.
+///
+/// The layer evaluates preconditions against the response in the order of RFC 9110 §13.2.2: `If-Match` and
+/// `If-Unmodified-Since` make a 412, `If-None-Match` and `If-Modified-Since` a 304 (a 412 for a method that is neither
+/// `GET` nor `HEAD`). A load asks the service for what holds for all clients: without `If-*`, `Range` and the client's
+/// `Cache-Control`, which the cache, as a part of the origin, does not obey (RFC 9111 §5.2.1).
 ///
 /// # Who may ask
 ///
 /// The key alone decides what is answered. In particular `Authorization` neither bypasses the
 /// cache nor enters the key, other than in a cache between client and origin (RFC 9111 §3.5): this
-/// layer is part of the origin, and who may ask is decided before it. **If the answers differ by
-/// caller, put the caller into the key.**
+/// layer is part of the origin, and who may ask is decided before it. **If the responses differ by
+/// caller, put the caller in the key** ([`CacheKey::with_secret_header`]).
 ///
 /// # What there is to see
 ///
+/// `Cache-Status` (RFC 9211) says what the cache did, and in its `detail` why it did not store a response
+/// ([`NotStored`](crate::NotStored)). On a load it comes after those of caches inside; a hit has it alone.
 /// [`Recorder`](crate::Recorder) collects what the cache did for a request. Each answer is an event of
 /// `tracing` at DEBUG with its `status` and `cache_status`, each fault of the store one at WARN.
 pub struct ResponseCacheLayer<S, K> {
     core: Arc<ReadThrough<S>>,
     key_of: K,
+    policy_of: Option<OfRequest<Option<Arc<Policy>>>>,
+    invalidated_by: Option<OfRequest<Vec<CacheKey>>>,
 }
+
+/// A function of a request, whatever its body.
+type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
 
 impl<S: Store, K> ResponseCacheLayer<S, K> {
     /// A layer that keeps in `store`, by the rules of `policy`, what has a key by `key_of`.
@@ -105,33 +129,160 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
     /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
     /// ```
     pub async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
-        tokio::time::timeout(self.core.policy.deadline, self.core.store.delete(key))
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Timeout("deadline of the request".into())))
+        self.core.invalidate(key).await
+    }
+
+    /// Removes the responses stored under all of these keys; each is tried, whatever becomes of the others.
+    ///
+    /// `Err` is the first fault, and means that at least one old response may still be there.
+    pub async fn invalidate_all<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a CacheKey>,
+    ) -> Result<(), StoreError> {
+        let mut done = Ok(());
+        for key in keys {
+            let removed = self.core.invalidate(key).await;
+            done = done.and(removed);
+        }
+        done
+    }
+
+    /// Invalidates what a request has changed: the keys that `keys_of` gives for it, once the service has answered
+    /// with a 2xx or 3xx, and before the client has the response (RFC 9111 §4.4).
+    ///
+    /// It concerns requests that may change something: each method but `GET`, `HEAD`, `OPTIONS` and `TRACE` (RFC 9110
+    /// §9.2.1), and but those that [`Policy::with_method`] lets through the cache. A write of which nobody knows
+    /// whether it was done, since the request was cancelled or its handler panicked, invalidates too.
+    ///
+    /// Only these keys are removed: a key with another query or another header field is one of its own, and has to be
+    /// named too.
+    ///
+    /// A fault of the store fails no request: it is logged, the keys are tried once more after the reply, and if that
+    /// is in vain the old response stands until it ends. Where that is not acceptable, call
+    /// [`invalidate`](Self::invalidate) in the service.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::request::Parts;
+    /// use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
+    ///
+    /// let users = Namespace::parse("users")?;
+    /// let written = users.clone();
+    /// let cache = ResponseCacheLayer::new(
+    ///     MemoryStore::default(),
+    ///     Policy::new(Duration::from_secs(30)),
+    ///     move |request: &http::Request<()>| Some(users.path_key(request.uri())),
+    /// )
+    /// .with_invalidation(move |request: &Parts| vec![written.path_key(&request.uri)]);
+    /// # Ok::<(), response_boost::InvalidNamespace>(())
+    /// ```
+    #[must_use]
+    pub fn with_invalidation(
+        mut self,
+        keys_of: impl Fn(&request::Parts) -> Vec<CacheKey> + Send + Sync + 'static,
+    ) -> Self {
+        self.invalidated_by = Some(Arc::new(keys_of));
+        self
+    }
+
+    /// Chooses a policy by request; `None`: the layer's own. For what a response cannot say itself: a deadline, a
+    /// lease, which statuses are stored, whether a method is let in.
+    ///
+    /// All policies share the store. Make each policy once, and not for each request.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use http::request::Parts;
+    /// use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer};
+    ///
+    /// let shop = Namespace::parse("shop")?;
+    /// let prices = Arc::new(Policy::new(Duration::from_secs(5)));
+    /// let cache = ResponseCacheLayer::new(
+    ///     MemoryStore::default(),
+    ///     Policy::new(Duration::from_secs(600)),
+    ///     move |request: &http::Request<()>| Some(shop.path_key(request.uri())),
+    /// )
+    /// .with_policy_of(move |request: &Parts| {
+    ///     request.uri.path().starts_with("/prices/").then(|| prices.clone())
+    /// });
+    /// # Ok::<(), response_boost::InvalidNamespace>(())
+    /// ```
+    #[must_use]
+    pub fn with_policy_of(
+        mut self,
+        policy_of: impl Fn(&request::Parts) -> Option<Arc<Policy>> + Send + Sync + 'static,
+    ) -> Self {
+        self.policy_of = Some(Arc::new(policy_of));
+        self
     }
 }
 
 impl<S, K> ResponseCacheLayer<S, K> {
-    pub(crate) fn of(core: ReadThrough<S>, key_of: K) -> Self {
-        Self { core: Arc::new(core), key_of }
-    }
-
+    #[cfg(test)]
     pub(crate) fn core(&self) -> Arc<ReadThrough<S>> {
         Arc::clone(&self.core)
     }
 
+    pub(crate) fn of(core: ReadThrough<S>, key_of: K) -> Self {
+        Self { core: Arc::new(core), key_of, policy_of: None, invalidated_by: None }
+    }
+
+    /// What answers a request: by the layer's policy, or by the request's own.
+    pub(crate) fn core_of<B>(&self, request: Request<B>) -> (Request<B>, Arc<ReadThrough<S>>) {
+        let Some(policy_of) = &self.policy_of else {
+            return (request, Arc::clone(&self.core));
+        };
+        let (request, policy) = with_parts(request, policy_of.as_ref());
+        let core = match policy {
+            Some(policy) => Arc::new(self.core.with_policy(policy)),
+            None => Arc::clone(&self.core),
+        };
+        (request, core)
+    }
+
     /// The key of a request, if it goes through the cache.
-    pub(crate) fn key_of<B>(&self, request: &Request<B>) -> Option<CacheKey>
+    pub(crate) fn key_of<B>(&self, request: &Request<B>, policy: &Policy) -> Option<CacheKey>
     where
         K: Fn(&Request<B>) -> Option<CacheKey>,
     {
-        self.core.policy.has_method(request.method()).then(|| (self.key_of)(request))?
+        policy.has_method(request.method()).then(|| (self.key_of)(request))?
     }
+
+    /// What a request that does not go through the cache is going to make old.
+    pub(crate) fn invalidated_by<B>(
+        &self,
+        request: Request<B>,
+        core: &Arc<ReadThrough<S>>,
+    ) -> (Request<B>, Option<Invalidation<S>>)
+    where
+        S: Store,
+    {
+        match &self.invalidated_by {
+            Some(keys_of) if core.policy.may_change(request.method()) => {
+                let (request, keys) = with_parts(request, keys_of.as_ref());
+                (request, Invalidation::of(core, keys))
+            }
+            _ => (request, None),
+        }
+    }
+}
+
+/// A request, and what a function says of it that does not look at its body.
+fn with_parts<B, T>(request: Request<B>, of: &dyn Fn(&request::Parts) -> T) -> (Request<B>, T) {
+    let (parts, body) = request.into_parts();
+    let said = of(&parts);
+    (Request::from_parts(parts, body), said)
 }
 
 impl<S, K: Clone> Clone for ResponseCacheLayer<S, K> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), key_of: self.key_of.clone() }
+        Self {
+            core: Arc::clone(&self.core),
+            key_of: self.key_of.clone(),
+            policy_of: self.policy_of.clone(),
+            invalidated_by: self.invalidated_by.clone(),
+        }
     }
 }
 

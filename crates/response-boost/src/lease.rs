@@ -106,13 +106,13 @@ impl<S: Store> Lease<S> {
     async fn renew(&mut self) -> Infallible {
         let half = self.life / 2;
         let mut pause =
-            if self.core.refusals.has_accepted() { half } else { FIRST_RENEWAL.min(half) };
+            if self.core.shared.refusals.has_accepted() { half } else { FIRST_RENEWAL.min(half) };
         for renewals in 1.. {
             tokio::time::sleep(pause).await;
             let value = mark::renewed(&self.token, renewals);
             pause = match self.replace(value).await {
                 Ok(true) => {
-                    self.core.refusals.accepted();
+                    self.core.shared.refusals.accepted();
                     half
                 }
                 // Invalidated, or it ended before it was renewed: what is being loaded will not be stored.
@@ -137,7 +137,7 @@ impl<S: Store> Lease<S> {
     /// The store refuses renewals, so it will refuse the fill: those who wait for it are told.
     async fn refused(&mut self) {
         let (core, key) = (&self.core, &self.key);
-        core.refusals.refused(core.clock.now_ms());
+        core.shared.refusals.refused(core.clock.now_ms());
         if core.withdraw(key, &mut core.budget(None)).await {
             self.is_gone();
         }
@@ -146,7 +146,7 @@ impl<S: Store> Lease<S> {
     async fn replace(&self, value: Bytes) -> Result<bool, StoreError> {
         let (core, start) = (&self.core, Expected::StartsWith(&self.token));
         let mut budget = core.budget(None);
-        budget.spend(core.store.put(&self.key, start, value, self.life)).await
+        budget.spend(core.shared.store.put(&self.key, start, value, self.life)).await
     }
 }
 
@@ -156,7 +156,7 @@ impl<S: Store> Drop for Lease<S> {
             Ending::Gone => return,
             Ending::Replace(value) => (value, SHORT_LIFE),
             Ending::Release => {
-                self.core.voids.add(self.token.clone());
+                self.core.shared.voids.add(self.token.clone());
                 (self.token.clone(), RELEASED_LIFE)
             }
         };
@@ -177,17 +177,17 @@ async fn end<S: Store>(
     value: Bytes,
     life: Duration,
 ) {
-    let replace = || core.store.put(key, Expected::StartsWith(token), value.clone(), life);
+    let replace = || core.shared.store.put(key, Expected::StartsWith(token), value.clone(), life);
     while let Err(fault) = replace().await {
         core.tell(&fault, "lease not released; trying again");
         if let StoreError::Reply { .. } = fault {
             // Whatever stands there by now, to remove it is never wrong.
-            let _ = core.store.delete(key).await;
+            let _ = core.shared.store.delete(key).await;
             return;
         }
         tokio::time::sleep(RELEASE_PAUSE).await;
         // A store that has failed may let reads alone find out whether it is back.
-        let _ = core.store.get(key).await;
+        let _ = core.shared.store.get(key).await;
     }
 }
 

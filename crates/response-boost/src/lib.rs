@@ -14,6 +14,9 @@
 //! > forgets the deletion, a demoted primary that still answers, invalidations that the stream gave up.
 //! > Bounded by their own lifetime: client caches (`max-age`).
 //!
+//! **What the service says of its response counts**, by RFC 9111: its `Cache-Control`, `Expires`, `Vary`, `ETag`, or the
+//! extension [`Keep`], which no client sees. [`ResponseCacheLayer`] has a table of what each directive does.
+//!
 //! Two stores come with it: [`RedisStore`] for all environments of a function together, and
 //! [`MemoryStore`] for one process alone.
 //!
@@ -31,6 +34,8 @@ mod conditional;
 mod deadline;
 mod entry;
 mod faults;
+mod freshness;
+mod invalidation;
 mod key;
 mod layer;
 mod lease;
@@ -43,6 +48,8 @@ mod read_through;
 mod redis;
 mod refusals;
 mod report;
+#[cfg(all(test, feature = "memory"))]
+mod rfc9111;
 mod service;
 mod status;
 mod store;
@@ -52,11 +59,12 @@ pub use self::after_reply::{AfterReply, AfterReplyLayer};
 pub use self::body::CachedBody;
 pub use self::deadline::Deadline;
 pub use self::entry::{DecodeError, Entry};
+pub use self::freshness::Keep;
 pub use self::key::{CacheKey, InvalidNamespace, Namespace};
 pub use self::layer::ResponseCacheLayer;
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
-pub use self::policy::{InvalidBeta, Policy};
+pub use self::policy::{InvalidBeta, InvalidStatus, Policy};
 #[cfg(feature = "iam")]
 pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
 #[cfg(feature = "tls")]
@@ -65,5 +73,5 @@ pub use self::redis::{InvalidCa, InvalidClientCertificate};
 pub use self::redis::{InvalidRedisUrl, RedisSettings, RedisStore};
 pub use self::report::{Recorder, Report};
 pub use self::service::ResponseCache;
-pub use self::status::CacheStatus;
+pub use self::status::{CacheStatus, NotStored};
 pub use self::store::{DynStore, Expected, FaultWord, Found, Store, StoreError};

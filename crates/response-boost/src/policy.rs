@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::HeaderName;
 use http::{Method, StatusCode};
 use thiserror::Error;
 
@@ -16,7 +17,11 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(crate) ttl: Duration,
-    pub(crate) not_found_ttl: Option<Duration>,
+    /// What is stored beside 200.
+    pub(crate) statuses: Vec<(StatusCode, Duration)>,
+    pub(crate) max_ttl: Duration,
+    /// The fields of a request that its key covers.
+    pub(crate) key_headers: Vec<HeaderName>,
     pub(crate) client_max_age: Option<Duration>,
     pub(crate) max_entry_bytes: usize,
     pub(crate) deadline: Duration,
@@ -31,6 +36,11 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a number from 0 to {}", InvalidBeta::MOST)]
 pub struct InvalidBeta;
+
+/// What [`Policy::with_status`] was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("one of 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 and 501")]
+pub struct InvalidStatus;
 
 impl InvalidBeta {
     const MOST: f64 = 1_000.0;
@@ -48,12 +58,15 @@ impl Policy {
     /// The default of [`with_early_refresh`](Self::with_early_refresh).
     pub const DEFAULT_EARLY_REFRESH: f64 = 1.0;
 
-    /// Keeps 200s for `ttl`, counted from the start of their load, and nothing else.
+    /// Stores 200s for `ttl`, counted from the start of their load, unless a response says otherwise
+    /// ([`Keep`](crate::Keep), `Cache-Control`, `Expires`); and no other status.
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
         Self {
             ttl,
-            not_found_ttl: None,
+            statuses: Vec::new(),
+            max_ttl: Duration::MAX,
+            key_headers: Vec::new(),
             client_max_age: None,
             max_entry_bytes: Self::DEFAULT_MAX_ENTRY_BYTES,
             deadline: Self::DEFAULT_DEADLINE,
@@ -65,15 +78,63 @@ impl Policy {
         }
     }
 
-    /// Keeps 404s too, for `ttl`. By default they are not kept.
+    /// Stores 404s too, for `ttl`, unless a response says otherwise. By default the cache does not store them.
     #[must_use]
-    pub fn with_not_found_ttl(mut self, ttl: Duration) -> Self {
-        self.not_found_ttl = Some(ttl);
+    pub fn with_not_found_ttl(self, ttl: Duration) -> Self {
+        self.with_status_code(StatusCode::NOT_FOUND, ttl)
+    }
+
+    /// Stores responses of this status too, for `ttl`, unless a response says otherwise: one of 203, 204, 300, 301,
+    /// 308, 404, 405, 410, 414 and 501, which RFC 9110 §15.1 lets caches store (206 is a part, and no whole response).
+    /// Such a response also replaces an entry that stands.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::StatusCode;
+    /// use response_boost::Policy;
+    ///
+    /// let policy = Policy::new(Duration::from_secs(60))
+    ///     .with_status(StatusCode::MOVED_PERMANENTLY, Duration::from_secs(3600))?;
+    /// # Ok::<(), response_boost::InvalidStatus>(())
+    /// ```
+    pub fn with_status(self, status: StatusCode, ttl: Duration) -> Result<Self, InvalidStatus> {
+        if !Self::may_store(status) {
+            return Err(InvalidStatus);
+        }
+        Ok(self.with_status_code(status, ttl))
+    }
+
+    fn with_status_code(mut self, status: StatusCode, ttl: Duration) -> Self {
+        if status == StatusCode::OK {
+            self.ttl = ttl;
+        } else {
+            self.statuses.retain(|(known, _)| *known != status);
+            self.statuses.push((status, ttl));
+        }
         self
     }
 
-    /// Gives clients at most `max_age` of freshness; by default as much as the entry has left. Zero: the client
-    /// asks again each time (`no-cache`), and is mostly told 304.
+    /// Stores nothing for longer than `max_ttl`, whatever a response says; by default there is no such limit.
+    #[must_use]
+    pub fn with_max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.max_ttl = max_ttl;
+        self
+    }
+
+    /// Says that the key of a request covers these header fields, so that responses whose `Vary` names no others are
+    /// stored (RFC 9111 §4.1). By default no response with a `Vary` is.
+    ///
+    /// The layer trusts this: each field must be in the key, by [`CacheKey::with_header`](crate::CacheKey::with_header)
+    /// or in a way of your own, else clients get responses that were made for others.
+    #[must_use]
+    pub fn with_key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.key_headers.extend(names);
+        self
+    }
+
+    /// Gives clients at most `max_age` of freshness, in whole seconds; by default as much as the entry has left, or as
+    /// the service says. What else the service says in its `Cache-Control` stands. Zero: the client asks again each
+    /// time (`private, no-cache`), and mostly gets a 304.
     #[must_use]
     pub fn with_client_max_age(mut self, max_age: Duration) -> Self {
         self.client_max_age = Some(max_age);
@@ -131,6 +192,9 @@ impl Policy {
     /// Serves an entry for `window` past its freshness where the load fails (RFC 5861 §4): an error, a body that breaks
     /// off, a load that is cut off, any status but 200, 404, 410 and those that are stored. By default not at all.
     ///
+    /// A response can say for itself for how long (`stale-if-error`), or that it must not be (`must-revalidate`,
+    /// `proxy-revalidate`, `s-maxage`; RFC 9111 §4.2.4).
+    ///
     /// A failed load is remembered for a second, in which all are served the entry at once.
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
@@ -139,7 +203,9 @@ impl Policy {
     }
 
     /// Lets requests of another method through the cache, if they have a key: a search by `POST`, say, with a hash of
-    /// its body in the key. Such a request must change nothing, since it may be answered without being asked.
+    /// its body in the key ([`CacheKey::with_body`](crate::CacheKey::with_body)). Such a request must change nothing,
+    /// since it may be answered without being asked. The methods share a key, as `GET` and `HEAD` do, unless the key
+    /// has the method as a part.
     #[must_use]
     pub fn with_method(mut self, method: Method) -> Self {
         self.methods.push(method);
@@ -151,13 +217,23 @@ impl Policy {
         [Method::GET, Method::HEAD].contains(method) || self.methods.contains(method)
     }
 
-    /// How long an answer of this status is fresh; `None` where it is not kept at all.
+    /// Whether requests of this method may change something: none that is safe (RFC 9110 §9.2.1), and none that is
+    /// let through the cache.
+    pub(crate) fn may_change(&self, method: &Method) -> bool {
+        !self.has_method(method) && ![Method::OPTIONS, Method::TRACE].contains(method)
+    }
+
+    /// How long a response of this status is fresh where it does not say; `None`: its status is not stored.
     pub(crate) fn ttl_of(&self, status: StatusCode) -> Option<Duration> {
-        match status {
-            StatusCode::OK => Some(self.ttl),
-            StatusCode::NOT_FOUND => self.not_found_ttl,
-            _ => None,
+        if status == StatusCode::OK {
+            return Some(self.ttl);
         }
+        self.statuses.iter().find(|(known, _)| *known == status).map(|(_, ttl)| *ttl)
+    }
+
+    /// Whether a policy may store responses of this status, and an entry may have it.
+    pub(crate) fn may_store(status: StatusCode) -> bool {
+        matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
     }
 }
 
@@ -175,5 +251,32 @@ mod tests {
             let error = policy().with_early_refresh(bad).unwrap_err();
             assert_eq!(error.to_string(), "a number from 0 to 1000");
         }
+    }
+
+    #[test]
+    fn a_policy_stores_only_statuses_that_caches_may_store() {
+        let policy = || Policy::new(Duration::from_mins(1));
+        let second = Duration::from_secs(1);
+        let stored: Vec<u16> = (100..1_000)
+            .filter(|code| {
+                let status = StatusCode::from_u16(*code).unwrap();
+                match policy().with_status(status, second) {
+                    Ok(policy) => policy.ttl_of(status) == Some(second),
+                    Err(error) => {
+                        assert!(error.to_string().starts_with("one of 200, 203"));
+                        false
+                    }
+                }
+            })
+            .collect();
+        assert_eq!(stored, [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501]);
+    }
+
+    #[test]
+    fn the_last_time_of_a_status_counts() {
+        let seconds = Duration::from_secs;
+        let policy = Policy::new(seconds(1)).with_not_found_ttl(seconds(2));
+        let policy = policy.with_status(StatusCode::NOT_FOUND, seconds(3)).unwrap();
+        assert_eq!(policy.ttl_of(StatusCode::NOT_FOUND), Some(seconds(3)));
     }
 }

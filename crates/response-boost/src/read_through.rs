@@ -8,11 +8,11 @@
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, RETRY_AFTER, SET_COOKIE, VARY};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use tracing::warn;
 use uuid::Uuid;
@@ -21,12 +21,15 @@ use crate::body::{self, CachedBody, Collected};
 use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
+use crate::freshness;
 use crate::lease::{Lease, Voids};
 use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
 use crate::refusals::Refusals;
 use crate::report::{record, timed};
 use crate::wait::Wait;
-use crate::{CacheKey, CacheStatus, Entry, Expected, FaultWord, Found, Policy, Store, StoreError};
+use crate::{
+    CacheKey, CacheStatus, Entry, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError,
+};
 
 /// How much longer than a lease lasts one waits for a sign of life, so as to see that it has ended.
 const PAST_THE_LEASE: Duration = Duration::from_millis(250);
@@ -42,9 +45,15 @@ const FINGERPRINT_BYTES: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct ReadThrough<S> {
-    pub(crate) store: S,
-    pub(crate) policy: Policy,
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) clock: Clock,
+}
+
+/// What the requests of one layer have in common, whatever policy each goes by.
+#[derive(Debug)]
+pub(crate) struct Shared<S> {
+    pub(crate) store: S,
     pub(crate) voids: Voids,
     pub(crate) refusals: Refusals,
     faults: Faults,
@@ -96,7 +105,8 @@ enum Right {
     Entry(Bytes),
     /// Whatever is there: leases are off.
     Anything,
-    Nothing,
+    /// Nothing, for this reason. `None`: another process was waited for in vain.
+    Nothing(Option<NotStored>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,7 +168,13 @@ enum Taken<S: Store> {
 impl<S> ReadThrough<S> {
     pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
         let (voids, refusals, faults) = Default::default();
-        Self { store, policy, clock, voids, refusals, faults }
+        let shared = Arc::new(Shared { store, voids, refusals, faults });
+        Self { shared, policy: Arc::new(policy), clock }
+    }
+
+    /// The same for a request that goes by another policy.
+    pub(crate) fn with_policy(&self, policy: Arc<Policy>) -> Self {
+        Self { shared: Arc::clone(&self.shared), policy, clock: self.clock.clone() }
     }
 
     /// The time for the store of a request that ends then, if it does.
@@ -198,25 +214,23 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// An answer of the service inside with its body, if it may be kept; else the body is not waited for.
+    /// A response of the service inside with its body, if it may be stored; else the body is not waited for.
     pub(crate) async fn collect<B>(&self, response: Response<B>) -> Response<Collected<B>>
     where
         B: Body<Data = Bytes>,
         B::Error: fmt::Display,
     {
-        let may_be_kept =
-            self.policy.ttl_of(response.status()).is_some() && !forbids_keeping(response.headers());
         let (parts, body) = response.into_parts();
-        let body = if may_be_kept {
-            body::collect(body, self.policy.max_entry_bytes).await
-        } else {
-            Collected::Passed(CachedBody::passed(body))
+        let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms());
+        let body = match freshness::ttl_of(&parts, &self.policy, now) {
+            Ok(ttl) => body::collect(body, ttl, self.policy.max_entry_bytes).await,
+            Err(why) => Collected::Passed(CachedBody::passed(body), why),
         };
         Response::from_parts(parts, body)
     }
 
     async fn look(&self, key: &CacheKey) -> Result<Seen, StoreError> {
-        let value = match self.store.get(key).await? {
+        let value = match self.shared.store.get(key).await? {
             Found::Nothing => return Ok(Seen::Vacant(Vacancy::Nothing)),
             Found::Foreign => return Ok(Seen::Vacant(Vacancy::Foreign)),
             Found::Value(value) if mark::is_pass(&value, self.clock.now_ms()) => {
@@ -268,14 +282,19 @@ impl<S: Store> ReadThrough<S> {
                 Ok(Seen::Stale { entry, fingerprint }) => {
                     self.refresh_stale(key, entry, fingerprint, &wait, budget).await
                 }
-                Ok(Seen::Pass) => return Plan::load(wait.reason(), Right::Nothing),
+                Ok(Seen::Pass) => {
+                    return Plan::load(wait.reason(), Right::Nothing(Some(NotStored::Pass)));
+                }
                 Ok(Seen::Vacant(vacancy)) => self.fill(key, &vacancy, &wait, budget).await,
             };
-            let (whose, limit, otherwise) = match step {
+            let (whose, limit, mut otherwise) = match step {
                 Step::Go(plan) => return plan,
                 Step::Wait { whose, limit, otherwise } => (whose, limit, otherwise),
             };
             if !wait.watch(whose, otherwise.standing.is_some(), budget.until_end()) {
+                if let Right::Nothing(why) = &mut otherwise.right {
+                    *why = Some(NotStored::NoTime);
+                }
                 return Plan::Load(otherwise);
             }
             in_hand = otherwise.standing;
@@ -287,7 +306,7 @@ impl<S: Store> ReadThrough<S> {
     /// The store cannot be asked: load without it. What was seen before may stand in.
     fn without_store(&self, fault: &StoreError, standing: Option<Entry>) -> Plan<S> {
         let reason = Reason::Fault(self.tell(fault, "cache not read; loading without it"));
-        let (right, lease) = (Right::Nothing, None);
+        let (right, lease) = (Right::Nothing(None), None);
         Plan::Load(Box::new(Load { right, reason, standing, lease }))
     }
 
@@ -304,8 +323,9 @@ impl<S: Store> ReadThrough<S> {
         let Some(life) = self.policy.lease else {
             return Step::Go(Plan::load(Reason::Miss, Right::Anything));
         };
-        if self.refusals.forbid(self.clock.now_ms()) {
-            return Step::Go(Plan::load(wait.reason(), Right::Nothing));
+        if self.shared.refusals.forbid(self.clock.now_ms()) {
+            let right = Right::Nothing(Some(NotStored::FillRefused));
+            return Step::Go(Plan::load(wait.reason(), right));
         }
         match self.take(key, vacancy, life, wait, budget).await {
             Taken::Lease(lease) => {
@@ -316,11 +336,12 @@ impl<S: Store> ReadThrough<S> {
             Taken::Another(whose) => Step::Wait {
                 whose,
                 limit: life.saturating_add(PAST_THE_LEASE),
-                otherwise: Box::new(Load::new(Reason::GaveUp, Right::Nothing)),
+                otherwise: Box::new(Load::new(Reason::GaveUp, Right::Nothing(None))),
             },
             Taken::Fault(fault) => {
-                self.tell(&fault, "no lease; the answer will not be kept");
-                Step::Go(Plan::load(wait.reason(), Right::Nothing))
+                let word = self.tell(&fault, "no lease; the answer will not be kept");
+                let right = Right::Nothing(Some(NotStored::of(&fault, word)));
+                Step::Go(Plan::load(wait.reason(), right))
             }
         }
     }
@@ -344,12 +365,12 @@ impl<S: Store> ReadThrough<S> {
         let Some(lease) = self.policy.lease else {
             return go(refresh(entry, Right::Entry(fingerprint), None));
         };
-        if self.refusals.forbid(self.clock.now_ms()) {
-            return go(refresh(entry, Right::Nothing, None));
+        if self.shared.refusals.forbid(self.clock.now_ms()) {
+            return go(refresh(entry, Right::Nothing(Some(NotStored::FillRefused)), None));
         }
         let beside = key.refresh();
         let right = Right::Entry(fingerprint);
-        let vacancy = match budget.spend(self.store.get(&beside)).await {
+        let vacancy = match budget.spend(self.shared.store.get(&beside)).await {
             Ok(found) => match self.announced(found) {
                 Announced::Failed(status) => {
                     let ttl = ttl_left(&entry, entry.age(self.clock.now_ms()));
@@ -393,7 +414,7 @@ impl<S: Store> ReadThrough<S> {
             None => None,
             Some(lease) => {
                 let (beside, life) = (key.refresh(), announcement_life(&entry, lease));
-                let is_forbidden = self.refusals.forbid(self.clock.now_ms());
+                let is_forbidden = self.shared.refusals.forbid(self.clock.now_ms());
                 let taken = if is_forbidden {
                     Taken::Another(Bytes::new())
                 } else {
@@ -447,7 +468,8 @@ impl<S: Store> ReadThrough<S> {
         budget: &mut Budget<'_>,
     ) -> Taken<S> {
         let limit = life.saturating_add(PAST_THE_LEASE);
-        let is_void = |held| mark::token_of(held).is_some_and(|token| self.voids.has(&token));
+        let is_void =
+            |held| mark::token_of(held).is_some_and(|token| self.shared.voids.has(&token));
         let expected = match vacancy {
             Vacancy::Nothing => Expected::Nothing,
             Vacancy::Other(start) => Expected::StartsWith(start),
@@ -474,13 +496,13 @@ impl<S: Store> ReadThrough<S> {
     ) -> Taken<S> {
         // Made before it is claimed, so that it is released where the reply is lost or not waited for.
         let mut lease = Lease::new(self, key, life);
-        let claim = self.store.put(key, expected, lease.token().clone(), life);
+        let claim = self.shared.store.put(key, expected, lease.token().clone(), life);
         match budget.spend(claim).await {
             Ok(true) => Taken::Lease(lease),
             Ok(false) => {
                 lease.is_gone();
                 // It would be there all the same where the reply is to another try.
-                self.voids.add(lease.token().clone());
+                self.shared.voids.add(lease.token().clone());
                 Taken::Another(Bytes::new())
             }
             Err(fault) => {
@@ -494,7 +516,7 @@ impl<S: Store> ReadThrough<S> {
     }
 
     fn may_stand_in(&self, entry: &Entry, age: Duration) -> bool {
-        age < entry.ttl.saturating_add(self.policy.stale_if_error)
+        age < entry.ttl.saturating_add(freshness::stale_if_error(&entry.headers, &self.policy))
     }
 
     /// Whether to load a fresh entry anew before it ends: the nearer its end and the longer its load
@@ -586,74 +608,87 @@ impl<S: Store> ReadThrough<S> {
             None => {
                 warn!("load cut off: it takes longer than it may");
                 self.pass(key, &mut plan, SHORT_LIFE, budget).await;
-                return Ok(Answer::Uncacheable {
-                    response: cut_off(),
-                    status: plan.reason.status(false),
-                });
+                let status = plan.reason.status(Err(Some(NotStored::CutOff)));
+                return Ok(Answer::Uncacheable { response: cut_off(), status });
             }
         };
-        let ttl = self.policy.ttl_of(response.status());
         let (parts, body) = response.into_parts();
-        let body = match body {
-            Collected::Whole(body) => body,
-            Collected::Passed(body) => {
-                // A status that is not kept may be another one in a moment. Where the status is kept and the
-                // answer is not, the next one will be like it.
-                let life = if ttl.is_some() { LONG_LIFE } else { SHORT_LIFE };
+        let (body, ttl) = match body {
+            Collected::Whole(body, ttl) => (body, ttl),
+            Collected::Passed(body, why) => {
+                // A status that is not stored may be another one in a moment. Where the status is stored and the
+                // response is not, the next one will be like it.
+                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
                 self.pass(key, &mut plan, life, budget).await;
                 let response = Response::from_parts(parts, body);
-                return Ok(Answer::Uncacheable { response, status: plan.reason.status(false) });
+                return Ok(Answer::Uncacheable {
+                    response,
+                    status: plan.reason.status(Err(Some(why))),
+                });
             }
             Collected::BrokeOff(body, _) => {
                 self.pass(key, &mut plan, SHORT_LIFE, budget).await;
                 let response = Response::from_parts(parts, body);
-                return Ok(Answer::Uncacheable { response, status: plan.reason.status(false) });
+                let status = plan.reason.status(Err(Some(NotStored::BrokeOff)));
+                return Ok(Answer::Uncacheable { response, status });
             }
         };
         let load_cost = Duration::from_millis(now_ms.saturating_sub(started_at_ms));
+        // A cache inside the service may have had it for a while.
+        let age_at_load = freshness::age_at_load(&parts.headers);
+        let loaded_at_ms = started_at_ms.saturating_sub(whole_ms(age_at_load));
         let response = Response::from_parts(parts, body);
-        let entry = Entry::of_response(response, started_at_ms, load_cost, ttl.unwrap_or_default());
+        let entry = Entry::of_response(response, loaded_at_ms, load_cost, ttl);
         let stored = self.keep(key, &mut plan, &entry, budget).await;
-        Ok(Answer::Cacheable { entry, age: None, status: plan.reason.status(stored) })
+        let age = (!age_at_load.is_zero()).then(|| entry.age(now_ms));
+        Ok(Answer::Cacheable { entry, age, status: plan.reason.status(stored) })
     }
 
-    /// Whether the entry is now kept, as far as is known.
+    /// Stores the entry. `Err`: it is not stored, as far as is known, and why if that is known.
     async fn keep(
         &self,
         key: &CacheKey,
         plan: &mut Load<S>,
         entry: &Entry,
         budget: &mut Budget<'_>,
-    ) -> bool {
+    ) -> Result<(), Option<NotStored>> {
         let Some(expected) = plan.expected() else {
-            return false;
+            return Err(match plan.right {
+                Right::Nothing(why) => why,
+                // The lease has gone while its holder was loading: withdrawn, or by others.
+                _ if self.shared.refusals.forbid(self.clock.now_ms()) => {
+                    Some(NotStored::FillRefused)
+                }
+                _ => Some(NotStored::Invalidated),
+            });
         };
-        let fresh_for = entry.ttl.saturating_sub(entry.load_cost);
+        let fresh_for = entry.ttl.saturating_sub(entry.age(self.clock.now_ms()));
         let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) {
             self.pass(key, plan, SHORT_LIFE, budget).await;
-            return false;
+            return Err(Some(NotStored::SlowLoad));
         }
         if bytes.len() > self.policy.max_entry_bytes {
             self.pass(key, plan, LONG_LIFE, budget).await;
-            return false;
+            return Err(Some(NotStored::TooLarge));
         }
-        let life = fresh_for.saturating_add(self.policy.stale_if_error);
-        match budget.spend(self.store.put(key, expected, bytes, life)).await {
-            Ok(kept) => {
-                self.refusals.accepted();
+        let stale_for = freshness::stale_if_error(&entry.headers, &self.policy);
+        let life = fresh_for.saturating_add(stale_for);
+        match budget.spend(self.shared.store.put(key, expected, bytes, life)).await {
+            Ok(stored) => {
+                self.shared.refusals.accepted();
                 plan.is_over();
-                kept
+                if stored { Ok(()) } else { Err(Some(NotStored::Invalidated)) }
             }
             Err(fault) => {
-                self.tell(&fault, "answer not kept");
+                let word = self.tell(&fault, "answer not kept");
                 if let StoreError::Reply { .. } = fault {
-                    self.refusals.refused(self.clock.now_ms());
+                    self.shared.refusals.refused(self.clock.now_ms());
                     if !matches!(plan.right, Right::Lease(_)) || self.withdraw(key, budget).await {
                         plan.is_over();
                     }
                 }
-                false
+                Err(Some(NotStored::of(&fault, word)))
             }
         }
     }
@@ -671,12 +706,12 @@ impl<S: Store> ReadThrough<S> {
             return;
         };
         let pass = mark::new_pass(self.clock.now_ms());
-        match budget.spend(self.store.put(key, expected, pass, life)).await {
+        match budget.spend(self.shared.store.put(key, expected, pass, life)).await {
             Ok(_) => plan.is_over(),
             Err(fault) => {
                 self.tell(&fault, "lease not given up");
                 if let StoreError::Reply { .. } = fault {
-                    self.refusals.refused(self.clock.now_ms());
+                    self.shared.refusals.refused(self.clock.now_ms());
                     if self.withdraw(key, budget).await {
                         plan.is_over();
                     }
@@ -691,11 +726,11 @@ impl<S: Store> ReadThrough<S> {
     /// What it puts there holds no answer, so that whatever it replaces, it is never wrong. Whether it did.
     pub(crate) async fn withdraw(&self, key: &CacheKey, budget: &mut Budget<'_>) -> bool {
         let pass = mark::new_pass(self.clock.now_ms());
-        let put = self.store.put(key, Expected::Anything, pass, SHORT_LIFE);
+        let put = self.shared.store.put(key, Expected::Anything, pass, SHORT_LIFE);
         if budget.spend(put).await.is_ok() {
             return true;
         }
-        let removed = budget.spend(self.store.delete(key)).await;
+        let removed = budget.spend(self.shared.store.delete(key)).await;
         if let Err(fault) = &removed {
             self.tell(fault, "not removed either; it stands until it ends");
         }
@@ -706,7 +741,7 @@ impl<S: Store> ReadThrough<S> {
 impl<S: Store> ReadThrough<S> {
     /// Tells of a fault of the store, here where it is handled, and says its word.
     pub(crate) fn tell(&self, fault: &StoreError, consequence: &str) -> FaultWord {
-        let word = fault.word(self.store.name());
+        let word = fault.word(self.shared.store.name());
         record(|report| {
             report.faults += 1;
             // What failed tells more than that it was not asked after that.
@@ -714,9 +749,9 @@ impl<S: Store> ReadThrough<S> {
                 report.fault = Some(word);
             }
         });
-        if let Some(untold) = self.faults.is_news(fault, consequence, self.clock.now_ms()) {
+        if let Some(untold) = self.shared.faults.is_news(fault, consequence, self.clock.now_ms()) {
             let cause = std::error::Error::source(fault).map(ToString::to_string);
-            let breaker_open_ms = self.store.closed_for().map(whole_ms);
+            let breaker_open_ms = self.shared.store.closed_for().map(whole_ms);
             let untold = Some(untold).filter(|&untold| untold > 0);
             warn!(fault = word.to_string(), error = %fault, cause, breaker_open_ms, untold, "{consequence}");
         }
@@ -746,7 +781,7 @@ impl<S: Store> Load<S> {
             Right::Lease(_) if self.lease.as_ref().is_none_or(Lease::has_gone) => None,
             Right::Lease(start) | Right::Entry(start) => Some(Expected::StartsWith(start)),
             Right::Anything => Some(Expected::Anything),
-            Right::Nothing => None,
+            Right::Nothing(_) => None,
         }
     }
 
@@ -759,13 +794,25 @@ impl<S: Store> Load<S> {
 }
 
 impl Reason {
-    fn status(self, stored: bool) -> CacheStatus {
+    fn status(self, stored: Result<(), Option<NotStored>>) -> CacheStatus {
+        let (stored, detail) = (stored.is_ok(), stored.err().flatten());
+        let stale = |early| CacheStatus::Stale { stored, collapsed: false, early, detail };
         match self {
-            Self::Miss => CacheStatus::Miss { stored, collapsed: None },
-            Self::GaveUp => CacheStatus::Miss { stored, collapsed: Some(false) },
-            Self::Stale => CacheStatus::Stale { stored, collapsed: false, early: false },
-            Self::Early => CacheStatus::Stale { stored, collapsed: false, early: true },
+            Self::Miss => CacheStatus::Miss { stored, collapsed: None, detail },
+            Self::GaveUp => CacheStatus::Miss { stored, collapsed: Some(false), detail },
+            Self::Stale => stale(false),
+            Self::Early => stale(true),
             Self::Fault(detail) => CacheStatus::Bypass { detail },
+        }
+    }
+}
+
+impl NotStored {
+    /// What a fault of the store means for the response that it should have stored.
+    fn of(fault: &StoreError, word: FaultWord) -> Self {
+        match fault {
+            StoreError::Reply { .. } => Self::FillRefused,
+            _ => Self::Fault(word),
         }
     }
 }
@@ -783,7 +830,7 @@ impl Budget<'_> {
         core: &ReadThrough<S>,
         key: &CacheKey,
     ) -> Result<Seen, StoreError> {
-        self.spend_within(core.store.get_limit(), pin!(core.look(key))).await
+        self.spend_within(core.shared.store.get_limit(), pin!(core.look(key))).await
     }
 }
 
@@ -809,11 +856,11 @@ fn failure<B: Body, E: fmt::Display>(
     };
     let status = response.status();
     let what = match response.body() {
-        Collected::Whole(_) => return None,
+        Collected::Whole(..) => return None,
         Collected::BrokeOff(_, reason) => reason.clone(),
-        Collected::Passed(_) if status == StatusCode::OK && !is_fresh => return None,
-        Collected::Passed(_) if [404, 410].contains(&status.as_u16()) => return None,
-        Collected::Passed(_) => status.to_string(),
+        Collected::Passed(..) if status == StatusCode::OK && !is_fresh => return None,
+        Collected::Passed(..) if [404, 410].contains(&status.as_u16()) => return None,
+        Collected::Passed(..) => status.to_string(),
     };
     Some(Failure { status: Some(status), what })
 }
@@ -858,25 +905,4 @@ fn random() -> f64 {
     let (number, end) =
         ((Uuid::new_v4().as_u128() >> (128 - RANDOM_BITS)) as f64, (1_u64 << RANDOM_BITS) as f64);
     (number + 1.0) / end
-}
-
-/// Whether the service inside forbids that its answer is given again to somebody else, or gives a
-/// header that is not text, which an entry cannot hold.
-///
-/// The layer is part of the origin and answers by key alone, so a `Vary` cannot be honoured but by
-/// not keeping the answer, and `private` means one client's (RFC 9111 §3, §4.1, §5.2.2).
-fn forbids_keeping(headers: &HeaderMap) -> bool {
-    // Looked through as bytes, not by the `headers` crate: that ignores `private="x"` and drops a
-    // whole header that it cannot parse. What is unclear must forbid rather than allow.
-    let directive_forbids = |directive: &[u8]| {
-        let name = directive.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-        name.eq_ignore_ascii_case(b"no-store") || name.eq_ignore_ascii_case(b"private")
-    };
-    headers.values().any(|value| value.to_str().is_err())
-        || headers.contains_key(VARY)
-        || headers.contains_key(SET_COOKIE)
-        || headers
-            .get_all(CACHE_CONTROL)
-            .iter()
-            .any(|value| value.as_bytes().split(|&byte| byte == b',').any(directive_forbids))
 }

@@ -3,13 +3,13 @@
 use std::fmt::{self, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use headers::{CacheControl, HeaderMapExt as _};
 use http::header::{
     AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    CONTENT_TYPE, ETAG, EXPIRES, HeaderName, HeaderValue,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -19,6 +19,7 @@ use tracing::debug;
 use crate::body::CachedBody;
 use crate::conditional::{Preconditions, make_canonical};
 use crate::deadline::Deadline;
+use crate::freshness;
 use crate::layer::ResponseCacheLayer;
 use crate::read_through::Answer;
 use crate::report::record;
@@ -72,22 +73,36 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         // The service that was polled ready is the one to call; its clone waits for the next.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let Some(key) = self.layer.key_of(&request) else {
+        let (request, core) = self.layer.core_of(request);
+        let Some(key) = self.layer.key_of(&request, &core.policy) else {
+            let (request, invalidation) = self.layer.invalidated_by(request, &core);
             let answer = inner.call(request);
-            return Box::pin(async move { Ok(answer.await?.map(CachedBody::passed)) });
+            return Box::pin(async move {
+                match (answer.await, invalidation) {
+                    (Ok(response), Some(invalidation)) => {
+                        invalidation.settle(response.status()).await;
+                        Ok(response.map(CachedBody::passed))
+                    }
+                    (Err(error), Some(invalidation)) => {
+                        invalidation.give_up();
+                        Err(error)
+                    }
+                    (answer, None) => Ok(answer?.map(CachedBody::passed)),
+                }
+            });
         };
-        let core = self.layer.core();
+        let mut request = request;
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
             if is_head {
                 *request.method_mut() = Method::GET;
             }
             let ends_at_ms = Deadline::of(request.extensions(), core.clock.now_ms());
-            let preconditions = Preconditions::of(request.headers());
+            let preconditions = Preconditions::of(request.method(), request.headers());
             let load = async || {
                 make_canonical(request.headers_mut());
                 Ok(core.collect(inner.call(request).await?).await)
@@ -129,7 +144,14 @@ fn cacheable_response<B: Body>(
     }
     // In whole seconds, and rounded up, so that `max-age` less `Age` is never more than what is left.
     let age = age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0));
-    limit_freshness(headers, entry.ttl.as_secs(), age.unwrap_or_default(), policy.client_max_age);
+    let (ttl, passed) = (entry.ttl.as_secs(), age.unwrap_or_default());
+    if !headers.contains_key(CACHE_CONTROL) && !headers.contains_key(EXPIRES) {
+        limit_freshness(headers, ttl, passed, policy.client_max_age);
+    } else if let Some(at_most) = policy.client_max_age {
+        // What the service says goes to clients as it says it, but for this.
+        let loaded_at = UNIX_EPOCH + Duration::from_millis(entry.load_started_at_ms);
+        limit_said_freshness(headers, loaded_at, ttl, passed, at_most);
+    }
     if let Some(age) = age {
         headers.insert(AGE, age.into());
     }
@@ -156,8 +178,11 @@ fn in_its_place<B: Body>(
 }
 
 fn uncacheable_response<B>(mut response: Response<B>) -> Response<B> {
-    // A client may otherwise keep a 404 or the like as long as it thinks fit (RFC 9111 §4.2.2).
-    if response.status() != StatusCode::OK && !response.headers().contains_key(CACHE_CONTROL) {
+    // A client may otherwise keep a 404 or the like as long as it thinks fit (RFC 9111 §4.2.2). A 304 is about a
+    // response that the client has.
+    let says_nothing =
+        [CACHE_CONTROL, EXPIRES].iter().all(|name| !response.headers().contains_key(name));
+    if ![StatusCode::OK, StatusCode::NOT_MODIFIED].contains(&response.status()) && says_nothing {
         response.headers_mut().typed_insert(CacheControl::new().with_no_store());
     }
     response
@@ -172,7 +197,10 @@ fn without_body<B: Body<Data = Bytes>>(
     let is_told = response.headers().contains_key(CONTENT_LENGTH);
     if let Some(length) = body.size_hint().exact()
         && !is_told
-        && !matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED)
+        && !matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED
+        )
     {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
@@ -197,26 +225,54 @@ fn limit_freshness(headers: &mut HeaderMap, ttl: u64, age: u64, at_most: Option<
     insert(headers, CACHE_CONTROL, format_args!("private, max-age={max_age}"));
 }
 
+/// The same where the service has said something itself.
+fn limit_said_freshness(
+    headers: &mut HeaderMap,
+    loaded_at: SystemTime,
+    ttl: u64,
+    age: u64,
+    at_most: Duration,
+) {
+    if at_most.is_zero() {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        return;
+    }
+    let limited = freshness::limited(headers, loaded_at, ttl, age, at_most.as_secs());
+    insert(headers, CACHE_CONTROL, format_args!("{limited}"));
+}
+
 /// Tells what became of the request: the client, whoever records it, and at DEBUG the log.
 fn tell<B>(response: &mut Response<B>, status: CacheStatus) {
     record(|report| report.status = Some(status));
     debug!(status = response.status().as_u16(), cache_status = %status, "answered");
-    insert(response.headers_mut(), CACHE_STATUS, format_args!("{status}"));
+    let headers = response.headers_mut();
+    let Some(value) = value_of(format_args!("{status}")) else { return };
+    if status.is_from_entry() {
+        // What caches inside said was about the request that loaded.
+        headers.insert(CACHE_STATUS, value);
+    } else {
+        // After those nearer to the origin (RFC 9211 §2).
+        headers.append(CACHE_STATUS, value);
+    }
 }
 
 /// Inserts what is made of words and numbers, so that it always is a value.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: fmt::Arguments<'_>) {
-    // As long as the longest of them.
-    let mut text = String::with_capacity(64);
-    // Writing to a String cannot fail.
-    let _ = text.write_fmt(value);
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+    if let Some(value) = value_of(value) {
         headers.insert(name, value);
     }
 }
 
+fn value_of(value: fmt::Arguments<'_>) -> Option<HeaderValue> {
+    // As long as the longest of them.
+    let mut text = String::with_capacity(64);
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(value);
+    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+}
+
 #[cfg(all(test, feature = "memory"))]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -244,9 +300,9 @@ mod tests {
         ResponseCacheLayer<Arc<MemoryStore>, fn(&Request<Full<Bytes>>) -> Option<CacheKey>>;
 
     /// A cache in front of a service that answers what the test says, and counts how often.
-    struct Fixture {
+    pub(crate) struct Fixture {
         cache: TestCache,
-        clock: Clock,
+        pub(crate) clock: Clock,
         loads: Arc<AtomicUsize>,
     }
 
@@ -256,7 +312,7 @@ mod tests {
     }
 
     impl Fixture {
-        fn new(policy: Policy) -> Self {
+        pub(crate) fn new(policy: Policy) -> Self {
             let clock = Clock::held_at(START_MS);
             let store = Arc::new(MemoryStore::with_clock(clock.clone()));
             let core = ReadThrough::new(store, policy, clock.clone());
@@ -266,11 +322,11 @@ mod tests {
 
         /// The store of this cache, as another process would share it.
         fn shared(&self) -> Arc<MemoryStore> {
-            Arc::clone(&self.cache.core().store)
+            Arc::clone(&self.cache.core().shared.store)
         }
 
         /// Asks for `request` where the service inside would answer `inside`.
-        async fn ask(
+        pub(crate) async fn ask(
             &self,
             request: Request<Full<Bytes>>,
             inside: Response<&'static str>,
@@ -294,16 +350,16 @@ mod tests {
             assert!(store.put(&key, Expected::Anything, value, life).await.unwrap());
         }
 
-        async fn get(&self, inside: Response<&'static str>) -> Response<Bytes> {
+        pub(crate) async fn get(&self, inside: Response<&'static str>) -> Response<Bytes> {
             self.ask(get(), inside).await
         }
 
-        fn loads(&self) -> usize {
+        pub(crate) fn loads(&self) -> usize {
             self.loads.load(Ordering::SeqCst)
         }
     }
 
-    fn minutes_2() -> Policy {
+    pub(crate) fn minutes_2() -> Policy {
         Policy::new(Duration::from_mins(2))
     }
 
@@ -312,7 +368,7 @@ mod tests {
         Policy { early_refresh: 1_000_000.0, ..minutes_2() }
     }
 
-    fn get() -> Request<Full<Bytes>> {
+    pub(crate) fn get() -> Request<Full<Bytes>> {
         Request::default()
     }
 
@@ -344,11 +400,11 @@ mod tests {
         Response::builder().status(404).body("gone").unwrap()
     }
 
-    fn status<B>(response: &Response<B>) -> &str {
+    pub(crate) fn status<B>(response: &Response<B>) -> &str {
         header(response, "cache-status")
     }
 
-    fn header<'a, B>(response: &'a Response<B>, name: &str) -> &'a str {
+    pub(crate) fn header<'a, B>(response: &'a Response<B>, name: &str) -> &'a str {
         response.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
@@ -405,7 +461,8 @@ mod tests {
             async { Ok::<_, Error>(ok("slow").map(Full::from)) }
         });
         let miss = fixture.cache.layer(load).oneshot(get()).await.unwrap();
-        assert_eq!(miss.headers()["cache-status"], "response-boost; fwd=uri-miss");
+        let expected = "response-boost; fwd=uri-miss; detail=slow-load";
+        assert_eq!(miss.headers()["cache-status"], expected);
     }
 
     #[tokio::test]
@@ -433,7 +490,7 @@ mod tests {
                 let fixture = Fixture::new(minutes_2());
                 fixture.put(bytes).await;
                 let response = fixture.get(ok("loaded")).await;
-                assert!([200, 404].contains(&response.status().as_u16()));
+                assert!(Policy::may_store(response.status()));
                 for name in ["etag", "cache-control", "cache-status"] {
                     assert_eq!(response.headers().get_all(name).iter().count(), 1, "{name}");
                 }
@@ -601,7 +658,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2());
         for _ in 0..2 {
             let miss = fixture.get(not_found()).await;
-            assert_eq!(status(&miss), "response-boost; fwd=uri-miss");
+            assert_eq!(status(&miss), "response-boost; fwd=uri-miss; detail=status");
             assert_eq!(header(&miss, "cache-control"), "no-store");
         }
         assert_eq!(fixture.loads(), 2);
@@ -616,26 +673,428 @@ mod tests {
 
     #[tokio::test]
     async fn what_forbids_it_is_not_kept() {
-        for (name, value) in [
-            ("x-not-text", &b"\xff"[..]),
-            ("vary", b"accept"),
-            ("set-cookie", b"a=b"),
-            ("cache-control", b"no-store"),
-            ("cache-control", b"max-age=5, No-Store"),
-            ("cache-control", b"private"),
-            ("cache-control", b"private=\"x\""),
-            ("cache-control", b"max-age=never,private"),
+        for (name, value, detail) in [
+            ("x-not-text", &b"\xff"[..], "not-text"),
+            ("vary", b"accept", "vary"),
+            ("vary", b"*", "vary"),
+            ("set-cookie", b"a=b", "set-cookie"),
+            ("cache-control", b"no-store", "no-store"),
+            ("cache-control", b"max-age=5, No-Store", "no-store"),
+            ("cache-control", b"private", "private"),
+            ("cache-control", b"private=\"x\"", "private"),
+            ("cache-control", b"no-cache=\"x\"", "no-cache"),
+            ("cache-control", b"max-age=never,private", "bad-cache-control"),
+            ("cache-control", b"\xff", "bad-cache-control"),
+            ("expires", b"0", "not-fresh"),
         ] {
             let fixture = Fixture::new(minutes_2());
             let mut inside = ok("body");
             inside.headers_mut().insert(name, HeaderValue::from_bytes(value).unwrap());
             for _ in 0..2 {
                 let response = fixture.get(inside.clone()).await;
-                assert_eq!(status(&response), "response-boost; fwd=uri-miss", "{inside:?}");
+                let expected = format!("response-boost; fwd=uri-miss; detail={detail}");
+                assert_eq!(status(&response), expected, "{inside:?}");
                 assert_eq!(response.headers()[name].as_bytes(), value, "passed on as it is");
                 assert_eq!(response.body(), "body");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_service_says_for_how_long_and_clients_see_what_it_says() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (fields, ttl) in [
+            (&[("cache-control", "max-age=30")][..], 30),
+            (&[("cache-control", "public, max-age=30, s-maxage=60")], 60),
+            (&[("cache-control", "public"), ("cache-control", "max-age=30")], 30),
+            (&[("cache-control", "max-age=30"), ("expires", "0")], 30),
+            (&[("date", date), ("expires", "Sun, 06 Nov 1994 08:50:07 GMT")], 30),
+            (&[("cache-control", "public")], 120),
+            (&[("cache-control", "max-age=30"), ("age", "10")], 20),
+        ] {
+            let fixture = Fixture::new(minutes_2());
+            let mut inside = Response::builder();
+            for (name, value) in fields {
+                inside = inside.header(*name, *value);
+            }
+            let inside = inside.body("said").unwrap();
+            let miss = fixture.get(inside.clone()).await;
+            assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored", "{fields:?}");
+            let hit = fixture.get(ok("x")).await;
+            assert_eq!(status(&hit), format!("response-boost; hit; ttl={ttl}"), "{fields:?}");
+            for response in [&miss, &hit] {
+                for name in ["cache-control", "expires"] {
+                    let values = |headers: &HeaderMap| {
+                        headers.get_all(name).iter().cloned().collect::<Vec<_>>()
+                    };
+                    assert_eq!(values(response.headers()), values(inside.headers()));
+                }
+            }
+            assert_eq!(header(&hit, "date"), if ttl == 30 { header(&inside, "date") } else { "" });
+            fixture.clock.advance(Duration::from_secs(ttl));
+            assert_eq!(fixture.get(ok("next")).await.body(), "next", "{fields:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_age_of_a_cache_inside_counts_for_clients_too() {
+        let fixture = Fixture::new(minutes_2());
+        let inside = Response::builder().header("cache-control", "max-age=30").header("age", "10");
+        let inside = inside.body("aged").unwrap();
+        assert_eq!(header(&fixture.get(inside).await, "age"), "10");
+        fixture.clock.advance(Duration::from_secs(5));
+        assert_eq!(header(&fixture.get(ok("x")).await, "age"), "15");
+    }
+
+    fn kept(ttl: Duration, fields: &[(&'static str, &'static str)]) -> Response<&'static str> {
+        let mut response = Response::builder();
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let mut response = response.body("kept").unwrap();
+        response.extensions_mut().insert(crate::Keep::new(ttl));
+        response
+    }
+
+    #[tokio::test]
+    async fn keep_precedes_all_other_freshness_and_no_client_sees_it() {
+        let seconds = Duration::from_secs;
+        for (ttl, fields, expected, cache_control) in [
+            (seconds(40), &[][..], Ok(40), "private, max-age=40"),
+            (seconds(40), &[("cache-control", "max-age=0")], Ok(40), "max-age=0"),
+            (seconds(40), &[("expires", "0")], Ok(40), ""),
+            (Duration::MAX, &[], Ok(7_200), "private, max-age=7200"),
+            (Duration::from_millis(1), &[], Ok(0), "private, max-age=0"),
+            (Duration::ZERO, &[], Err("not-fresh"), ""),
+            (Duration::ZERO, &[("cache-control", "max-age=60")], Err("not-fresh"), "max-age=60"),
+            (seconds(40), &[("cache-control", "no-store")], Err("no-store"), "no-store"),
+            (seconds(40), &[("cache-control", "private")], Err("private"), "private"),
+            (seconds(40), &[("cache-control", "no-cache")], Err("no-cache"), "no-cache"),
+        ] {
+            let fixture = Fixture::new(minutes_2().with_max_ttl(seconds(7_200)));
+            let miss = fixture.get(kept(ttl, fields)).await;
+            assert_eq!(header(&miss, "cache-control"), cache_control, "{ttl:?} {fields:?}");
+            match expected {
+                Ok(ttl) => {
+                    let hit = fixture.get(ok("x")).await;
+                    assert_eq!(status(&hit), format!("response-boost; hit; ttl={ttl}"));
+                    assert_eq!(header(&hit, "cache-control"), cache_control);
+                }
+                Err(detail) => assert_eq!(
+                    status(&miss),
+                    format!("response-boost; fwd=uri-miss; detail={detail}")
+                ),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_stored_for_longer_than_the_policy_allows() {
+        let seconds = Duration::from_secs;
+        for (cache_control, policy, ttl) in [
+            ("max-age=600", minutes_2().with_max_ttl(seconds(10)), 10),
+            ("public", minutes_2().with_max_ttl(seconds(10)), 10),
+            ("max-age=9999999999999999999999", minutes_2(), 1_u64 << 31),
+        ] {
+            let fixture = Fixture::new(policy);
+            let inside = Response::builder().header("cache-control", cache_control);
+            fixture.get(inside.body("x").unwrap()).await;
+            let hit = fixture.get(ok("y")).await;
+            assert_eq!(status(&hit), format!("response-boost; hit; ttl={ttl}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_policy_names_the_statuses_that_are_stored() {
+        let hour = Duration::from_hours(1);
+        let policy = [203, 204, 300, 301, 308, 405, 410, 414, 501]
+            .into_iter()
+            .fold(minutes_2(), |policy, code| {
+                policy.with_status(StatusCode::from_u16(code).unwrap(), hour).unwrap()
+            });
+        for code in [203_u16, 204, 300, 301, 308, 405, 410, 414, 501] {
+            let fixture = Fixture::new(policy.clone());
+            let inside = || Response::builder().status(code).header("location", "/x").body("");
+            let miss = fixture.get(inside().unwrap()).await;
+            assert_eq!(status(&miss), "response-boost; fwd=uri-miss; stored", "{code}");
+            for asked in [get(), get_if_none_match("*"), head()] {
+                let hit = fixture.ask(asked, ok("x")).await;
+                assert_eq!(status(&hit), "response-boost; hit; ttl=3600");
+                assert_eq!((hit.status().as_u16(), header(&hit, "location")), (code, "/x"));
+                let has_length = hit.headers().contains_key("content-length");
+                assert!(code != 204 || !has_length, "RFC 9110 §8.6");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn vary_is_stored_where_the_key_covers_each_field_that_it_names() {
+        let policy =
+            || minutes_2().with_key_headers([http::header::ACCEPT_LANGUAGE, http::header::ORIGIN]);
+        for (lines, detail) in [
+            (&["accept-language"][..], None),
+            (&["Accept-Language, , ORIGIN"], None),
+            (&["origin", "accept-language"], None),
+            (&[""], None),
+            (&["accept-language, accept"], Some("vary")),
+            (&["accept-language", "accept"], Some("vary")),
+            (&["*"], Some("vary")),
+            (&["accept-language, *"], Some("vary")),
+            (&["accept language"], Some("vary")),
+        ] {
+            let fixture = Fixture::new(policy());
+            let mut inside = ok("x");
+            for line in lines {
+                inside.headers_mut().append("vary", HeaderValue::from_static(line));
+            }
+            let miss = fixture.get(inside.clone()).await;
+            let rest = detail.map_or("stored".to_owned(), |word| format!("detail={word}"));
+            assert_eq!(status(&miss), format!("response-boost; fwd=uri-miss; {rest}"), "{lines:?}");
+            let told = miss.headers().get_all("vary").iter().count();
+            assert_eq!(told, lines.len(), "clients and caches behind see it");
+        }
+    }
+
+    #[tokio::test]
+    async fn caches_inside_are_named_on_a_load_and_not_on_a_hit() {
+        let inside = |code: u16| {
+            let response = Response::builder().status(code).header("cache-status", "Inside; hit");
+            response.body("x").unwrap()
+        };
+        let all = |response: &Response<Bytes>| -> Vec<String> {
+            let values = response.headers().get_all("cache-status").iter();
+            values.map(|value| value.to_str().unwrap().to_owned()).collect()
+        };
+        let fixture = Fixture::new(minutes_2());
+        let miss = fixture.get(inside(200)).await;
+        assert_eq!(all(&miss), ["Inside; hit", "response-boost; fwd=uri-miss; stored"]);
+        assert_eq!(all(&fixture.get(ok("y")).await), ["response-boost; hit; ttl=120"]);
+        fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
+        let failed = fixture.get(inside(500)).await;
+        assert_eq!(all(&failed), ["Inside; hit", "response-boost; fwd=uri-miss; detail=status"]);
+    }
+
+    #[tokio::test]
+    async fn a_service_can_forbid_that_a_stale_response_is_served_or_say_for_how_long() {
+        let seconds = Duration::from_secs;
+        for (cache_control, window) in [
+            ("max-age=60", 30),
+            ("max-age=60, must-revalidate", 0),
+            ("max-age=60, proxy-revalidate", 0),
+            ("s-maxage=60", 0),
+            ("max-age=60, stale-if-error=10", 10),
+            ("max-age=60, stale-if-error=90", 90),
+            ("max-age=60, stale-if-error=10, must-revalidate", 0),
+        ] {
+            let fixture = Fixture::new(minutes_2().with_stale_if_error(seconds(30)));
+            let inside = Response::builder().header("cache-control", cache_control);
+            fixture.get(inside.body("first").unwrap()).await;
+            let down = || Response::builder().status(503).body("down").unwrap();
+            if window > 0 {
+                fixture.clock.advance(seconds(60 + window - 1));
+                let stale = fixture.get(down()).await;
+                assert_eq!(stale.body(), "first", "{cache_control}");
+                fixture.clock.advance(seconds(1));
+            } else {
+                fixture.clock.advance(seconds(60));
+            }
+            assert_eq!(fixture.get(down()).await.status(), 503, "{cache_control}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_method_that_is_let_in_gets_a_412_for_what_it_has() {
+        let fixture = Fixture::new(minutes_2().with_method(Method::POST));
+        let post = |name: Option<(&'static str, &'static str)>| {
+            let mut request = get();
+            *request.method_mut() = Method::POST;
+            if let Some((name, value)) = name {
+                request.headers_mut().insert(name, HeaderValue::from_static(value));
+            }
+            request
+        };
+        for _ in ["miss", "hit"] {
+            let met = fixture.ask(post(Some(("if-none-match", "*"))), ok("found")).await;
+            assert_eq!((met.status().as_u16(), met.body().as_ref()), (412, &b""[..]));
+            let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+            let ignored = fixture.ask(post(Some(("if-modified-since", date))), ok("x")).await;
+            assert_eq!(ignored.body(), "found");
+        }
+    }
+
+    /// A cache whose unsafe methods invalidate what `get` asks for.
+    fn invalidating(fixture: &Fixture) -> TestCache {
+        fixture.cache.clone().with_invalidation(|request| {
+            let path = request.uri.path();
+            vec![Namespace::parse("test").unwrap().key([path])]
+        })
+    }
+
+    #[tokio::test]
+    async fn a_successful_unsafe_method_invalidates_before_the_client_has_its_response() {
+        for (method, code, is_invalidated) in [
+            (Method::POST, 200, true),
+            (Method::PUT, 204, true),
+            (Method::PATCH, 201, true),
+            (Method::DELETE, 303, true),
+            (Method::from_bytes(b"PURGE").unwrap(), 200, true),
+            (Method::POST, 400, false),
+            (Method::PUT, 412, false),
+            (Method::DELETE, 500, false),
+            (Method::OPTIONS, 200, false),
+            (Method::TRACE, 200, false),
+        ] {
+            let fixture = Fixture::new(minutes_2());
+            fixture.get(ok("old")).await;
+            let write = service_fn(move |_: Request<Full<Bytes>>| async move {
+                Ok::<_, Error>(Response::builder().status(code).body(Full::from("done")).unwrap())
+            });
+            let mut request = get();
+            *request.method_mut() = method.clone();
+            let response = invalidating(&fixture).layer(write).oneshot(request).await.unwrap();
+            assert_eq!(response.headers().get("cache-status"), None, "it is not cached");
+            let next = fixture.get(ok("new")).await;
+            let body: &[u8] = if is_invalidated { b"new" } else { b"old" };
+            assert_eq!(next.body(), body, "{method} {code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_of_which_nobody_knows_whether_it_was_done_invalidates() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(ok("old")).await;
+        let hangs = service_fn(|_: Request<Full<Bytes>>| {
+            std::future::pending::<Result<Response<Full<Bytes>>, Error>>()
+        });
+        let mut request = get();
+        *request.method_mut() = Method::PUT;
+        let mut service = invalidating(&fixture).layer(hangs);
+        drop(service.ready().await.unwrap().call(request));
+        // It is spawned, on this thread: a turn is enough.
+        let key = key_of(&get()).unwrap();
+        while fixture.shared().get(&key).await.unwrap() != Found::Nothing {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_or_has_no_keys_invalidates_nothing() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(ok("old")).await;
+        let fails = service_fn(async |_: Request<Full<Bytes>>| {
+            Err::<Response<Full<Bytes>>, Error>("down".into())
+        });
+        let put = || {
+            let mut request = get();
+            *request.method_mut() = Method::PUT;
+            request
+        };
+        assert!(invalidating(&fixture).layer(fails).oneshot(put()).await.is_err());
+        let none = fixture.cache.clone().with_invalidation(|_| Vec::new());
+        let works =
+            service_fn(async |_: Request<Full<Bytes>>| Ok::<_, Error>(ok("x").map(Full::from)));
+        assert!(none.layer(works).oneshot(put()).await.is_ok());
+        assert_eq!(fixture.get(ok("new")).await.body(), "old");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_of_the_store_fails_no_write() {
+        let cache = ResponseCacheLayer::new(Silent { get_limit: None }, minutes_2(), key_of)
+            .with_invalidation(|_| vec![Namespace::parse("test").unwrap().key(["a"])]);
+        let service =
+            service_fn(async |_: Request<Full<Bytes>>| Ok::<_, Error>(ok("x").map(Full::from)));
+        let mut request = get();
+        *request.method_mut() = Method::PUT;
+        let (started, recorder) = (tokio::time::Instant::now(), crate::Recorder::default());
+        let response = recorder.watch(cache.layer(service).oneshot(request)).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(started.elapsed(), Policy::DEFAULT_DEADLINE);
+        assert_eq!(recorder.report().faults, 1);
+    }
+
+    #[tokio::test]
+    async fn all_keys_are_tried_whatever_becomes_of_one() {
+        let fixture = Fixture::new(minutes_2());
+        fixture.get(ok("old")).await;
+        let keys = [Namespace::parse("test").unwrap().key(["other"]), key_of(&get()).unwrap()];
+        fixture.cache.invalidate_all(&keys).await.unwrap();
+        assert_eq!(fixture.get(ok("new")).await.body(), "new");
+        let cache = ResponseCacheLayer::new(
+            Silent { get_limit: None },
+            minutes_2().with_deadline(Duration::from_millis(1)),
+            key_of,
+        );
+        assert!(cache.invalidate_all(&keys).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_can_go_by_a_policy_of_its_own() {
+        let fixture = Fixture::new(minutes_2());
+        let quick = Arc::new(Policy::new(A_SECOND).with_method(Method::POST));
+        let cache = fixture.cache.clone().with_policy_of(move |request: &http::request::Parts| {
+            request.uri.path().starts_with("/quick").then(|| Arc::clone(&quick))
+        });
+        let service =
+            service_fn(async |_: Request<Full<Bytes>>| Ok::<_, Error>(ok("x").map(Full::from)));
+        for (method, path, expected) in [
+            (Method::GET, "/quick", "hit; ttl=1"),
+            (Method::POST, "/quick/search", "hit; ttl=1"),
+            (Method::GET, "/other", "hit; ttl=120"),
+            (Method::POST, "/other", ""),
+        ] {
+            let mut told = String::new();
+            for _ in ["miss", "hit"] {
+                let mut request = get();
+                (*request.method_mut(), *request.uri_mut()) =
+                    (method.clone(), path.parse().unwrap());
+                let response = cache.layer(service).oneshot(request).await.unwrap();
+                told = status(&response).replace("response-boost; ", "");
+            }
+            assert_eq!(told, expected, "{method} {path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_get_no_more_freshness_than_allowed_where_the_service_says_more() {
+        let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::from_secs(30)));
+        let inside = Response::builder().header("cache-control", "public, max-age=600");
+        let miss = fixture.get(inside.body("x").unwrap()).await;
+        assert_eq!(header(&miss, "cache-control"), "public, max-age=30");
+        fixture.clock.advance(Duration::from_mins(1));
+        assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "public, max-age=90");
+
+        let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::ZERO));
+        let inside = Response::builder().header("cache-control", "public, max-age=600");
+        let miss = fixture.get(inside.body("x").unwrap()).await;
+        assert_eq!(header(&miss, "cache-control"), "private, no-cache");
+    }
+
+    #[tokio::test]
+    async fn no_store_is_added_to_no_304_and_to_nothing_that_says_its_freshness() {
+        for (code, field, expected) in [
+            (304, ("x-other", "1"), ""),
+            (404, ("expires", "Sun, 06 Nov 1994 08:49:37 GMT"), ""),
+            (404, ("cache-control", "max-age=5"), "max-age=5"),
+            (404, ("x-other", "1"), "no-store"),
+        ] {
+            let fixture = Fixture::new(minutes_2());
+            let inside = Response::builder().status(code).header(field.0, field.1).body("");
+            let response = fixture.get(inside.unwrap()).await;
+            assert_eq!(header(&response, "cache-control"), expected, "{code} {field:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entity_tag_of_any_length_is_stored_and_compared() {
+        let fixture = Fixture::new(minutes_2());
+        let etag = format!("\"{}\"", "x".repeat(100_000));
+        let inside = || Response::builder().header("etag", &etag).body("tagged").unwrap();
+        for asked in ["\"y\"", &etag] {
+            let response = fixture.ask(get_if_none_match(asked), inside()).await;
+            assert_eq!(response.status(), if asked == etag { 304 } else { 200 });
+            assert_eq!(header(&response, "etag"), etag);
+        }
+        assert_eq!(fixture.loads(), 1);
     }
 
     #[tokio::test]
@@ -646,7 +1105,7 @@ mod tests {
             let response = fixture.get(ok("there")).await;
             assert_eq!(
                 (status(&response), response.body().as_ref()),
-                ("response-boost; fwd=uri-miss", &b"there"[..])
+                ("response-boost; fwd=uri-miss; detail=pass", &b"there"[..])
             );
         }
         fixture.clock.advance(A_SECOND);
@@ -799,7 +1258,7 @@ mod tests {
         let started = tokio::time::Instant::now();
         let request = get_until(ends_at_ms);
         let answer = cache.layer(load).oneshot(request).await.unwrap();
-        let expected = "response-boost; fwd=uri-miss; collapsed=?0";
+        let expected = "response-boost; fwd=uri-miss; collapsed=?0; detail=no-time";
         assert_eq!(answer.headers()["cache-status"], expected);
         assert_eq!(answer.headers().get("age"), None);
         assert_eq!(started.elapsed(), Duration::ZERO);
@@ -809,7 +1268,8 @@ mod tests {
     async fn a_pass_that_has_lost_its_end_is_replaced() {
         let fixture = Fixture::new(minutes_2());
         fixture.put(crate::mark::new_pass(START_MS)).await;
-        assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss");
+        let miss = fixture.get(ok("x")).await;
+        assert_eq!(status(&miss), "response-boost; fwd=uri-miss; detail=pass");
         fixture.clock.advance(Duration::from_secs(66));
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss; stored");
     }
@@ -838,7 +1298,7 @@ mod tests {
     async fn a_lease_that_has_gone_is_taken_and_one_that_is_passed_is_not() {
         for (is_passed, expected) in [
             (false, "response-boost; fwd=uri-miss; stored"),
-            (true, "response-boost; fwd=uri-miss; collapsed=?0"),
+            (true, "response-boost; fwd=uri-miss; collapsed=?0; detail=pass"),
         ] {
             let fixture = Fixture::new(minutes_2());
             fixture.put(Bytes::from_static(ANOTHERS_LEASE)).await;
@@ -859,7 +1319,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_load_that_blocks_its_thread_past_its_lease_is_not_stored() {
-        for (lease, expected) in [(9_999, "fwd=uri-miss"), (10_001, "fwd=uri-miss; stored")] {
+        for (lease, expected) in
+            [(9_999, "fwd=uri-miss; detail=invalidated"), (10_001, "fwd=uri-miss; stored")]
+        {
             let fixture = Fixture::new(minutes_2().with_lease(Duration::from_millis(lease)));
             let clock = fixture.clock.clone();
             let slow = service_fn(move |_: Request<Full<Bytes>>| {
@@ -910,7 +1372,7 @@ mod tests {
             let inside = Response::builder().status(code).body("x").unwrap();
             let response = fixture.get(inside).await;
             assert_eq!(response.status(), code);
-            assert_eq!(status(&response), "response-boost; fwd=uri-miss");
+            assert_eq!(status(&response), "response-boost; fwd=uri-miss; detail=status");
             assert_eq!(header(&response, "cache-control"), "no-store");
             fixture.clock.advance(A_SECOND);
             assert_eq!(status(&fixture.get(ok("y")).await), "response-boost; fwd=uri-miss; stored");
@@ -929,7 +1391,7 @@ mod tests {
             entry.encode(&key_of(&get()).unwrap()).len()
         };
         for (limit, header) in [
-            (encoded - 1, "response-boost; fwd=uri-miss"),
+            (encoded - 1, "response-boost; fwd=uri-miss; detail=too-large"),
             (encoded, "response-boost; fwd=uri-miss; stored"),
         ] {
             let fixture = Fixture::new(minutes_2().with_max_entry_bytes(limit));
@@ -1077,7 +1539,8 @@ mod tests {
             let started = tokio::time::Instant::now();
             let request = get_until(ends_at_ms);
             let response = cache.layer(service).oneshot(request).await.unwrap();
-            assert_eq!(response.headers()["cache-status"], "response-boost; fwd=uri-miss");
+            let expected = "response-boost; fwd=uri-miss; detail=store-timeout";
+            assert_eq!(response.headers()["cache-status"], expected);
             assert_eq!(started.elapsed(), Duration::from_millis(waited_ms), "load of {load_ms} ms");
         }
     }
@@ -1202,7 +1665,7 @@ mod tests {
         let fixture = Fixture::new(minutes_2().with_max_entry_bytes(5));
         for _ in 0..2 {
             let (told, seen) = ask_for(&fixture.cache, &[Ok("abc"), Ok("def"), Ok("g")]).await;
-            assert_eq!(told, "response-boost; fwd=uri-miss");
+            assert_eq!(told, "response-boost; fwd=uri-miss; detail=too-large");
             assert_eq!(seen, ["abc", "def", "g"].map(|part| Ok(part.into())));
         }
     }
@@ -1214,7 +1677,10 @@ mod tests {
         let (told, seen) = ask_for(&fixture.cache, &broken).await;
         assert_eq!(
             (told.as_str(), seen),
-            ("response-boost; fwd=uri-miss", vec![Ok("ab".into()), Err("cut off")])
+            (
+                "response-boost; fwd=uri-miss; detail=broke-off",
+                vec![Ok("ab".into()), Err("cut off")]
+            )
         );
 
         fixture.shared().delete(&key_of(&get()).unwrap()).await.unwrap();

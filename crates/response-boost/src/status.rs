@@ -22,6 +22,8 @@ pub enum CacheStatus {
         /// Whether it is another's answer, which was waited for. `Some(false)`: it was waited for in
         /// vain; loaded. `None`: nobody else was loading it.
         collapsed: Option<bool>,
+        /// Why the cache did not store the response, if it loaded one and knows why.
+        detail: Option<NotStored>,
     },
     /// There was an entry past its freshness, or near its end; loaded anew.
     Stale {
@@ -31,6 +33,8 @@ pub enum CacheStatus {
         collapsed: bool,
         /// The entry was still fresh.
         early: bool,
+        /// Why the cache did not store the response, if it loaded one and knows why.
+        detail: Option<NotStored>,
     },
     /// The load failed, or another's did less than a second ago, and the entry is served (RFC 5861 §4).
     StoodIn {
@@ -44,6 +48,79 @@ pub enum CacheStatus {
         /// Why.
         detail: FaultWord,
     },
+}
+
+/// Why the cache did not store a response that it loaded. Its `Display` is the `detail` of the `Cache-Status` header
+/// (RFC 9211 §2.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotStored {
+    /// `status`: the policy stores no response of this status.
+    Status,
+    /// `no-store`: a directive of the response (RFC 9111 §5.2.2.5).
+    NoStore,
+    /// `private`: a directive of the response (RFC 9111 §5.2.2.7), also with an argument.
+    Private,
+    /// `no-cache`: a directive of the response (RFC 9111 §5.2.2.4), also with an argument.
+    NoCache,
+    /// `bad-cache-control`: a directive of the response is malformed, or contradicts another (RFC 9111 §4.2.1).
+    BadCacheControl,
+    /// `not-fresh`: the response says that it is not fresh at all, by [`Keep`](crate::Keep), `Cache-Control`,
+    /// `Expires` or `Age` (RFC 9111 §4.2).
+    NotFresh,
+    /// `set-cookie`: the response has a `Set-Cookie` field.
+    SetCookie,
+    /// `vary`: `Vary` names a field that the key does not cover
+    /// ([`Policy::with_key_headers`](crate::Policy::with_key_headers), RFC 9111 §4.1).
+    Vary,
+    /// `not-text`: the value of a header field is not ASCII text.
+    NotText,
+    /// `too-large`: the entry exceeds [`Policy::with_max_entry_bytes`](crate::Policy::with_max_entry_bytes).
+    TooLarge,
+    /// `trailers`: the body ends with trailer fields, which an entry cannot hold.
+    Trailers,
+    /// `broke-off`: the body ended with an error.
+    BrokeOff,
+    /// `cut-off`: the load exceeded its limit, and the response is a 503 of the cache's own.
+    CutOff,
+    /// `slow-load`: the load took as long as the response is fresh.
+    SlowLoad,
+    /// `pass`: a moment ago a response under this key was not stored, so nobody reserved the right to store this one.
+    Pass,
+    /// `invalidated`: the key was invalidated while the response was loaded, or the lease had ended.
+    Invalidated,
+    /// `fill-refused`: the store answers, but refuses to store.
+    FillRefused,
+    /// `no-time`: another process was loading, and the time left did not suffice to wait for it.
+    NoTime,
+    /// The store failed meanwhile, with this fault: `redis-timeout` and so on.
+    Fault(FaultWord),
+}
+
+impl fmt::Display for NotStored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Status => "status",
+            Self::NoStore => "no-store",
+            Self::Private => "private",
+            Self::NoCache => "no-cache",
+            Self::BadCacheControl => "bad-cache-control",
+            Self::NotFresh => "not-fresh",
+            Self::SetCookie => "set-cookie",
+            Self::Vary => "vary",
+            Self::NotText => "not-text",
+            Self::TooLarge => "too-large",
+            Self::Trailers => "trailers",
+            Self::BrokeOff => "broke-off",
+            Self::CutOff => "cut-off",
+            Self::SlowLoad => "slow-load",
+            Self::Pass => "pass",
+            Self::Invalidated => "invalidated",
+            Self::FillRefused => "fill-refused",
+            Self::NoTime => "no-time",
+            Self::Fault(word) => return word.fmt(f),
+        })
+    }
 }
 
 impl CacheStatus {
@@ -60,6 +137,16 @@ impl CacheStatus {
             Self::Bypass { .. } => "bypass",
         }
     }
+
+    /// Whether the response comes from the store, and not from a load of this request.
+    pub(crate) fn is_from_entry(self) -> bool {
+        match self {
+            Self::Hit { .. } | Self::StoodIn { .. } => true,
+            Self::Miss { collapsed, .. } => collapsed == Some(true),
+            Self::Stale { collapsed, .. } => collapsed,
+            Self::Bypass { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for CacheStatus {
@@ -69,18 +156,27 @@ impl fmt::Display for CacheStatus {
             return write!(f, "{cache}; {word}; ttl={ttl}");
         }
         write!(f, "{cache}; fwd={word}")?;
+        let detail = |f: &mut fmt::Formatter<'_>, detail: &Option<NotStored>| match detail {
+            Some(detail) => write!(f, "; detail={detail}"),
+            None => Ok(()),
+        };
         match self {
             Self::Hit { .. } => Ok(()),
-            Self::Miss { stored, collapsed } => f.write_str(match (collapsed, stored) {
-                (None, true) => "; stored",
-                (None, false) => "",
-                (Some(true), _) => "; collapsed",
-                (Some(false), _) => "; collapsed=?0",
-            }),
-            Self::Stale { stored, collapsed, early } => {
+            Self::Miss { stored, collapsed, detail: why } => {
+                f.write_str(match (collapsed, stored) {
+                    (None, true) => "; stored",
+                    (None, false) => "",
+                    (Some(true), _) => "; collapsed",
+                    (Some(false), _) => "; collapsed=?0",
+                })?;
+                detail(f, why)
+            }
+            Self::Stale { stored, collapsed, early, detail: why } => {
                 f.write_str(if *stored { "; stored" } else { "" })?;
                 f.write_str(if *collapsed { "; collapsed" } else { "" })?;
-                f.write_str(if *early { "; detail=early-refresh" } else { "" })
+                // There is one `detail` (RFC 9211 §2.8): why it is not stored matters more.
+                f.write_str(if *early && why.is_none() { "; detail=early-refresh" } else { "" })?;
+                detail(f, why)
             }
             Self::StoodIn { status, ttl } => {
                 if let Some(status) = status {
@@ -99,8 +195,19 @@ mod tests {
 
     #[test]
     fn each_outcome_reads_as_rfc_9211_has_it() {
-        let miss = |stored, collapsed| CacheStatus::Miss { stored, collapsed };
-        let stale = |stored, collapsed, early| CacheStatus::Stale { stored, collapsed, early };
+        let miss = |stored, collapsed| CacheStatus::Miss { stored, collapsed, detail: None };
+        let stale = |stored, collapsed, early| CacheStatus::Stale {
+            stored,
+            collapsed,
+            early,
+            detail: None,
+        };
+        let timeout = crate::StoreError::Timeout("late".into()).word("redis");
+        let not_stored = |detail, collapsed| CacheStatus::Miss {
+            stored: false,
+            collapsed,
+            detail: Some(detail),
+        };
         for (status, header) in [
             (CacheStatus::Hit { ttl: 87 }, "response-boost; hit; ttl=87"),
             (miss(true, None), "response-boost; fwd=uri-miss; stored"),
@@ -117,10 +224,26 @@ mod tests {
             ),
             (CacheStatus::StoodIn { status: None, ttl: 2 }, "response-boost; fwd=stale; ttl=2"),
             (
-                CacheStatus::Bypass {
-                    detail: crate::StoreError::Timeout("late".into()).word("redis"),
-                },
+                CacheStatus::Bypass { detail: timeout },
                 "response-boost; fwd=bypass; detail=redis-timeout",
+            ),
+            (not_stored(NotStored::NoStore, None), "response-boost; fwd=uri-miss; detail=no-store"),
+            (
+                not_stored(NotStored::Fault(timeout), None),
+                "response-boost; fwd=uri-miss; detail=redis-timeout",
+            ),
+            (
+                not_stored(NotStored::NoTime, Some(false)),
+                "response-boost; fwd=uri-miss; collapsed=?0; detail=no-time",
+            ),
+            (
+                CacheStatus::Stale {
+                    stored: false,
+                    collapsed: false,
+                    early: true,
+                    detail: Some(NotStored::Vary),
+                },
+                "response-boost; fwd=stale; detail=vary",
             ),
         ] {
             assert_eq!(status.to_string(), header);

@@ -66,9 +66,9 @@ impl Wait {
     /// What became of the request, if it has waited and there now is an answer.
     pub(crate) fn status(&self) -> Option<CacheStatus> {
         self.has_begun().then_some(if self.is_for_refresh {
-            CacheStatus::Stale { stored: false, collapsed: true, early: false }
+            CacheStatus::Stale { stored: false, collapsed: true, early: false, detail: None }
         } else {
-            CacheStatus::Miss { stored: false, collapsed: Some(true) }
+            CacheStatus::Miss { stored: false, collapsed: Some(true), detail: None }
         })
     }
 

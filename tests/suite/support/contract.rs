@@ -110,7 +110,10 @@ pub fn assert_within_contract(reply: &Value) {
                 assert_eq!(problem["status"], status);
                 assert!(problem["title"].is_string() && problem["detail"].is_string());
                 let is_cached = problem["detail"] == "User not found";
-                assert_eq!(cache_status, is_cached.then_some("response-boost; fwd=uri-miss"));
+                assert_eq!(
+                    cache_status,
+                    is_cached.then_some("response-boost; fwd=uri-miss; detail=status")
+                );
             }
         }
         _ => panic!("the contract has no {status} here"),

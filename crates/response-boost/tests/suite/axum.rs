@@ -9,7 +9,7 @@ use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Path, Request};
 use axum::routing::get;
 use http::{Method, StatusCode};
-use response_boost::{CacheKey, MemoryStore, Namespace, Policy, ResponseCacheLayer};
+use response_boost::{CacheKey, Keep, MemoryStore, Namespace, Policy, ResponseCacheLayer};
 use test_peers::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,6 +75,31 @@ async fn each_route_can_have_a_layer_of_its_own() {
         let answer = ask(Method::GET, path).await;
         assert!(answer.contains(freshness) && answer.ends_with(&path[1..]), "{answer}");
         assert_eq!(answer.contains("cache-status"), !freshness.is_empty(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn each_route_can_say_for_itself_how_long_it_is_stored() {
+    let said = async || ([("cache-control", "public, max-age=10000")], "said");
+    let kept = async || (axum::Extension(Keep::new(Duration::from_secs(1_000))), "kept");
+    let app = Router::new()
+        .route("/plain", get(async || "plain"))
+        .route("/said", get(said))
+        .route("/kept", get(kept))
+        .layer(cache(Duration::from_secs(100_000)));
+    let ask = serve(app).await;
+    for (path, ttl, cache_control) in [
+        ("/plain", 100_000, "private, max-age=100000"),
+        ("/said", 10_000, "public, max-age=10000"),
+        ("/kept", 1_000, "private, max-age=1000"),
+    ] {
+        ask(Method::GET, path).await;
+        let hit = ask(Method::GET, path).await;
+        let left = hit.split_once("response-boost; hit; ttl=").unwrap().1;
+        let left: u64 = left.split_once("\r\n").unwrap().0.parse().unwrap();
+        assert!((ttl / 2..=ttl).contains(&left), "{hit}");
+        assert!(hit.contains(&format!("cache-control: {cache_control}\r\n")), "{hit}");
+        assert!(hit.ends_with(&path[1..]), "{hit}");
     }
 }
 

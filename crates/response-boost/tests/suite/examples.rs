@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
+use response_boost::{NotStored, StoreError};
 use serde_json::{Value, json};
 use test_peers::Folder;
 use test_peers::redis::RedisServer;
@@ -160,5 +161,35 @@ impl Lambda {
         });
         self.events.send(event).await.unwrap();
         self.replies.recv().await.unwrap()
+    }
+}
+
+#[test]
+fn the_readme_names_each_reason_why_a_response_is_not_stored() {
+    let readme = include_str!("../../../../README.md");
+    let timeout = StoreError::Timeout("late".into()).word("redis");
+    for reason in [
+        NotStored::Status,
+        NotStored::NoStore,
+        NotStored::Private,
+        NotStored::NoCache,
+        NotStored::BadCacheControl,
+        NotStored::NotFresh,
+        NotStored::SetCookie,
+        NotStored::Vary,
+        NotStored::NotText,
+        NotStored::TooLarge,
+        NotStored::Trailers,
+        NotStored::BrokeOff,
+        NotStored::CutOff,
+        NotStored::SlowLoad,
+        NotStored::Pass,
+        NotStored::Invalidated,
+        NotStored::FillRefused,
+        NotStored::NoTime,
+        NotStored::Fault(timeout),
+    ] {
+        let (cell, detail) = (format!("`{reason}`"), format!("detail={reason}`"));
+        assert!(readme.contains(&cell) || readme.contains(&detail), "{reason}");
     }
 }

@@ -31,7 +31,6 @@ const KEY: &str = "contract:lease";
 const STORED: &str = "response-boost; fwd=uri-miss; stored";
 const COLLAPSED: &str = "response-boost; fwd=uri-miss; collapsed";
 /// Nobody else was waited for, and nothing is stored.
-const ALONE: &str = "response-boost; fwd=uri-miss";
 const TEN_MINUTES: Duration = Duration::from_mins(10);
 const LOAD: Duration = Duration::from_millis(300);
 
@@ -124,6 +123,13 @@ struct Answer {
 impl Answer {
     fn assert(&self, body: &str, cache_status: &str) {
         assert_eq!((self.body.as_str(), self.cache_status.as_str()), (body, cache_status));
+    }
+
+    /// It was loaded and not stored, for one of these reasons.
+    fn assert_alone(&self, body: &str, details: &[&str]) {
+        let detail = self.cache_status.strip_prefix("response-boost; fwd=uri-miss; detail=");
+        assert!(details.contains(&detail.unwrap_or_default()), "{}", self.cache_status);
+        assert_eq!(self.body, body);
     }
 }
 
@@ -281,7 +287,9 @@ async fn a_fill_that_is_lost_leaves_no_lease() {
             async { response(200, "first") }
         })
     };
-    ask(&process, &cuts_off).await.assert("first", ALONE);
+    ask(&process, &cuts_off)
+        .await
+        .assert_alone("first", &["redis-timeout", "breaker-open", "redis-error"]);
     assert!(value(&redis).starts_with("lease:"), "the fill was lost: {}", value(&redis));
     proxy.set(Mode::Pass);
     let origin = Origin::at_once(200, "next");
@@ -337,7 +345,7 @@ async fn a_process_takes_over_at_once_what_its_own_lost_claim_has_left() {
     let store = Lossy { store: RedisStore::new(settings(&redis.url())), is_lost: false.into() };
     let process = process_with(store, &policy());
     let origin = Origin::at_once(200, "x");
-    ask(&process, &origin).await.assert("x", ALONE);
+    ask(&process, &origin).await.assert_alone("x", &["store-timeout"]);
     ask(&process, &origin).await.assert("x", STORED);
 }
 
@@ -374,7 +382,7 @@ async fn a_process_whose_fills_are_refused_takes_no_lease_for_a_while() {
     let until = Instant::now() + PATIENCE;
     loop {
         let commands = redis.monitor();
-        ask(&process, &Origin::at_once(200, "x")).await.assert("x", ALONE);
+        ask(&process, &Origin::at_once(200, "x")).await.assert_alone("x", &["fill-refused"]);
         let commands = commands.until_now(&redis);
         redis.command::<()>(&["DEL", KEY]);
         // Each refusal is remembered for longer than the one before it.
@@ -401,7 +409,7 @@ async fn assert_a_refused_fill_holds_nobody_up(what: &str, refuse: &[&str], allo
             async { response(200, "x") }
         })
     };
-    ask(first, &refuses).await.assert("x", ALONE);
+    ask(first, &refuses).await.assert_alone("x", &["fill-refused"]);
     let next = ask(first, &Origin::at_once(200, "next")).await;
     println!("{what}: the next request after {:?}", next.took);
     assert_eq!(next.body, "next");
@@ -601,8 +609,9 @@ async fn a_service_that_hangs_is_cut_off_and_the_entry_answers() {
     // Nothing to answer with: a failure that is not stored, and by the policy's limit.
     let limited = process(&redis.url(), &policy().with_load_limit(LOAD));
     let answer = ask(&limited, &Origin::silent()).await;
-    assert_eq!((answer.status, answer.cache_status.as_str()), (503, ALONE));
-    ask(&limited, &Origin::at_once(200, "x")).await.assert("x", ALONE);
+    assert_eq!(answer.status, 503);
+    answer.assert_alone("", &["cut-off"]);
+    ask(&limited, &Origin::at_once(200, "x")).await.assert_alone("x", &["pass"]);
 }
 
 #[tokio::test]
@@ -627,14 +636,15 @@ async fn what_is_never_stored_is_remembered_for_longer_than_what_is_not_today() 
     });
     let large: &'static str = "x".repeat(2_000).leak();
     let nearly = "x".repeat(900).leak();
-    for (origin, life_ms) in [
-        (cookie, 1_001..=60_000),
-        (Origin::at_once(200, large), 1_001..=60_000),
-        (Origin::at_once(200, nearly), 1_001..=60_000),
-        (Origin::at_once(404, "x"), 0..=1_000),
-        (Origin::at_once(503, "x"), 0..=1_000),
+    for (origin, detail, life_ms) in [
+        (cookie, "set-cookie", 1_001..=60_000),
+        (Origin::at_once(200, large), "too-large", 1_001..=60_000),
+        (Origin::at_once(200, nearly), "too-large", 1_001..=60_000),
+        (Origin::at_once(404, "x"), "status", 0..=1_000),
+        (Origin::at_once(503, "x"), "status", 0..=1_000),
     ] {
-        assert_eq!(ask(&process, &origin).await.cache_status, ALONE);
+        let answer = ask(&process, &origin).await;
+        answer.assert_alone(&answer.body, &[detail]);
         let left_ms: i64 = redis.command(&["PTTL", KEY]);
         assert!(life_ms.contains(&left_ms), "{left_ms} ms of {life_ms:?}");
         redis.command::<()>(&["DEL", KEY]);

@@ -9,3 +9,4 @@ mod leases;
 mod redis_connections;
 mod redis_faults;
 mod store_contract;
+mod variants;

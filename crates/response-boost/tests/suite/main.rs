@@ -8,4 +8,5 @@ mod guarantee;
 mod leases;
 mod redis_connections;
 mod redis_faults;
+mod refreshes;
 mod store_contract;

@@ -56,6 +56,10 @@ pub mod variable {
     pub const CACHE_MAX_ENTRY_BYTES: &str = "CACHE_MAX_ENTRY_BYTES";
     /// How long past its time an entry may stand in for a store that fails, in seconds. 0: not at all.
     pub const CACHE_STALE_IF_ERROR_SECONDS: &str = "CACHE_STALE_IF_ERROR_SECONDS";
+    /// How long past its time an entry is answered at once and loaded anew after the reply, in seconds. 0: not at all.
+    pub const CACHE_STALE_WHILE_REVALIDATE_SECONDS: &str = "CACHE_STALE_WHILE_REVALIDATE_SECONDS";
+    /// `after-reply`, or `inline`: the request that meets an entry about to end loads it itself. `after-reply`.
+    pub const CACHE_REFRESH: &str = "CACHE_REFRESH";
     /// How eagerly an entry is loaded anew before it ends: the beta of `XFetch`. 1; 0: never.
     pub const CACHE_EARLY_REFRESH: &str = "CACHE_EARLY_REFRESH";
     /// How long a lease lives without a sign of its holder, in milliseconds. 2000; 0: no leases.
@@ -304,6 +308,13 @@ impl Variables<'_> {
         });
         let bytes = self.number(variable::CACHE_MAX_ENTRY_BYTES, "1048576", Self::BYTES);
         let stale = self.number(variable::CACHE_STALE_IF_ERROR_SECONDS, "0", Self::SECONDS);
+        let window =
+            self.number(variable::CACHE_STALE_WHILE_REVALIDATE_SECONDS, "0", Self::SECONDS);
+        let is_inline = self.read(variable::CACHE_REFRESH, "after-reply", |text| match text {
+            "after-reply" => Ok(false),
+            "inline" => Ok(true),
+            _ => Err("after-reply or inline".to_owned()),
+        });
         let lease = self.number(variable::CACHE_LEASE_MS, "2000", 0..=*Self::MILLISECONDS.end());
         let fresh_for = Duration::from_secs(ttl.as_ref().copied().unwrap_or_default());
         let policy = self.read(variable::CACHE_EARLY_REFRESH, "1", |text| {
@@ -323,7 +334,11 @@ impl Variables<'_> {
         }
         policy = policy
             .with_stale_if_error(Duration::from_secs(stale?))
+            .with_stale_while_revalidate(Duration::from_secs(window?))
             .with_lease(Duration::from_millis(lease?));
+        if is_inline? {
+            policy = policy.with_inline_refresh();
+        }
         Ok(policy.with_max_entry_bytes(usize::try_from(bytes?).unwrap_or(usize::MAX)))
     }
 

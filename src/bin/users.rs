@@ -119,14 +119,15 @@ where
         });
     // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
     // already.
-    let runtime = Runtime::new(gateway).layer(Payloads).layer(Telemetry::new(&log));
+    let runtime = Runtime::new(gateway).layer(Payloads);
     // An environment that serves several requests at a time is not frozen between two of them.
     let after_reply = (max_concurrency == 1).then(|| {
         AfterReplyLayer::new(|invocation: &LambdaInvocation| {
             Deadline::at(invocation.context.deadline())
         })
     });
-    let runtime = runtime.layer(option_layer(after_reply));
+    // The line of a request tells what was done after its reply, too.
+    let runtime = runtime.layer(option_layer(after_reply)).layer(Telemetry::new(&log));
     // The compiler does not see by itself that this can be a task.
     let served: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(runtime.run_concurrent());
     served.await

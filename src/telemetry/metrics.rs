@@ -123,6 +123,7 @@ impl Entry for Line<'_> {
     fn write<'a>(&'a self, writer: &mut impl EntryWriter<'a>) {
         let Report { status, connect, command, wait, load, saved, faults, fault, .. } =
             &self.report;
+        let Report { refreshes, refresh, after_reply, .. } = &self.report;
         let outcome = Outcome::of(&self.report);
 
         writer.timestamp(SystemTime::now());
@@ -138,9 +139,12 @@ impl Entry for Line<'_> {
         writer.value("outcome", outcome.as_str());
         text(writer, "cache_status", status.map(CacheStatus::as_str));
         text(writer, "fault", fault.map(|fault| fault.to_string()).as_deref());
-        for (name, time) in
-            [("redis_connect_ms", connect), ("lease_wait_ms", wait), ("saved_ms", saved)]
-        {
+        for (name, time) in [
+            ("redis_connect_ms", connect),
+            ("lease_wait_ms", wait),
+            ("saved_ms", saved),
+            ("after_reply_ms", after_reply),
+        ] {
             if let Some(time) = time {
                 writer.value(name, &Plain(milliseconds(*time)));
             }
@@ -151,6 +155,7 @@ impl Entry for Line<'_> {
             ("Requests", 1),
             ("CacheFaults", (*faults).into()),
             ("StoreLoads", load.is_some().into()),
+            ("Refreshes", (*refreshes).into()),
             ("ColdStarts", self.is_cold_start.into()),
         ] {
             // CloudWatch adds up what is there: what is not is as good as none, and shorter.
@@ -161,7 +166,9 @@ impl Entry for Line<'_> {
         if let Some(name) = outcome.metric() {
             writer.value(name, &Metric(count(1), Unit::Count));
         }
-        for (name, time) in [("RedisLatency", command), ("StoreLatency", load)] {
+        for (name, time) in
+            [("RedisLatency", command), ("StoreLatency", load), ("RefreshLatency", refresh)]
+        {
             if let Some(time) = time {
                 writer.value(name, &Metric(milliseconds(*time), MILLISECONDS));
             }
@@ -228,7 +235,8 @@ mod tests {
     fn statuses() -> Vec<Option<CacheStatus>> {
         let mut all = vec![
             None,
-            Some(CacheStatus::Hit { ttl: 87 }),
+            Some(CacheStatus::Hit { ttl: 87, refreshes: false }),
+            Some(CacheStatus::Hit { ttl: -87, refreshes: true }),
             Some(CacheStatus::Bypass { detail: timeout() }),
             Some(CacheStatus::StoodIn { status: Some(StatusCode::BAD_GATEWAY), ttl: -4 }),
         ];
@@ -261,6 +269,9 @@ mod tests {
         (report.status, report.connect, report.command, report.wait) = (status, time, time, time);
         report.load = time.filter(|_| !is_kept);
         report.saved = time.filter(|_| is_kept);
+        let refreshes = matches!(status, Some(CacheStatus::Hit { refreshes: true, .. }));
+        report.refreshes = refreshes.into();
+        (report.refresh, report.after_reply) = (time.filter(|_| refreshes), time);
         (report.faults, report.fault) =
             (12, Some(response_boost::StoreError::Timeout("late".into()).word("redis")));
         Line {
@@ -285,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_seventeen_series_whatever_becomes_of_its_requests() {
+    fn a_service_has_nineteen_series_whatever_becomes_of_its_requests() {
         let service = label("users");
         let mut lines = Lines::new(&label("ResponseBoost"));
         let mut series = BTreeSet::new();
@@ -304,7 +315,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(series.len(), 17, "each costs monthly; 20 are the most:\n{series:?}");
+        assert_eq!(series.len(), 19, "each costs monthly; 20 are the most:\n{series:?}");
     }
 
     #[test]

@@ -336,6 +336,44 @@ async fn a_key_that_is_refreshed_early_is_loaded_hardly_more_often() {
     assert_one_load_a_life("1", 0.9).await;
 }
 
+/// Each is answered with what is there, and one of them loads it anew when it has given its reply.
+#[tokio::test]
+async fn nobody_waits_for_the_load_of_an_entry_that_is_there() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables =
+        [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600")];
+    let functions = environments(3, &table, &redis, &variables).await;
+    assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
+    table.set(Mode::Late(LOAD));
+    let (mut refreshed, ends) = (0, Instant::now() + 4 * TTL);
+    while Instant::now() < ends {
+        for (reply, _) in ask_all(&functions, "/users/1").await {
+            let status = reply.cache_status();
+            assert_eq!(reply.body, MANAS, "{status}");
+            assert!(status.starts_with("response-boost; hit; ttl="), "{status}");
+            refreshed += usize::from(status.contains("detail="));
+        }
+    }
+    let loads = table.requests().len();
+    assert!(loads >= 2 && refreshed >= loads - 1, "{loads} loads, {refreshed} refreshes");
+    // Its line tells of it, and none of its own times do.
+    let [line] = &functions
+        .iter()
+        .filter_map(|function| {
+            let output = function.output();
+            let line = output.lines().find(|line| line.contains(r#""Refreshes":1"#))?.to_owned();
+            Some(serde_json::from_str::<serde_json::Value>(&line).unwrap())
+        })
+        .take(1)
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("no line tells of a refresh")
+    };
+    assert!(line["RefreshLatency"].as_f64() >= Some(200.0), "{line}");
+    assert!(line["after_reply_ms"].as_f64() >= line["RefreshLatency"].as_f64(), "{line}");
+    assert_eq!((line["outcome"].as_str(), line.get("StoreLatency")), (Some("hit"), None), "{line}");
+}
+
 #[tokio::test]
 async fn requests_at_once_in_one_environment_wait_for_each_other_as_in_many() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Once, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::Deadline;
 use crate::clock::Clock;
+use crate::report::timed;
 
 tokio::task_local! {
     static LEFT: Left;
@@ -35,12 +36,15 @@ const MARGIN: Duration = Duration::from_millis(100);
 /// - for a connection to Redis that is being opened, replaced or tried after a fault, a second at most, and
 ///   backing off up to every five seconds while that is in vain;
 /// - for the release of a lease whose load has not ended by itself;
-/// - for an invalidation that failed, or whose request was cut off.
+/// - for an invalidation that failed, or whose request was cut off;
+/// - for the load of an entry that is about to end, or past its freshness and within the window of
+///   [`Policy::with_stale_while_revalidate`](crate::Policy::with_stale_while_revalidate): the client has the entry.
 ///
 /// The work ends before 0.9 of the time that the invocation has left, less 100 ms. Lambda bills the time, and
 /// sends the environment no other event meanwhile; requests that leave nothing to do take no longer.
 ///
-/// Without this layer the work is spawned: right for a server, which is not frozen.
+/// Without this layer the work is spawned: right for a server, which is not frozen. On Lambda entries are then loaded
+/// anew by the requests that meet them, and a warning says so once.
 ///
 #[cfg_attr(feature = "lambda", doc = "```no_run")]
 #[cfg_attr(not(feature = "lambda"), doc = "```ignore")]
@@ -122,7 +126,7 @@ where
         Box::pin(async move {
             let reply = LEFT.scope(left.clone(), reply).await;
             if !left.is_empty() {
-                left.finish(ends_at).await;
+                timed(|report| &mut report.after_reply, left.finish(ends_at)).await;
             }
             reply
         })
@@ -138,8 +142,33 @@ pub(crate) fn defer(work: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
+/// Whether a load that is deferred now is made: where a freeze would come between, it takes the layer.
+pub(crate) fn can_load() -> bool {
+    // An environment that serves several requests at a time is not frozen between two of them.
+    static IS_FROZEN: LazyLock<bool> = LazyLock::new(|| {
+        let serves_one =
+            std::env::var("AWS_LAMBDA_MAX_CONCURRENCY").map_or(true, |requests| requests == "1");
+        std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some() && serves_one
+    });
+    static WARNED: Once = Once::new();
+    if has_layer() {
+        return true;
+    }
+    if *IS_FROZEN {
+        WARNED.call_once(|| {
+            warn!("no AfterReplyLayer around the Lambda runtime: requests refresh entries themselves, and wait for it");
+        });
+        return false;
+    }
+    Handle::try_current().is_ok()
+}
+
+/// What the work after the reply may take of the time that an invocation has left.
+pub(crate) fn limit(left: Duration) -> Duration {
+    left.mul_f64(SHARE).saturating_sub(MARGIN)
+}
+
 /// Whether what is deferred now waits for the reply.
-#[cfg(feature = "redis")]
 pub(crate) fn has_layer() -> bool {
     LEFT.try_with(|_| ()).is_ok()
 }
@@ -164,8 +193,7 @@ impl Left {
         let Some(left) = ends_at.left(Clock::default().now_ms()) else {
             return self.run().await;
         };
-        let limit = left.mul_f64(SHARE).saturating_sub(MARGIN);
-        if tokio::time::timeout(limit, self.run()).await.is_err() {
+        if tokio::time::timeout(limit(left), self.run()).await.is_err() {
             warn!("work after the reply cut off: the invocation is about to end");
         }
     }

@@ -82,16 +82,38 @@ pub(crate) fn age_at_load(headers: &HeaderMap) -> Duration {
     age.unwrap_or_default()
 }
 
-/// How long a stored response may be served past its freshness where its load fails.
+/// How long a stored response may be served past its freshness.
 ///
-/// The service can forbid it (RFC 9111 §4.2.4), or say how long (RFC 5861 §4).
-pub(crate) fn stale_if_error(headers: &HeaderMap, policy: &Policy) -> Duration {
-    if !headers.contains_key(CACHE_CONTROL) {
-        return policy.stale_if_error;
+/// The service can forbid it (RFC 9111 §4.2.4), or say how long (RFC 5861).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StaleFor {
+    /// Where its load fails (RFC 5861 §4).
+    pub(crate) if_error: Duration,
+    /// While it is loaded anew (RFC 5861 §3).
+    pub(crate) while_revalidate: Duration,
+}
+
+impl StaleFor {
+    pub(crate) fn of(headers: &HeaderMap, policy: &Policy) -> Self {
+        let ours = Self {
+            if_error: policy.stale_if_error,
+            while_revalidate: policy.stale_while_revalidate,
+        };
+        if !headers.contains_key(CACHE_CONTROL) {
+            return ours;
+        }
+        match Directives::of(headers) {
+            Some(said) if !said.forbids_stale => Self {
+                if_error: said.stale_if_error.unwrap_or(ours.if_error),
+                while_revalidate: said.stale_while_revalidate.unwrap_or(ours.while_revalidate),
+            },
+            _ => Self { if_error: Duration::ZERO, while_revalidate: Duration::ZERO },
+        }
     }
-    match Directives::of(headers) {
-        Some(said) if !said.forbids_stale => said.stale_if_error.unwrap_or(policy.stale_if_error),
-        _ => Duration::ZERO,
+
+    /// How long it may be served at all.
+    pub(crate) fn longest(self) -> Duration {
+        self.if_error.max(self.while_revalidate)
     }
 }
 
@@ -156,6 +178,7 @@ struct Directives {
     max_age: Option<Duration>,
     s_maxage: Option<Duration>,
     stale_if_error: Option<Duration>,
+    stale_while_revalidate: Option<Duration>,
     /// `must-revalidate`, `proxy-revalidate`, or `s-maxage` (RFC 9111 §5.2.2.2, §5.2.2.8, §5.2.2.10).
     forbids_stale: bool,
 }
@@ -170,11 +193,12 @@ impl Directives {
                 "no-store" => Some(NotStored::NoStore),
                 "private" => Some(NotStored::Private),
                 "no-cache" => Some(NotStored::NoCache),
-                name @ ("max-age" | "s-maxage" | "stale-if-error") => {
+                name @ ("max-age" | "s-maxage" | "stale-if-error" | "stale-while-revalidate") => {
                     let place = match name {
                         "max-age" => &mut said.max_age,
                         "s-maxage" => &mut said.s_maxage,
-                        _ => &mut said.stale_if_error,
+                        "stale-if-error" => &mut said.stale_if_error,
+                        _ => &mut said.stale_while_revalidate,
                     };
                     let seconds = directive.seconds();
                     is_clear &= seconds.is_some() && (place.is_none() || *place == seconds);

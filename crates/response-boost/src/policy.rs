@@ -29,6 +29,8 @@ pub struct Policy {
     pub(crate) load_limit: Duration,
     pub(crate) early_refresh: f64,
     pub(crate) stale_if_error: Duration,
+    pub(crate) stale_while_revalidate: Duration,
+    pub(crate) refreshes_inline: bool,
     pub(crate) methods: Vec<Method>,
 }
 
@@ -74,6 +76,8 @@ impl Policy {
             load_limit: Self::DEFAULT_LOAD_LIMIT,
             early_refresh: Self::DEFAULT_EARLY_REFRESH,
             stale_if_error: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            refreshes_inline: false,
             methods: Vec::new(),
         }
     }
@@ -199,6 +203,26 @@ impl Policy {
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;
+        self
+    }
+
+    /// Serves an entry for `window` past its freshness at once, and loads it anew after the reply (RFC 5861 §3), so that
+    /// no client waits for the load of an entry that is there. By default not at all.
+    ///
+    /// On Lambda this takes [`AfterReplyLayer`](crate::AfterReplyLayer) around the runtime; elsewhere the cache spawns
+    /// the load. A refresh that fails leaves the entry, and is not tried again for a second. The service inside can
+    /// forbid all this, or name another window, by `Cache-Control`.
+    #[must_use]
+    pub fn with_stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.stale_while_revalidate = window;
+        self
+    }
+
+    /// Lets the request that meets an entry about to end, or past its freshness, load it itself: no work is left for
+    /// after the reply, and its client waits.
+    #[must_use]
+    pub fn with_inline_refresh(mut self) -> Self {
+        self.refreshes_inline = true;
         self
     }
 

@@ -5,6 +5,7 @@
 //! thing that can be seen), [`Wait`] for another's fill and look again, [`load`](ReadThrough::load), and
 //! [`settle`](ReadThrough::settle) what becomes of the load.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,14 +15,16 @@ use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
-use tracing::warn;
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
+use crate::after_reply;
 use crate::body::{self, CachedBody, Collected};
 use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
-use crate::freshness;
+use crate::freshness::{self, StaleFor};
 use crate::lease::{Lease, Voids};
 use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
 use crate::refusals::Refusals;
@@ -40,6 +43,9 @@ const EARLY_REFRESH_FROM: Duration = Duration::from_millis(5);
 const MARGIN: u32 = 12;
 /// How many bits of a random number are used: as many as a floating point number holds.
 const RANDOM_BITS: u32 = 53;
+/// How many loads a server makes after replies at the same time. Those that there is no room for are left out: the next
+/// request for their key asks for one again.
+const MOST_REFRESHES: usize = 64;
 /// As much of a value as tells it from all others: an entry's unique id is within it.
 const FINGERPRINT_BYTES: usize = 64;
 
@@ -57,12 +63,19 @@ pub(crate) struct Shared<S> {
     pub(crate) voids: Voids,
     pub(crate) refusals: Refusals,
     faults: Faults,
+    refreshes: Semaphore,
 }
 
 /// What a request is to be answered with.
-pub(crate) enum Answer<B: Body> {
+pub(crate) enum Answer<B: Body, R = Infallible> {
     /// An answer that may be kept, whether it came from the store or was just loaded.
-    Cacheable { entry: Entry, age: Option<Duration>, status: CacheStatus },
+    Cacheable {
+        entry: Entry,
+        age: Option<Duration>,
+        status: CacheStatus,
+        /// What is to be done after the reply.
+        refresh: Option<R>,
+    },
     /// An answer that is not kept, as it was loaded.
     Uncacheable { response: Response<CachedBody<B>>, status: CacheStatus },
 }
@@ -70,8 +83,23 @@ pub(crate) enum Answer<B: Body> {
 /// What to do after the look.
 #[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
 enum Plan<S: Store> {
-    Answer { entry: Entry, status: CacheStatus },
+    Answer {
+        entry: Entry,
+        status: CacheStatus,
+    },
+    /// The entry is the answer, and is loaded anew after the reply.
+    AnswerAndRefresh {
+        entry: Entry,
+        status: CacheStatus,
+        refresh: Box<Load<S>>,
+    },
     Load(Box<Load<S>>),
+}
+
+/// A load that is to be made after the reply, if nobody else is at it by then.
+pub(crate) struct Refresh<S: Store, L> {
+    plan: Box<Load<S>>,
+    load: L,
 }
 
 /// The same where another may be at it.
@@ -168,7 +196,8 @@ enum Taken<S: Store> {
 impl<S> ReadThrough<S> {
     pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
         let (voids, refusals, faults) = Default::default();
-        let shared = Arc::new(Shared { store, voids, refusals, faults });
+        let refreshes = Semaphore::new(MOST_REFRESHES);
+        let shared = Arc::new(Shared { store, voids, refusals, faults, refreshes });
         Self { shared, policy: Arc::new(policy), clock }
     }
 
@@ -190,27 +219,85 @@ impl<S: Store> ReadThrough<S> {
     /// the time that is left until the whole request ends (`ends_at_ms`, if it does) the store gets
     /// half at most: the rest is for the load and for the answer's way.
     /// `Err` is `load`'s own; nothing is kept then, and no entry stands in for it.
-    pub(crate) async fn answer<B: Body, E: fmt::Display>(
+    pub(crate) async fn answer<B: Body, E: fmt::Display, L>(
         self: &Arc<Self>,
         key: &CacheKey,
         ends_at_ms: Option<u64>,
-        load: impl AsyncFnOnce() -> Result<Response<Collected<B>>, E>,
-    ) -> Result<Answer<B>, E> {
+        load: L,
+    ) -> Result<Answer<B, Refresh<S, L>>, E>
+    where
+        L: Future<Output = Result<Response<Collected<B>>, E>>,
+    {
         let mut budget = self.budget(ends_at_ms);
         let plan = match budget.look(self, key).await {
             Ok(Seen::Fresh { entry, left, .. }) if !self.is_due(&entry, left) => {
-                Plan::Answer { entry, status: CacheStatus::Hit { ttl: left.as_secs() } }
+                Plan::Answer { entry, status: hit(left) }
             }
             // On the heap, like all that a hit does not come to: its future is moved for each request.
             seen => Box::pin(self.plan(key, seen, &mut budget)).await,
         };
-        match plan {
-            Plan::Answer { entry, status } => {
-                record(|report| report.saved = Some(entry.load_cost));
-                let age = Some(entry.age(self.clock.now_ms()));
-                Ok(Answer::Cacheable { entry, age, status })
+        let (entry, status, refresh) = match plan {
+            Plan::Answer { entry, status } => (entry, status, None),
+            Plan::AnswerAndRefresh { entry, status, refresh } => (entry, status, Some(refresh)),
+            Plan::Load(plan) => {
+                let until_end = budget.until_end();
+                let limit = self.load_limit(&plan, until_end);
+                return Box::pin(self.load(key, plan, limit, load, &mut budget)).await;
             }
-            Plan::Load(plan) => Box::pin(self.load(key, plan, load, &mut budget)).await,
+        };
+        record(|report| report.saved = Some(entry.load_cost));
+        let age = Some(entry.age(self.clock.now_ms()));
+        let refresh = refresh.map(|plan| Refresh { plan, load });
+        Ok(Answer::Cacheable { entry, age, status, refresh })
+    }
+
+    /// Loads an entry anew whose request has its answer, unless another is at it, has just failed to, or has put
+    /// something in its place. It is optional work: whatever it meets, it leaves it at that.
+    pub(crate) async fn refresh<B: Body, E: fmt::Display>(
+        self: Arc<Self>,
+        key: CacheKey,
+        Refresh { mut plan, load }: Refresh<
+            S,
+            impl Future<Output = Result<Response<Collected<B>>, E>>,
+        >,
+        ends_at_ms: Option<u64>,
+    ) {
+        let (Right::Entry(fingerprint), Some(entry)) = (&plan.right, &plan.standing) else {
+            return;
+        };
+        let Ok(_room) = self.shared.refreshes.try_acquire() else { return };
+        let mut budget = self.budget(ends_at_ms);
+        if let Some(lease) = self.policy.lease {
+            if self.shared.refusals.forbid(self.clock.now_ms()) {
+                return;
+            }
+            let life = announcement_life(entry, lease);
+            let announced = self.claim(&key.refresh(), Expected::Nothing, life, &mut budget).await;
+            let lease = match announced {
+                Taken::Lease(lease) => lease,
+                Taken::Another(_) => return,
+                Taken::Fault(fault) => {
+                    self.tell(&fault, "refresh not announced, and not made");
+                    return;
+                }
+            };
+            // Between the reply and the announcement another may have been through with it.
+            if !budget.look(&self, &key).await.is_ok_and(|seen| seen.is(fingerprint)) {
+                return;
+            }
+            plan.lease = Some(lease);
+        }
+        let until_end = budget.until_end().map_or(Duration::MAX, |left| {
+            // What becomes of the load takes its time too.
+            after_reply::limit(left).saturating_sub(self.policy.deadline)
+        });
+        let limit = self.policy.load_limit.min(until_end);
+        let mut budget = self.budget(ends_at_ms);
+        match self.load::<_, _, Infallible>(&key, plan, limit, load, &mut budget).await {
+            Ok(Answer::Cacheable { status, .. } | Answer::Uncacheable { status, .. }) => {
+                debug!(cache_status = %status, "refreshed after the reply");
+            }
+            Err(error) => warn!(%error, "refresh after the reply failed"),
         }
     }
 
@@ -276,8 +363,20 @@ impl<S: Store> ReadThrough<S> {
                 Ok(Seen::Fresh { entry, left, fingerprint }) => {
                     return match wait.status() {
                         Some(status) => Plan::Answer { entry, status },
+                        None if self.refreshes_after_reply() => Plan::after_reply(
+                            Reason::Early,
+                            entry,
+                            whole_seconds(left),
+                            fingerprint,
+                        ),
                         None => self.refresh_early(key, entry, left, fingerprint, budget).await,
                     };
+                }
+                Ok(Seen::Stale { entry, fingerprint })
+                    if self.may_revalidate(&entry) && self.refreshes_after_reply() =>
+                {
+                    let ttl = ttl_left(&entry, entry.age(self.clock.now_ms()));
+                    return Plan::after_reply(Reason::Stale, entry, ttl, fingerprint);
                 }
                 Ok(Seen::Stale { entry, fingerprint }) => {
                     self.refresh_stale(key, entry, fingerprint, &wait, budget).await
@@ -424,8 +523,7 @@ impl<S: Store> ReadThrough<S> {
                     self.tell(fault, "refresh not announced");
                 }
                 let Taken::Lease(lease) = taken else {
-                    let status = CacheStatus::Hit { ttl: left.as_secs() };
-                    return Plan::Answer { entry, status };
+                    return Plan::Answer { entry, status: hit(left) };
                 };
                 Some(lease)
             }
@@ -516,7 +614,17 @@ impl<S: Store> ReadThrough<S> {
     }
 
     fn may_stand_in(&self, entry: &Entry, age: Duration) -> bool {
-        age < entry.ttl.saturating_add(freshness::stale_if_error(&entry.headers, &self.policy))
+        age < entry.ttl.saturating_add(StaleFor::of(&entry.headers, &self.policy).longest())
+    }
+
+    /// Whether an entry past its freshness may be served while it is loaded anew.
+    fn may_revalidate(&self, entry: &Entry) -> bool {
+        let window = StaleFor::of(&entry.headers, &self.policy).while_revalidate;
+        entry.age(self.clock.now_ms()) < entry.ttl.saturating_add(window)
+    }
+
+    fn refreshes_after_reply(&self) -> bool {
+        !self.policy.refreshes_inline && after_reply::can_load()
     }
 
     /// Whether to load a fresh entry anew before it ends: the nearer its end and the longer its load
@@ -536,18 +644,18 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// Loads, within the time that there is for it, and keeps the lease alive meanwhile.
-    async fn load<B: Body, E: fmt::Display>(
+    async fn load<B: Body, E: fmt::Display, R>(
         self: &Arc<Self>,
         key: &CacheKey,
         mut plan: Box<Load<S>>,
-        load: impl AsyncFnOnce() -> Result<Response<Collected<B>>, E>,
+        limit: Duration,
+        load: impl Future<Output = Result<Response<Collected<B>>, E>>,
         budget: &mut Budget<'_>,
-    ) -> Result<Answer<B>, E> {
-        let limit = self.load_limit(&plan, budget.until_end());
+    ) -> Result<Answer<B, R>, E> {
         // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
         // while it is on its way is already older than the answer says.
         let started_at_ms = self.clock.now_ms();
-        let loading = tokio::time::timeout(limit, load());
+        let loading = tokio::time::timeout(limit, load);
         let loading = async {
             match &mut plan.lease {
                 Some(lease) => lease.during(loading).await,
@@ -575,14 +683,14 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// What becomes of a load. `None`: it was cut off.
-    async fn settle<B: Body, E: fmt::Display>(
+    async fn settle<B: Body, E: fmt::Display, R>(
         &self,
         key: &CacheKey,
         mut plan: Box<Load<S>>,
         started_at_ms: u64,
         loaded: Option<Result<Response<Collected<B>>, E>>,
         budget: &mut Budget<'_>,
-    ) -> Result<Answer<B>, E> {
+    ) -> Result<Answer<B, R>, E> {
         let now_ms = self.clock.now_ms();
         let is_early = plan.reason == Reason::Early;
         if let Some(entry) = plan.standing.take()
@@ -597,7 +705,7 @@ impl<S: Store> ReadThrough<S> {
             }
             let status =
                 CacheStatus::StoodIn { status: failure.status, ttl: ttl_left(&entry, age) };
-            return Ok(Answer::Cacheable { entry, age: Some(age), status });
+            return Ok(Answer::Cacheable { entry, age: Some(age), status, refresh: None });
         }
         let response = match loaded {
             Some(Ok(response)) => response,
@@ -641,7 +749,8 @@ impl<S: Store> ReadThrough<S> {
         let entry = Entry::of_response(response, loaded_at_ms, load_cost, ttl);
         let stored = self.keep(key, &mut plan, &entry, budget).await;
         let age = (!age_at_load.is_zero()).then(|| entry.age(now_ms));
-        Ok(Answer::Cacheable { entry, age, status: plan.reason.status(stored) })
+        let status = plan.reason.status(stored);
+        Ok(Answer::Cacheable { entry, age, status, refresh: None })
     }
 
     /// Stores the entry. `Err`: it is not stored, as far as is known, and why if that is known.
@@ -672,7 +781,7 @@ impl<S: Store> ReadThrough<S> {
             self.pass(key, plan, LONG_LIFE, budget).await;
             return Err(Some(NotStored::TooLarge));
         }
-        let stale_for = freshness::stale_if_error(&entry.headers, &self.policy);
+        let stale_for = StaleFor::of(&entry.headers, &self.policy).longest();
         let life = fresh_for.saturating_add(stale_for);
         match budget.spend(self.shared.store.put(key, expected, bytes, life)).await {
             Ok(stored) => {
@@ -762,6 +871,27 @@ impl<S: Store> ReadThrough<S> {
 impl<S: Store> Plan<S> {
     fn load(reason: Reason, right: Right) -> Self {
         Self::Load(Box::new(Load::new(reason, right)))
+    }
+}
+
+impl<S: Store> Plan<S> {
+    /// The entry is the answer, and is loaded anew after the reply.
+    fn after_reply(reason: Reason, entry: Entry, ttl: i64, fingerprint: Bytes) -> Self {
+        let load = Load::refresh(reason, entry.clone(), Right::Entry(fingerprint), None);
+        let status = CacheStatus::Hit { ttl, refreshes: true };
+        Self::AnswerAndRefresh { entry, status, refresh: Box::new(load) }
+    }
+}
+
+impl Seen {
+    /// Whether it is the entry that begins like this.
+    fn is(&self, start: &Bytes) -> bool {
+        match self {
+            Self::Fresh { fingerprint, .. } | Self::Stale { fingerprint, .. } => {
+                fingerprint == start
+            }
+            Self::Pass | Self::Vacant(_) => false,
+        }
     }
 }
 
@@ -873,18 +1003,26 @@ fn cut_off<B: Body>() -> Response<CachedBody<B>> {
     response
 }
 
+/// An entry that is fresh for so long is the answer.
+fn hit(left: Duration) -> CacheStatus {
+    CacheStatus::Hit { ttl: whole_seconds(left), refreshes: false }
+}
+
+fn whole_seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
 fn fingerprint(value: &Bytes) -> Bytes {
     value.slice(..value.len().min(FINGERPRINT_BYTES))
 }
 
 /// Seconds of freshness left, rounded down; negative where it is over.
 fn ttl_left(entry: &Entry, age: Duration) -> i64 {
-    let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     if let Some(left) = entry.ttl.checked_sub(age) {
-        return whole(left);
+        return whole_seconds(left);
     }
     let over = age.saturating_sub(entry.ttl);
-    -whole(over) - i64::from(over.subsec_nanos() > 0)
+    -whole_seconds(over) - i64::from(over.subsec_nanos() > 0)
 }
 
 /// How long the announcement of a refresh lives without a sign of life: no longer than a lease, and no longer than

@@ -22,7 +22,8 @@ struct Watching {
 /// What caches did for one request, and how long it waited for what. `None`: not at all.
 ///
 /// A part that was given up counts as long as it was waited for. What runs beside a request, such as
-/// a probe, is not in its report.
+/// a probe, is not in its report. What was done after the reply is not in the times of the request, and known only when
+/// it is over: see [`AfterReplyLayer`](crate::AfterReplyLayer).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -38,6 +39,12 @@ pub struct Report {
     pub load: Option<Duration>,
     /// What the load took that this request was spared: its answer is one that was kept.
     pub saved: Option<Duration>,
+    /// How often a load was made after the reply.
+    pub refreshes: u32,
+    /// For the service inside, after the reply.
+    pub refresh: Option<Duration>,
+    /// For all that was left to do after the reply.
+    pub after_reply: Option<Duration>,
     /// How often the store could not do what it was asked, or was not asked after a fault.
     pub faults: u32,
     /// The last of these.
@@ -90,6 +97,30 @@ pub(crate) fn record(change: impl Fn(&mut Report)) {
             next = watching.outer.as_deref();
         }
     });
+}
+
+/// `work`, which is done for the current request when that has its answer: its recorders are told of the load and of
+/// the faults, and no times are added to those of the request.
+pub(crate) fn afterwards<F: Future>(work: F) -> impl Future<Output = F::Output> + use<F> {
+    let of_request = RECORDER.try_with(Clone::clone).ok();
+    async move {
+        let Some(of_request) = of_request else { return work.await };
+        let own = Recorder::default();
+        let output = own.watch(work).await;
+        let Report { load, faults, fault, .. } = own.report();
+        let told = RECORDER.scope(of_request, async {
+            record(|report| {
+                if let Some(load) = load {
+                    report.refreshes += 1;
+                    *report.refresh.get_or_insert_default() += load;
+                }
+                report.faults += faults;
+                report.fault = report.fault.or(fault);
+            });
+        });
+        told.await;
+        output
+    }
 }
 
 /// A part of a report that is waited for.

@@ -276,7 +276,7 @@ async fn the_table_in_the_docs_is_what_the_cache_does() {
         assert!(source.starts_with("RFC "), "{row:?}");
         let fields: Vec<&'static str> =
             says.split('`').filter(|part| part.contains(": ")).collect();
-        let policy = minutes_2().with_stale_if_error(Duration::from_secs(30));
+        let policy = minutes_2().with_stale_if_error(Duration::from_secs(30)).with_inline_refresh();
         let fixture = Fixture::new(policy);
         let miss = fixture.get(response(200, &fields, "first")).await;
         let Some(seconds) = number(stored, "for ") else {

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,13 +17,14 @@ use http_body::Body;
 use tower_service::Service;
 use tracing::debug;
 
+use crate::after_reply;
 use crate::body::CachedBody;
 use crate::conditional::{Preconditions, make_canonical};
 use crate::deadline::Deadline;
 use crate::freshness;
 use crate::layer::ResponseCacheLayer;
 use crate::read_through::Answer;
-use crate::report::record;
+use crate::report::{self, record};
 use crate::{CacheKey, CacheStatus, Entry, Policy, Store};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -103,13 +105,19 @@ where
             }
             let ends_at_ms = Deadline::of(request.extensions(), core.clock.now_ms());
             let preconditions = Preconditions::of(request.method(), request.headers());
-            let load = async || {
+            let collects = Arc::clone(&core);
+            let load = async move {
                 make_canonical(request.headers_mut());
-                Ok(core.collect(inner.call(request).await?).await)
+                Ok(collects.collect(inner.call(request).await?).await)
             };
             let (mut response, status) = match core.answer(&key, ends_at_ms, load).await? {
-                Answer::Cacheable { entry, age, status } => {
-                    (cacheable_response(entry, age, &core.policy), status)
+                Answer::Cacheable { entry, age, status, refresh } => {
+                    let response = cacheable_response(entry, age, &core.policy);
+                    if let Some(refresh) = refresh {
+                        let refreshed = core.refresh(key, refresh, ends_at_ms);
+                        after_reply::defer(report::afterwards(refreshed));
+                    }
+                    (response, status)
                 }
                 Answer::Uncacheable { response, status } => {
                     (uncacheable_response(response), status)
@@ -365,7 +373,7 @@ pub(crate) mod tests {
 
     /// Loads anew as soon as it may.
     fn eager() -> Policy {
-        Policy { early_refresh: 1_000_000.0, ..minutes_2() }
+        Policy { early_refresh: 1_000_000.0, ..minutes_2().with_inline_refresh() }
     }
 
     pub(crate) fn get() -> Request<Full<Bytes>> {
@@ -1187,7 +1195,9 @@ pub(crate) mod tests {
         ] {
             let mut early = 0;
             for _ in 0..1_000 {
-                let policy = Policy { early_refresh: beta, ..minutes_2().with_lease(A_MINUTE) };
+                let policy =
+                    minutes_2().with_lease(A_MINUTE).with_deadline(A_MINUTE).with_inline_refresh();
+                let policy = Policy { early_refresh: beta, ..policy };
                 let fixture = Fixture::new(policy);
                 let clock = fixture.clock.clone();
                 let slow = service_fn(move |_: Request<Full<Bytes>>| {
@@ -1199,7 +1209,8 @@ pub(crate) mod tests {
                 let answer = fixture.get(ok("second")).await;
                 let is_early =
                     status(&answer) == "response-boost; fwd=stale; stored; detail=early-refresh";
-                assert!(is_early || status(&answer) == format!("response-boost; hit; ttl={left}"));
+                let is_hit = status(&answer) == format!("response-boost; hit; ttl={left}");
+                assert!(is_early || is_hit, "{}", status(&answer));
                 assert_eq!(fixture.loads(), usize::from(is_early));
                 early += usize::from(is_early);
             }
@@ -1224,6 +1235,33 @@ pub(crate) mod tests {
         // It was announced, and so the next one lets it be.
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; hit; ttl=4");
         assert_eq!(fixture.loads(), 1);
+    }
+
+    #[tokio::test]
+    async fn near_its_end_an_entry_is_the_answer_and_is_loaded_anew_after_the_reply() {
+        let fixture = Fixture::new(Policy { refreshes_inline: false, ..eager() });
+        let clock = fixture.clock.clone();
+        let slow = service_fn(move |_: Request<Full<Bytes>>| {
+            clock.advance(Duration::from_millis(5));
+            async { Ok::<_, Error>(ok("slow").map(Full::from)) }
+        });
+        fixture.cache.layer(slow).oneshot(get()).await.unwrap();
+        fixture.clock.advance(Duration::from_secs(115));
+        let early = fixture.get(ok("new")).await;
+        assert_eq!(early.body(), "slow");
+        assert_eq!(status(&early), "response-boost; hit; ttl=4; detail=early-refresh");
+        // What is spawned runs while others wait.
+        while fixture.loads() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let fresh = loop {
+            let answer = fixture.get(ok("newer")).await;
+            if answer.body() != "slow" {
+                break answer;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!((fresh.body().as_ref(), fixture.loads()), (&b"new"[..], 1));
     }
 
     #[tokio::test]

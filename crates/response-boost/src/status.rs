@@ -10,10 +10,12 @@ use crate::FaultWord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheStatus {
-    /// Answered from a fresh entry that stays fresh for this many more seconds.
+    /// Answered from an entry that is fresh, or that may be served while it is loaded anew.
     Hit {
-        /// Seconds of freshness left, rounded down.
-        ttl: u64,
+        /// Seconds of freshness left, rounded down; negative where it is over.
+        ttl: i64,
+        /// Whether it is to be loaded anew after the reply: it is about to end, or past its freshness (RFC 5861 §3).
+        refreshes: bool,
     },
     /// Nothing usable was there.
     Miss {
@@ -152,8 +154,13 @@ impl CacheStatus {
 impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (cache, word) = (Self::CACHE, self.as_str());
-        if let Self::Hit { ttl } = self {
-            return write!(f, "{cache}; {word}; ttl={ttl}");
+        if let Self::Hit { ttl, refreshes } = self {
+            write!(f, "{cache}; {word}; ttl={ttl}")?;
+            return f.write_str(match (refreshes, ttl) {
+                (false, _) => "",
+                (true, 0..) => "; detail=early-refresh",
+                (true, _) => "; detail=refresh-after-reply",
+            });
         }
         write!(f, "{cache}; fwd={word}")?;
         let detail = |f: &mut fmt::Formatter<'_>, detail: &Option<NotStored>| match detail {
@@ -209,7 +216,15 @@ mod tests {
             detail: Some(detail),
         };
         for (status, header) in [
-            (CacheStatus::Hit { ttl: 87 }, "response-boost; hit; ttl=87"),
+            (CacheStatus::Hit { ttl: 87, refreshes: false }, "response-boost; hit; ttl=87"),
+            (
+                CacheStatus::Hit { ttl: 7, refreshes: true },
+                "response-boost; hit; ttl=7; detail=early-refresh",
+            ),
+            (
+                CacheStatus::Hit { ttl: -4, refreshes: true },
+                "response-boost; hit; ttl=-4; detail=refresh-after-reply",
+            ),
             (miss(true, None), "response-boost; fwd=uri-miss; stored"),
             (miss(false, None), "response-boost; fwd=uri-miss"),
             (miss(false, Some(true)), "response-boost; fwd=uri-miss; collapsed"),

@@ -8,5 +8,6 @@ mod guarantee;
 mod leases;
 mod redis_connections;
 mod redis_faults;
+mod refreshes;
 mod store_contract;
 mod variants;

@@ -340,8 +340,7 @@ async fn a_key_that_is_refreshed_early_is_loaded_hardly_more_often() {
 #[tokio::test]
 async fn nobody_waits_for_the_load_of_an_entry_that_is_there() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
-    let variables =
-        [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600")];
+    let variables = [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600")];
     let functions = environments(3, &table, &redis, &variables).await;
     assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
     table.set(Mode::Late(LOAD));

@@ -81,7 +81,6 @@ pub(crate) enum Answer<B: Body, R = Infallible> {
 }
 
 /// What to do after the look.
-#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
 enum Plan<S: Store> {
     Answer {
         entry: Entry,
@@ -103,7 +102,7 @@ pub(crate) struct Refresh<S: Store, L> {
 }
 
 /// The same where another may be at it.
-#[expect(clippy::large_enum_variant, reason = "as that of a plan")]
+#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
 enum Step<S: Store> {
     Go(Plan<S>),
     /// Look again in a moment. This value is to be gone by then or to differ, or it is no sign of life after

@@ -224,7 +224,7 @@ impl Function {
     }
 
     /// What was read so far of what the function has printed; there may be more on its way.
-    fn output(&self) -> String {
+    pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 

@@ -184,7 +184,8 @@ impl Policy {
 
     /// Loads entries anew in the last tenth of their life, the more eagerly the larger `beta` is (`XFetch`, VLDB
     /// '15): from 0, never, to 1000, as soon as it may be; 1 by default. Only where a load takes less than that
-    /// tenth: it could not be over in time.
+    /// tenth: it could not be over in time. The request that meets such an entry is answered with it, and the load
+    /// follows after the reply, as for [`with_stale_while_revalidate`](Self::with_stale_while_revalidate).
     pub fn with_early_refresh(mut self, beta: f64) -> Result<Self, InvalidBeta> {
         if !(0.0..=InvalidBeta::MOST).contains(&beta) {
             return Err(InvalidBeta);

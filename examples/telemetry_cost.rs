@@ -36,7 +36,7 @@ fn main() -> Result<(), Error> {
         });
     let api = cache.layer(UsersApi::new(EmbeddedUsers));
     let mut without = Gateway::new(api.clone()).map_request(event);
-    let with = Gateway::new(api.map_request(|request: Request| {
+    let with = Gateway::new(api.map_request(|request| {
         let request = routed(request);
         if let Some(pattern) = Route::of(&request).pattern() {
             telemetry::seen_at(pattern);

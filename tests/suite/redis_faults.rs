@@ -11,6 +11,8 @@ use test_peers::{Folder, wait_for};
 
 /// What a server that answers but does not store makes of a miss.
 const REFUSED: &str = "response-boost; fwd=uri-miss; detail=fill-refused";
+/// The same for a second after a fill that was refused.
+const PASS: &str = "response-boost; fwd=uri-miss; detail=pass";
 /// The connect timeout, and the response timeout, of a function that does not wait for ever. So long that
 /// whoever waits for one of them is told from whoever waits for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -264,7 +266,7 @@ async fn a_user_without_rights_is_no_outage() {
     redis.command::<()>(&["ACL", "SETUSER", "cache", "+get", "+set", "+del"]);
     for _ in 0..3 {
         let (reply, time) = timed(&function).await;
-        assert_eq!(reply.cache_status(), REFUSED);
+        assert!([REFUSED, PASS].contains(&reply.cache_status()), "{}", reply.cache_status());
         // A lease of its own that it cannot fill would hold the next request up.
         assert!(time < AT_ONCE, "{time:?}");
     }
@@ -273,7 +275,7 @@ async fn a_user_without_rights_is_no_outage() {
     // Without a restart, when it is time to try again.
     for reply in function.get_until_hit("/users/1").await {
         let status = reply.cache_status();
-        assert!([STORED, REFUSED].contains(&status), "{status}");
+        assert!([STORED, REFUSED, PASS].contains(&status), "{status}");
     }
 }
 

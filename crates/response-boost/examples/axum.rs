@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cache = ResponseCacheLayer::new(
         MemoryStore::default(),
         Policy::new(Duration::from_secs(30)),
-        move |request: &Request| Some(prices.key(["path", request.uri().path()])),
+        move |request: &Request| Some(prices.path_key(request.uri())),
     );
     let app = Router::new().route("/prices/{sku}", get(price)).layer(cache);
 

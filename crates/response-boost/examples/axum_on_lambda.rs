@@ -24,7 +24,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let cache = ResponseCacheLayer::new(
         store,
         Policy::new(Duration::from_secs(30)),
-        move |request: &Request| Some(prices.key(["path", request.uri().path()])),
+        move |request: &Request| Some(prices.path_key(request.uri())),
     );
     let app = Router::new().route("/prices/{sku}", get(price)).layer(cache);
     lambda_http::run(app).await

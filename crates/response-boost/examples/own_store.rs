@@ -107,7 +107,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cache = ResponseCacheLayer::new(
         store,
         Policy::new(Duration::from_mins(1)),
-        move |request: &Request<()>| Some(answers.key(["path", request.uri().path()])),
+        move |request: &Request<()>| Some(answers.path_key(request.uri())),
     );
     let service = cache.layer(service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("42"))))

@@ -37,7 +37,7 @@ use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 /// let cache = ResponseCacheLayer::new(
 ///     MemoryStore::default(),
 ///     Policy::new(Duration::from_secs(30)),
-///     move |request: &Request<Body>| Some(namespace.key(["path", request.uri().path()])),
+///     move |request: &Request<Body>| Some(namespace.path_key(request.uri())),
 /// );
 /// let mut prices = cache.layer(service_fn(async |_request: Request<Body>| {
 ///     Ok::<_, Infallible>(Response::new(Body::from("42")))

@@ -9,7 +9,7 @@ use thiserror::Error;
 ///
 /// What CloudWatch takes for either, but for spaces, and no longer than a name should be: it stands in
 /// every line, that of a namespace twice. With up to 20 characters for both, each line of a request is
-/// shorter than a kilobyte, whatever it has to say.
+/// shorter than 1,100 bytes, whatever it has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
 

@@ -165,7 +165,7 @@ impl Reading {
         if let Ok(mut members) = serde_json::from_slice::<Event<'_>>(event)
             && let Some(context) = members.request_context.take()
         {
-            return self.of_members(members, &context, event);
+            return self.of_members(members, context, event);
         }
         let Some(repaired) = repair(event) else {
             return (Kind::Unknown, Err(NOT_JSON.into()));
@@ -174,7 +174,7 @@ impl Reading {
         if let Ok(mut members) = serde_json::from_str::<Event<'_>>(&json)
             && let Some(context) = members.request_context.take()
         {
-            return self.of_members(members, &context, json.as_bytes());
+            return self.of_members(members, context, json.as_bytes());
         }
         (Kind::Unknown, Err(Source::of(&repaired).map_or(UNKNOWN.into(), NoRequest::Other)))
     }
@@ -182,11 +182,16 @@ impl Reading {
     fn of_members(
         &self,
         members: Event<'_>,
-        context: &Context<'_>,
+        mut context: Context<'_>,
         event: &[u8],
     ) -> (Kind, Result<Request, NoRequest>) {
-        let kind = kind(&members, context);
-        let mut request = request(members, context, kind, &self.base_path);
+        // Payload 1.0 has no such member; one that it has by mistake is passed over, unless it could be of payload 2.0.
+        let is_method = |http: &Http<'_>| http.method.parse::<Method>().is_ok();
+        if members.http_method.is_some() && !context.http.as_ref().is_some_and(is_method) {
+            context.http = None;
+        }
+        let kind = kind(&members, &context);
+        let mut request = request(members, &context, kind, &self.base_path);
         if self.with_context
             && let Ok(request) = &mut request
             && let Some(context) = typed_context(event, kind)

@@ -463,7 +463,7 @@ fn put_entry_about_to_end(redis: &RedisServer) {
 }
 
 fn eager_policy() -> Policy {
-    policy().with_early_refresh(1_000.0).unwrap()
+    policy().with_inline_refresh().with_early_refresh(1_000.0).unwrap()
 }
 
 /// Asks until the entry is chosen for a refresh.

@@ -53,7 +53,8 @@ def load(name):
 
 def transformed(**parameters):
     """What SAM makes of the template. It decides by a few parameters itself."""
-    decisive = {name: value for name, value in parameters.items() if name in ["DeploymentType", "ReleaseId"]}
+    decisive = {name: value for name, value in parameters.items()
+                if name in ["DeploymentType", "DeploymentByCodeDeploy", "ReleaseId"]}
     return json.loads(transform(**{"ReleaseId": "one", **decisive}))
 
 

@@ -135,7 +135,9 @@ def delete_table(name):
 
 
 def outputs(stack):
-    for name, value in stack.outputs().items():
+    # Some tools of AWS know the one of these names alone, some the other.
+    region = {"AWS_REGION": stack.region, "AWS_DEFAULT_REGION": stack.region}
+    for name, value in {**stack.outputs(), **region}.items():
         print(f"export {name}={shlex.quote(value)}")
 
 

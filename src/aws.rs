@@ -70,7 +70,9 @@ pub async fn call(
     target: Option<&str>,
     body: String,
 ) -> Result<Answer, CallError> {
-    let asked = tokio::time::timeout(TIME_LIMIT, post(service, path, target, body)).await;
+    // What finds the credentials is large.
+    let asked = Box::pin(post(service, path, target, body));
+    let asked = tokio::time::timeout(TIME_LIMIT, asked).await;
     asked.map_err(|_| format!("{service} did not answer within {} s", TIME_LIMIT.as_secs()))?
 }
 

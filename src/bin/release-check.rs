@@ -1,5 +1,5 @@
 //! The release check: asks a new version of the users function before it gets requests. Wires configuration, check and
-//! CodeDeploy together.
+//! `CodeDeploy` together.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -27,7 +27,7 @@ async fn start() -> Result<(), Error> {
             match &checked {
                 Ok(()) => info!("the new version passed its release check"),
                 Err(unfit) => {
-                    error!(reason = unfit.to_string(), "the new version gets no requests")
+                    error!(reason = unfit.to_string(), "the new version gets no requests");
                 }
             }
             report(&event.payload, checked.is_ok()).await

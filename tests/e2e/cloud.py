@@ -284,9 +284,12 @@ class Cloud:
         if service != "lambda":
             self.calls.append((service, f"{method} {path}", asked))
             return 200, "application/json", b"{}"
-        _, _, _, function, *rest = path.split("/")
-        stack = next(stack for stack in self.stacks.values() if function.startswith(stack.name + "-"))
-        if rest[:1] == ["aliases"]:
+        _, _, _, function, *rest = [*path.split("/"), ""]
+        stack = next((stack for stack in self.stacks.values() if function == stack.function), None)
+        if stack is None:
+            self.calls.append((service, f"{method} {path}", asked))
+            reply = {}
+        elif rest[:1] == ["aliases"]:
             if method == "PUT":
                 stack.live, stack.weights = asked["FunctionVersion"], {}
             reply = {"Name": "live", "FunctionVersion": stack.live, "RoutingConfig": {"AdditionalVersionWeights": stack.weights}}
@@ -303,6 +306,9 @@ class Cloud:
         reply = {}
         if action == "ListDeployments":
             reply = {"deployments": self.running}
+        elif action == "ReceiveMessage":
+            batch = {"streamArn": "arn:…", "shardId": "shardId-1", "startSequenceNumber": "1", "endSequenceNumber": "2"}
+            reply = {"Messages": [{"MessageId": "1", "ReceiptHandle": "1", "Body": json.dumps({"DDBStreamBatchInfo": batch})}]}
         else:
             self.calls.append((service, action, asked))
         return 200, "application/x-amz-json-1.1", json.dumps(reply).encode()

@@ -43,7 +43,7 @@ shutil.copy("dashboard.yaml", build)
 """
 
 
-class Scripts(unittest.TestCase):
+class Harness(unittest.TestCase):
     """The scripts and the real SAM, against an AWS that is small."""
 
     @classmethod
@@ -129,6 +129,8 @@ class Scripts(unittest.TestCase):
         stack.event(name, "AWS::CloudFormation::Stack", stack.status)
         return stack
 
+
+class Scripts(Harness):
     def test_a_first_deployment_answers_a_plain_curl(self):
         said = self.made("deploy")
         self.assertIn("curl -i https://response-boost.execute-api.eu-west-1.amazonaws.com/users/1", said)

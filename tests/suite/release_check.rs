@@ -1,4 +1,4 @@
-//! The release check over the Runtime API, before a Lambda and a CodeDeploy that are small.
+//! The release check over the Runtime API, before a Lambda and a `CodeDeploy` that are small.
 
 use std::sync::{Arc, Mutex};
 

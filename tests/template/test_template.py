@@ -273,6 +273,29 @@ class Choices(unittest.TestCase):
                         self.fail(f"{name} is {value}")
 
 
+class DeployRole(unittest.TestCase):
+    """Of .github/deploy-role.yaml."""
+
+    def test_the_boundary_allows_what_the_roles_of_the_template_may_do_and_no_more(self):
+        used = {action for choice in CHOICES for _, effect, actions, _ in statements(deployed(**choice))
+                if effect == "Allow" for action in actions}
+        boundary = load(".github/deploy-role.yaml")["Resources"]["Boundary"]["Properties"]
+        self.assertEqual(set(boundary["PolicyDocument"]["Statement"][0]["Action"]), used)
+
+    def test_github_deploys_one_stack_out_of_one_environment(self):
+        resources = load(".github/deploy-role.yaml")["Resources"]
+        role = resources["DeployRole"]["Properties"]
+        trust, = role["AssumeRolePolicyDocument"]["Statement"]
+        self.assertEqual(trust["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"],
+                         {"Fn::Sub": "repo:${Repository}:environment:${Environment}"})
+        for statement in role["Policies"][0]["PolicyDocument"]["Statement"]:
+            self.assertNotIn("*", [statement["Resource"], statement["Action"]])
+        # CloudFormation's own role makes no role without the boundary.
+        making, = [statement for statement in resources["StackRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+                   if "iam:CreateRole" in statement["Action"]]
+        self.assertEqual(making["Condition"], {"StringEquals": {"iam:PermissionsBoundary": {"Ref": "Boundary"}}})
+
+
 class OneChoice(unittest.TestCase):
     """Of the parameters one by one."""
 

@@ -172,7 +172,11 @@ class Cloud:
                                 "CreationTime": "2026-11-27T00:00:00Z",
                                 "Tags": [{"Key": "ManagedStackSource", "Value": "AwsSamCli"}],
                                 "Outputs": pairs("Output", {"SourceBucket": BUCKET})}]}
-        return {"Stacks": [self.stack(asked).describe()]}
+        described = self.stack(asked).describe()
+        for output in described["Outputs"]:
+            # The address of a queue is that of the service, too.
+            output["OutputValue"] = output["OutputValue"].replace("https://sqs.eu-west-1.amazonaws.com", self.url)
+        return {"Stacks": [described]}
 
     def DescribeStackEvents(self, asked):
         # Until its change set is executed a new stack is under review, and only that has happened.
@@ -192,7 +196,8 @@ class Cloud:
             for logical, kind, physical in self.stack(asked).resources()]}
 
     def GetTemplate(self, asked):
-        return {"TemplateBody": self.stack(asked).template}
+        # SAM knows an object of S3 by AWS's own address.
+        return {"TemplateBody": self.stack(asked).template.replace(self.url, "https://s3.eu-west-1.amazonaws.com")}
 
     def DescribeStackResource(self, asked):
         raise Refused(f"Resource {asked['LogicalResourceId']} does not exist for stack {self.stack(asked).name}")

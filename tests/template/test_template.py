@@ -103,11 +103,12 @@ def statements(template):
 def resource_name(resource):
     """A name as AWS would give it, for a resource that has none before it is made."""
     if isinstance(resource, str):
-        return resource
+        # parliament takes the colons of a time for those of the name.
+        return re.sub(r"(/stream/[0-9-]+)T.*", r"\1", resource)
     account = "eu-west-1:123456789012"
     names = {
         "UsersTable.Arn": f"arn:aws:dynamodb:{account}:table/users",
-        "UsersTable.StreamArn": f"arn:aws:dynamodb:{account}:table/users/stream/2026-11-27T00:00:00.000",
+        "UsersTable.StreamArn": f"arn:aws:dynamodb:{account}:table/users/stream/2026-11-27",
         "UsersFunction.Arn": f"arn:aws:lambda:{account}:function:users",
         "ReleaseCheckFunction.Arn": f"arn:aws:lambda:{account}:function:check",
         "FailureQueue.Arn": f"arn:aws:sqs:{account}:failures",
@@ -169,7 +170,7 @@ class Choices(unittest.TestCase):
             ("FunctionPolicy", "ec2:UnassignPrivateIpAddresses"),
             ("ReleaseCheckRole", "xray:PutTelemetryRecords"),
             ("ReleaseCheckRole", "xray:PutTraceSegments"),
-            # Any version of the one function; the deployment groups of the one stack.
+            # Any version of the one function; a right that has no resources.
             ("ReleaseCheckRole", "lambda:InvokeFunction"),
             ("ReleaseCheckRole", "codedeploy:PutLifecycleEventHookExecutionStatus"),
             ("DeploymentRole", "cloudwatch:DescribeAlarms"),
@@ -188,9 +189,15 @@ class Choices(unittest.TestCase):
                 policies.add((name, json.dumps({"Version": "2012-10-17", "Statement": [
                     {"Effect": effect, "Action": actions, "Resource": resources}]})))
         self.assertGreater(len(policies), 10)
-        for name, policy in sorted(policies):
-            found = [str(finding) for finding in parliament.analyze_policy_string(policy).findings]
-            self.assertEqual(found, [], f"{name}: {policy}")
+        found = {(name, str(finding).partition(" - {")[0]) for name, policy in policies
+                 for finding in parliament.analyze_policy_string(policy).findings}
+        self.assertEqual(found, {
+            # AWS's own examples name the streams of a table, of which IAM's list knows nothing.
+            ("InvalidateRole", "RESOURCE_MISMATCH - [{'action': 'dynamodb:ListStreams', 'required_format': '*'}]"),
+            # Lambda refuses a function in a VPC whose role has these rights on less than all resources.
+            ("FunctionPolicy", "RESOURCE_STAR - ['ec2:AssignPrivateIpAddresses', "
+                                  "'ec2:CreateNetworkInterface', 'ec2:DeleteNetworkInterface', "
+                                  "'ec2:UnassignPrivateIpAddresses']")})
 
     def test_every_role_has_the_boundary_that_is_given(self):
         for choice in CHOICES:

@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run check test servers soak fuzz bench lint build invoke purge sam-local deploy seed smoke url logs destroy clean
+.PHONY: help setup run check test servers soak fuzz bench lint build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,18 @@ sam-local: ## the template on http://localhost:3000 (PORT), with Valkey, in cont
 deploy: ## the stack of CONFIG (default or prod, of samconfig.toml), with more PARAMETERS
 	@scripts/deploy.sh
 
+rollback: ## all requests of CONFIG to the version before (or VERSION), in seconds
+	@scripts/rollback.sh
+
+cache-off: ## every request of CONFIG past the cache, to the store; builds nothing
+	@scripts/cache-off.sh
+
+cache-on: ## through the cache again
+	@scripts/cache-on.sh
+
+prune: ## deletes the versions of CONFIG that get no requests, with their network interfaces
+	@scripts/prune.sh
+
 seed: ## users into the table TABLE, or that of CONFIG: the three, or those of USERS (a JSON file)
 	@scripts/seed.sh
 
@@ -56,6 +68,9 @@ smoke: ## asks the deployed API of CONFIG (or the one at URL) all that it should
 
 url: ## where the deployed API of CONFIG is
 	@scripts/url.sh
+
+outputs: ## the names of what CONFIG has deployed, for a shell: eval "$$(make outputs)"
+	@scripts/outputs.sh
 
 logs: ## what the deployed functions and API of CONFIG log, as it comes
 	@scripts/logs.sh

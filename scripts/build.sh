@@ -8,5 +8,5 @@ check_prerequisites
 check_target "$architecture"
 ensure_cargo_lambda
 ensure_zig
-cargo lambda build --release --bin users --bin invalidate "--${architecture/x86_64/x86-64}" --output-format zip
+cargo lambda build --release --bin users --bin invalidate --bin release-check "--${architecture/x86_64/x86-64}" --output-format zip
 ls -l target/lambda/*/bootstrap.zip >&2

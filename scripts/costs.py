@@ -124,8 +124,9 @@ PARAMETERS = {
     "access_log_bytes": Parameter(400, 0, math.inf, "the line of a request in the API's access log"),
     "log_days": Parameter(30, 1, math.inf, "how long logs are kept"),
     "log_compression": Parameter(0.15, 0, 1, "what is left of a kept log, as AWS's calculator has it"),
-    "metrics": Parameter(20, 0, math.inf, "custom metrics, billed in hours with requests"),
-    "alarms": Parameter(6, 0, math.inf, "of one metric each"),
+    "metrics": Parameter(17, 0, math.inf, "custom metrics, billed in hours with requests"),
+    "alarms": Parameter(5, 0, math.inf, "of one metric each, with and without the cache"),
+    "cache_alarms": Parameter(6, 0, math.inf, "with it: those on the cache and on `invalidate`"),
     "dashboards": Parameter(0, 0, math.inf, "that are billed"),
     "users_traced": Parameter(1, 0, 1, "active tracing of `users`; 0: off"),
     "invalidate_traced": Parameter(1, 0, 1, "active tracing of `invalidate`; 0: off"),
@@ -220,7 +221,8 @@ def month(v, load, cached):
         + v.dynamodb_gb.of(v.table_gb) + v.dynamodb_recovery_gb.of(v.table_gb),
         "Logs": v.lambda_log_gb.of(function_logs) + v.log_gb.of(access_logs)
         + kept(function_logs + access_logs),
-        "Metrics, alarms": v.metric.of(v.metrics if load else 0) + v.alarm.of(v.alarms)
+        "Metrics, alarms": v.metric.of(v.metrics if load else 0)
+        + v.alarm.of(v.alarms + (v.cache_alarms if cached else 0))
         + v.dashboard.of(v.dashboards),
         "X-Ray of `users`": v.users_traced * traces(load),
         "Data to the internet": v.transfer_gb.of(requests * v.response_bytes / GB),

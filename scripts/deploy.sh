@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make deploy`: builds the functions and deploys the stack of CONFIG in samconfig.toml.
+# `make deploy`: builds the functions and deploys the stack of CONFIG in samconfig.toml. CloudFormation takes the role
+# ROLE_ARN, if there is one, or the rights of whoever runs this.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
@@ -10,18 +11,32 @@ ensure_zig
 # Separated by spaces; no value of a parameter has one in it.
 read -r -a given <<<"${PARAMETERS:-}"
 
-# Before the build, which takes minutes: what cannot be is said now.
-listed=$(python3 scripts/parameters.py "$config" - ${given[@]+"${given[@]}"})
+# Before the build, which takes minutes: whatever cannot work is reported now.
+file=$(mktemp -d)/parameters.yaml
+trap 'rm -rf "$(dirname "$file")"' EXIT
+listed=$(python3 scripts/parameters.py "$config" - "$file" ${given[@]+"${given[@]}"})
 architecture=$(sed -n 's/^Architecture=//p' <<<"$listed")
-architecture=${architecture:-arm64}
 check_target "$architecture"
+deployed check "$file"
+
+# CodeDeploy refuses to move an alias that is not where CloudFormation believes it to be, and the release that was
+# rolled back would be no news to CloudFormation.
+moved=$(deployed moved)
+if [ -n "$moved" ]; then
+  say "The alias was moved by hand (make rollback): this release goes live at once, without check and alarms."
+  given+=(DeploymentByCodeDeploy=false)
+  export NONCE=${NONCE:-after-$moved}
+fi
 
 sam build --parameter-overrides "Architecture=$architecture"
-parameters=()
-listed=$(python3 scripts/parameters.py "$config" .aws-sam/build ${given[@]+"${given[@]}"})
-while read -r parameter; do parameters+=("$parameter"); done <<<"$listed"
-sam deploy "${stack[@]}" --no-confirm-changeset --parameter-overrides "${parameters[@]}"
+python3 scripts/parameters.py "$config" .aws-sam/build "$file" ${given[@]+"${given[@]}"} >/dev/null
+# CloudFormation may have deleted less than it should have, whatever became of the deployment.
+status=0
+sam deploy "${stack[@]}" ${prefix[@]+"${prefix[@]}"} --no-confirm-changeset ${ROLE_ARN:+--role-arn "$ROLE_ARN"} \
+  --parameter-overrides "file://$file" || status=$?
+deployed left
+[ "$status" = 0 ] || exit "$status"
 
 say
-say "Deployed. Try: curl -i $(output ApiUrl)/users/1"
-say "  make smoke${CONFIG:+ CONFIG=$CONFIG} asks it all that it should answer."
+say "Deployed. Try: curl -i $(deployed output ApiUrl)/users/1"
+say "  make smoke${CONFIG:+ CONFIG=$CONFIG} asks it for everything that it should answer."

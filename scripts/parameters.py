@@ -1,16 +1,22 @@
 """The parameters that `make deploy` gives to template.yaml, a line each, as Name=Value.
 
-usage: parameters.py CONFIG BUILD [Name=Value ...]
+usage: parameters.py CONFIG BUILD FILE [Name=Value ...]
 
-They are those of CONFIG in samconfig.toml, then those that are given; and two that are worked out:
+They are all parameters of the template: its defaults, then what CONFIG in samconfig.toml sets, then what is
+given. A parameter that is left out would keep the value that the stack has, whatever the template says by now.
+They are also written into FILE, as YAML for `sam deploy --parameter-overrides file://FILE`, which takes empty
+values; with - for FILE they are not. Two of them are computed unless they are set:
 
-- InvalidationMaxAgeSeconds: what was kept before a change has ended after CacheTtlSeconds and
-  CacheStaleIfErrorSeconds together, so that long the change is worth trying.
-- ReleaseId: a hash of both programs in the folder BUILD, of the template and of all other parameters.
-  The alias gets a new version only when it changes. It is left out where BUILD is -, before the build.
+- InvalidationMaxAgeSeconds: what was stored before a change has ended after CacheTtlSeconds and
+  CacheStaleIfErrorSeconds together, so that long the change is worth retrying.
+- ReleaseId: a hash of all that reaches the users function: its program in the folder BUILD, its part of the
+  template, the parameters that this part depends on, and the variable NONCE. The alias gets a new version when
+  it changes, and only then. With - for BUILD, before the build, it is left out.
 """
 
 import hashlib
+import json
+import os
 import pathlib
 import re
 import sys
@@ -20,21 +26,51 @@ try:
 except ImportError:  # Python before 3.11
     from pip._vendor import tomli as tomllib
 
-PROGRAMS = ["UsersFunction/bootstrap", "InvalidateFunction/bootstrap"]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROGRAM = "UsersFunction/bootstrap"
+# How a version comes to its requests is no part of it.
+NOT_OF_A_VERSION = {"ReleaseId", "ReservedConcurrency", "DeploymentType", "DeploymentAlarms", "DeploymentByCodeDeploy"}
+# What makes the function another one where it is replaced, such as a subnet in another zone.
+RESOURCES_OF_A_VERSION = {"FirstSubnet", "SecondSubnet", "FunctionSecurityGroup"}
 
 
 class Refused(Exception):
     pass
 
 
+def without_comments(text):
+    return re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE)
+
+
+def entries(template, section):
+    """What is in a section of a template, as text by its name."""
+    body = re.search(rf"^{section}:\n(.*?)(?=^\w|\Z)", without_comments(template), re.MULTILINE | re.DOTALL)[1]
+    return dict(re.findall(r"^  (\w+):(.*\n(?:    .*\n|\n)*)", body, re.MULTILINE))
+
+
 def defaults(template):
     """The parameters of a template, in its order; those without a default are None."""
-    section = re.search(r"^Parameters:\n(.*?)^\w", template, re.MULTILINE | re.DOTALL)[1]
     found = {}
-    for name, body in re.findall(r"^  (\w+):\n((?:    .*\n|\n)*)", section, re.MULTILINE):
+    for name, body in entries(template, "Parameters").items():
         default = re.search(r"^    Default: (.*)$", body, re.MULTILINE)
         found[name] = default and default[1].strip("'")
     return found
+
+
+def release_parts(template):
+    """The parts of a template that the users function is made from, and the parameters that they depend on."""
+    conditions, resources = entries(template, "Conditions"), entries(template, "Resources")
+    known = defaults(template)
+    parts = {"Globals": entries(template, "Globals")["Function"], "UsersFunction": resources["UsersFunction"]}
+    used, left = set(), list(parts.values())
+    while left:
+        for name in set(re.findall(r"\w+", left.pop())) - used:
+            used.add(name)
+            if name in conditions:
+                left.append(conditions[name])
+            elif name in RESOURCES_OF_A_VERSION:
+                left.append(resources[name])
+    return parts, [name for name in known if name in used - NOT_OF_A_VERSION]
 
 
 def pairs(settings, source, accepted):
@@ -48,14 +84,14 @@ def pairs(settings, source, accepted):
     return found
 
 
-def configured(path, config):
-    """What samconfig.toml sets in one of its environments."""
+def environment(config, path=ROOT / "samconfig.toml"):
+    """One of the environments of samconfig.toml."""
     with path.open("rb") as file:
         environments = tomllib.load(file)
     environments.pop("version")
     if config not in environments:
         raise Refused(f"CONFIG is {config}; {path.name} has: {', '.join(environments)}")
-    return environments[config]["deploy"]["parameters"]["parameter_overrides"]
+    return environments[config]
 
 
 def whole_number(values, name):
@@ -64,42 +100,48 @@ def whole_number(values, name):
     return int(values[name])
 
 
-def parameters(root, config, build, given):
-    template = (root / "template.yaml").read_text()
+def parameters(config, build, given, nonce=""):
+    template = (ROOT / "template.yaml").read_text()
     known = defaults(template)
-    chosen = pairs(configured(root / "samconfig.toml", config), "samconfig.toml", known)
+    chosen = pairs(environment(config)["deploy"]["parameters"]["parameter_overrides"], "samconfig.toml", known)
     chosen.update(pairs(given, "PARAMETERS", known))
     if chosen.get("AlarmEmail", "").endswith("@example.com"):
         raise Refused("AlarmEmail is still the one of the example; "
                       "put yours into samconfig.toml, or: PARAMETERS='AlarmEmail=…'")
 
+    values = {**known, **chosen}
     if "InvalidationMaxAgeSeconds" not in chosen:
-        values = {**known, **chosen}
         life = sum(whole_number(values, name) for name in ["CacheTtlSeconds", "CacheStaleIfErrorSeconds"])
         # What the mapping of a stream to a function takes.
-        chosen["InvalidationMaxAgeSeconds"] = str(min(max(life, 60), 604_800))
-
-    chosen.pop("ReleaseId", None)
-    if build == "-":
-        return chosen
-    release = hashlib.sha256(template.encode())
-    for program in PROGRAMS:
-        release.update(pathlib.Path(build, program).read_bytes())
-    for name, value in sorted(chosen.items()):
-        release.update(f"{name}={value}\n".encode())
-    return {**chosen, "ReleaseId": release.hexdigest()[:16]}
+        values["InvalidationMaxAgeSeconds"] = str(min(max(life, 60), 604_800))
+    if "ReleaseId" not in chosen:
+        del values["ReleaseId"]
+        if build != "-":
+            values["ReleaseId"] = release_id(template, values, pathlib.Path(build, PROGRAM).read_bytes(), nonce)
+    return values
 
 
-def main(config, build, *given):
-    root = pathlib.Path(__file__).resolve().parents[1]
+def release_id(template, values, program, nonce):
+    parts, names = release_parts(template)
+    release = hashlib.sha256(program)
+    for part in [*parts.values(), *(f"{name}={values[name]}" for name in names), nonce]:
+        release.update(part.encode() + b"\0")
+    return release.hexdigest()[:16]
+
+
+def main(config, build, file, *given):
     try:
-        for name, value in parameters(root, config, build, given).items():
-            print(f"{name}={value}")
+        values = parameters(config, build, given, os.environ.get("NONCE", ""))
     except Refused as refused:
         sys.exit(f"error: {refused}")
+    for name, value in values.items():
+        print(f"{name}={value}")
+    if file != "-":
+        # JSON is YAML.
+        pathlib.Path(file).write_text(json.dumps(values, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
     main(*sys.argv[1:])

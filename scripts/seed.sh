@@ -7,11 +7,18 @@ check_prerequisites
 table=${TABLE:-}
 if [ -z "$table" ] && [ -n "${CONFIG:-}" ]; then
   . scripts/stack.sh
-  table=$(output UsersTable)
+  table=$(deployed output UsersTable)
   [ -n "$table" ] || die "the stack of CONFIG=$CONFIG has no table" \
     'it has one with UserStore=dynamodb, as in: make deploy CONFIG=prod'
 fi
 [ -n "$table" ] || die 'TABLE is not set; it names the table, as in: make seed TABLE=users' \
   'CONFIG=prod takes the one that make deploy CONFIG=prod has made' \
   'USERS=users.json names a JSON array of users, or a file with a user a line'
+# The SDK of the program finds fewer kinds of profiles than other AWS tools do: no SSO, no login, no
+# `credential_process`. So those tools find the credentials.
+if [ -z "${AWS_ACCESS_KEY_ID:-}" ]; then
+  . scripts/stack.sh
+  found=$(deployed credentials)
+  eval "$found"
+fi
 cargo run --quiet --locked --example seed -- "$table" ${USERS:+"$USERS"}

@@ -6,8 +6,8 @@ url=${URL:-}
 authorization=${AUTHORIZATION:-}
 if [ -z "$url" ]; then
   . scripts/stack.sh
-  url=$(output ApiUrl)
-  authorization=$(output ApiAuthorization)
+  url=$(deployed output ApiUrl)
+  authorization=$(deployed output ApiAuthorization)
 fi
 if [ "$authorization" = AWS_IAM ]; then
   ensure_botocore

@@ -6,17 +6,15 @@ config=${CONFIG:-default}
 # SAM knows the second of these names alone, other tools of AWS the first.
 [ -z "${AWS_REGION:-}" ] || export AWS_DEFAULT_REGION="${AWS_DEFAULT_REGION:-$AWS_REGION}"
 ensure_sam
+ensure_botocore
 
 # SAM takes the name of the stack from samconfig.toml; STACK names another.
+# shellcheck disable=SC2034  # The scripts that source this use it.
 stack=(--config-env "$config" ${STACK:+--stack-name "$STACK"})
+# Where its programs are in SAM's bucket: each stack deletes its own.
+# shellcheck disable=SC2034
+prefix=(${STACK:+--s3-prefix "$STACK"})
 
-# output NAME: what the stack says of itself; empty if it says nothing of the kind.
-output() {
-  local outputs
-  outputs=$(sam list stack-outputs "${stack[@]}" --output json) || die "no outputs of the stack" \
-    'is it deployed, in the region of AWS_REGION?  make deploy'
-  python3 -c '
-import json, sys
-outputs = {output["OutputKey"]: output["OutputValue"] for output in json.load(sys.stdin)}
-print(outputs.get(sys.argv[1], ""))' "$1" <<<"$outputs"
-}
+# deployed COMMAND...: asks, or changes, the deployed stack; see scripts/stack.py.
+# shellcheck disable=SC2154  # lib.sh sets it.
+deployed() { PYTHONPATH=$tools/botocore python3 scripts/stack.py "$config" "$@"; }

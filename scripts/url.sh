@@ -3,4 +3,4 @@
 . "$(dirname "$0")/lib.sh"
 . scripts/stack.sh
 
-output ApiUrl
+deployed output ApiUrl

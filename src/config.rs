@@ -30,6 +30,8 @@ pub mod variable {
     pub const REDIS_TLS_CERT_FILE: &str = "REDIS_TLS_CERT_FILE";
     /// The PEM file of that certificate's private key.
     pub const REDIS_TLS_KEY_FILE: &str = "REDIS_TLS_KEY_FILE";
+    /// The secret in Secrets Manager that has the password of Redis; unset: the URL has it, or there is none.
+    pub const REDIS_PASSWORD_SECRET: &str = "REDIS_PASSWORD_SECRET";
     /// Sign in with IAM as this user; unset: as the URL says.
     pub const REDIS_IAM_USER: &str = "REDIS_IAM_USER";
     /// The name of the cache to sign in to with IAM.
@@ -44,6 +46,8 @@ pub mod variable {
     pub const REDIS_CONNECT_TIMEOUT_MS: &str = "REDIS_CONNECT_TIMEOUT_MS";
     /// How long a request waits for one reply, in milliseconds. 100.
     pub const REDIS_RESPONSE_TIMEOUT_MS: &str = "REDIS_RESPONSE_TIMEOUT_MS";
+    /// `false`: every request goes past the cache. `true`.
+    pub const CACHE_ENABLED: &str = "CACHE_ENABLED";
     /// The first part of every key. `users`.
     pub const CACHE_NAMESPACE: &str = "CACHE_NAMESPACE";
     /// How long a user is kept, in seconds. 120.
@@ -80,6 +84,12 @@ pub mod variable {
     pub const POWERTOOLS_SERVICE_NAME: &str = "POWERTOOLS_SERVICE_NAME";
     /// Where metrics are in CloudWatch. `ResponseBoost`.
     pub const POWERTOOLS_METRICS_NAMESPACE: &str = "POWERTOOLS_METRICS_NAMESPACE";
+    /// Of the release check: the ARN of the version to ask.
+    pub const RELEASE_CHECK_VERSION: &str = "RELEASE_CHECK_VERSION";
+    /// Of the release check: the id of the user to ask for. 1.
+    pub const RELEASE_CHECK_USER: &str = "RELEASE_CHECK_USER";
+    /// Of the release check: `true`: a version that does not reach its cache fails. `true`.
+    pub const RELEASE_CHECK_CACHE: &str = "RELEASE_CHECK_CACHE";
 }
 
 /// How much longer the cache lets a lookup take than the lookup itself does, which can say what failed.
@@ -91,8 +101,12 @@ const LOAD_MARGIN: Duration = Duration::from_millis(500);
 pub struct Config {
     /// Where Redis is. `None`: the cache is in the process. `REDIS_*`.
     pub redis: Option<RedisSettings>,
+    /// The secret that has the password of Redis. `None`: `redis` has it. `REDIS_PASSWORD_SECRET`.
+    pub redis_password_secret: Option<String>,
     /// Whether to connect while Lambda initialises the environment. `WARM_UP`.
     pub warm_up: bool,
+    /// Whether requests go through the cache. `CACHE_ENABLED`.
+    pub cache_enabled: bool,
     /// The first part of every key. `CACHE_NAMESPACE`.
     pub namespace: Namespace,
     /// What is kept, and how long. `CACHE_*`.
@@ -103,6 +117,20 @@ pub struct Config {
     pub base_path: BasePath,
     /// How many requests this environment serves at a time. `AWS_LAMBDA_MAX_CONCURRENCY`.
     pub max_concurrency: u64,
+    /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`, `POWERTOOLS_*`.
+    pub log: LogSettings,
+}
+
+/// What the release check runs by.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReleaseCheckConfig {
+    /// The name of the function to ask, and its version. `RELEASE_CHECK_VERSION`.
+    pub function: (String, String),
+    /// The user to ask for. `RELEASE_CHECK_USER`.
+    pub user: u64,
+    /// Whether a version that does not reach its cache fails. `RELEASE_CHECK_CACHE`.
+    pub expects_cache: bool,
     /// What is logged, and how. `AWS_LAMBDA_LOG_*`, `RUST_LOG`, `POWERTOOLS_*`.
     pub log: LogSettings,
 }
@@ -139,7 +167,9 @@ impl Config {
         let mut variables = Variables { lookup: &lookup, invalid: Vec::new() };
         // All are read before any is missed: each reads what is its own and notes what is invalid.
         let redis = variables.redis();
+        let redis_password_secret = variables.password_secret();
         let warm_up = variables.flag(variable::WARM_UP, "false");
+        let cache_enabled = variables.flag(variable::CACHE_ENABLED, "true");
         let namespace = variables.read(variable::CACHE_NAMESPACE, "users", |text| {
             Namespace::parse(text).map_err(|error| error.to_string())
         });
@@ -169,8 +199,47 @@ impl Config {
         if users_table.is_some() {
             policy = policy.with_load_limit(DynamoDbUsers::TIME_LIMIT + LOAD_MARGIN);
         }
-        let base_path = base_path.unwrap_or_default();
-        Ok(Self { redis, warm_up, namespace, policy, users_table, base_path, max_concurrency, log })
+        let (Ok(redis_password_secret), Ok(cache_enabled)) = (redis_password_secret, cache_enabled)
+        else {
+            return Err(ConfigError(variables.invalid));
+        };
+        Ok(Self {
+            redis,
+            redis_password_secret,
+            warm_up,
+            cache_enabled,
+            namespace,
+            policy,
+            users_table,
+            base_path: base_path.unwrap_or_default(),
+            max_concurrency,
+            log,
+        })
+    }
+}
+
+impl ReleaseCheckConfig {
+    /// Reads the variables through `lookup`.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let mut variables = Variables { lookup: &lookup, invalid: Vec::new() };
+        let function = variables.read(variable::RELEASE_CHECK_VERSION, "", |arn| {
+            let parts: Vec<&str> = arn.split(':').collect();
+            match parts[..] {
+                [_, _, "lambda", _, _, "function", name, version] => {
+                    Ok((name.to_owned(), version.to_owned()))
+                }
+                _ => Err("the ARN of a version of a function".to_owned()),
+            }
+        });
+        let user = variables.number(variable::RELEASE_CHECK_USER, "1", 1..=u64::MAX >> 1);
+        let expects_cache = variables.flag(variable::RELEASE_CHECK_CACHE, "true");
+        let log = variables.log();
+        let (Ok(function), Ok(user), Ok(expects_cache), Ok(log)) =
+            (function, user, expects_cache, log)
+        else {
+            return Err(ConfigError(variables.invalid));
+        };
+        Ok(Self { function, user, expects_cache, log })
     }
 }
 
@@ -248,6 +317,25 @@ impl Variables<'_> {
             redis = self.judge(variable::REDIS_IAM_USER, signing)?;
         }
         Ok(Some(redis))
+    }
+
+    fn password_secret(&mut self) -> Result<Option<String>, Noted> {
+        let secret = self.read_optional(variable::REDIS_PASSWORD_SECRET, |text| {
+            Ok::<_, String>(text.to_owned())
+        })?;
+        if secret.is_none() {
+            return Ok(None);
+        }
+        let is_set = |name| (self.lookup)(name).is_some_and(|value| !value.is_empty());
+        if !is_set(variable::REDIS_URL) || is_set(variable::REDIS_IAM_USER) {
+            let accepted = format!(
+                "only with {}, and without {}",
+                variable::REDIS_URL,
+                variable::REDIS_IAM_USER
+            );
+            return self.judge(variable::REDIS_PASSWORD_SECRET, Err(accepted));
+        }
+        Ok(secret)
     }
 
     /// A client certificate and its private key, each as it stands in its file.
@@ -487,7 +575,9 @@ mod tests {
             variable::REDIS_IAM_CACHE,
             variable::REDIS_IAM_SERVERLESS,
             variable::REDIS_IAM_SERVICE,
+            variable::REDIS_PASSWORD_SECRET,
             variable::WARM_UP,
+            variable::CACHE_ENABLED,
             variable::REDIS_CONNECT_TIMEOUT_MS,
             variable::REDIS_RESPONSE_TIMEOUT_MS,
             variable::CACHE_NAMESPACE,
@@ -509,6 +599,8 @@ mod tests {
         for config in [read(&[]).unwrap(), read(&names.map(|name| (name, ""))).unwrap()] {
             assert!(config.redis.is_none());
             assert!(!config.warm_up);
+            assert!(config.cache_enabled);
+            assert_eq!(config.redis_password_secret, None);
             assert_eq!(config.namespace.as_str(), "users");
             assert_eq!(config.policy, Policy::new(Duration::from_mins(2)));
             assert_eq!(config.users_table, None);
@@ -526,6 +618,8 @@ mod tests {
             (variable::REDIS_URL, "redis://user:password@localhost:6380/1"),
             (variable::REDIS_CONNECT_TIMEOUT_MS, "700"),
             (variable::REDIS_RESPONSE_TIMEOUT_MS, "50"),
+            (variable::REDIS_PASSWORD_SECRET, "arn:aws:secretsmanager:…"),
+            (variable::CACHE_ENABLED, "false"),
             (variable::CACHE_NAMESPACE, "people:v2"),
             (variable::CACHE_TTL_SECONDS, "60"),
             (variable::CACHE_NOT_FOUND_TTL_SECONDS, "5"),
@@ -543,6 +637,8 @@ mod tests {
         ])
         .unwrap();
         assert!(config.redis.is_some());
+        assert!(!config.cache_enabled);
+        assert_eq!(config.redis_password_secret.as_deref(), Some("arn:aws:secretsmanager:…"));
         assert_eq!(config.namespace.as_str(), "people:v2");
         let policy = Policy::new(Duration::from_mins(1))
             .with_not_found_ttl(Duration::from_secs(5))
@@ -617,6 +713,36 @@ mod tests {
                 "invalid POWERTOOLS_METRICS_NAMESPACE: AWS/Lambda; accepted: 1 to 128 characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
             ]
         );
+    }
+
+    #[test]
+    fn a_secret_is_for_a_redis_that_asks_for_a_password() {
+        let secret = (variable::REDIS_PASSWORD_SECRET, "arn:aws:secretsmanager:…");
+        let iam = [
+            (variable::REDIS_URL, "rediss://h"),
+            (variable::REDIS_IAM_USER, "u"),
+            (variable::REDIS_IAM_CACHE, "c"),
+            secret,
+        ];
+        for set in [&[secret][..], &iam] {
+            let error = read(set).unwrap_err();
+            assert!(error.contains("only with REDIS_URL, and without REDIS_IAM_USER"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_release_check_asks_the_version_of_an_arn() {
+        let check = |arn: &'static str| {
+            ReleaseCheckConfig::from_lookup(|name| {
+                (name == variable::RELEASE_CHECK_VERSION).then(|| arn.into())
+            })
+        };
+        let config = check("arn:aws:lambda:eu-west-1:123456789012:function:users:7").unwrap();
+        assert_eq!(config.function, ("users".to_owned(), "7".to_owned()));
+        assert!(config.expects_cache && config.user == 1);
+        for arn in ["", "users", "arn:aws:lambda:eu-west-1:123456789012:function:users"] {
+            assert!(check(arn).unwrap_err().to_string().contains("the ARN of a version"));
+        }
     }
 
     #[test]

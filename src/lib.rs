@@ -19,11 +19,13 @@
 //! - [`config`]: every environment variable, read once at the start; all errors at once.
 //! - [`environment`]: what the binaries share: how they start and how they end.
 //! - [`problem`]: the error responses of the API (RFC 9457).
+//! - [`release_check`]: what a new version is asked before it gets requests.
+//! - [`secret`]: the password of Redis, where Secrets Manager has it.
 //! - [`stream`]: changes of the users' table, and which keys they make old.
 //! - [`telemetry`]: log lines, and one for each request that is also its metrics.
 //! - [`users`]: the API: route, method, id → response. Does not know that it is cached.
 //!
-//! `src/bin/users.rs` and `src/bin/invalidate.rs` wire them together.
+//! `src/bin/users.rs`, `src/bin/invalidate.rs` and `src/bin/release-check.rs` wire them together.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -32,6 +34,8 @@ pub mod aws;
 pub mod config;
 pub mod environment;
 pub mod problem;
+pub mod release_check;
+pub mod secret;
 pub mod stream;
 pub mod telemetry;
 pub mod users;

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use users_function::config::Config;
 use users_function::stream::{invalidate, read};
 use users_function::users::UserId;
-use users_function::{environment, telemetry};
+use users_function::{environment, secret, telemetry};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -24,6 +24,7 @@ async fn start() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var_os(name))?;
     telemetry::init(&config.log);
     environment::expect_lambda()?;
+    let config = secret::completed(config, |name| std::env::var_os(name)).await?;
     let redis = config.redis.ok_or("REDIS_URL is not set: there is nothing to delete from")?;
     let store = Arc::new(RedisStore::new(redis));
     let namespace = config.namespace;

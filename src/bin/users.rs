@@ -19,7 +19,7 @@ use tracing::warn;
 use users_function::config::Config;
 use users_function::telemetry::Telemetry;
 use users_function::users::{DynamoDbUsers, EmbeddedUsers, Route, UserStore, UsersApi, routed};
-use users_function::{environment, telemetry};
+use users_function::{environment, secret, telemetry};
 
 fn main() -> ExitCode {
     environment::exit_code(start())
@@ -43,6 +43,11 @@ fn start() -> Result<(), Error> {
 }
 
 async fn run(config: Config) -> Result<(), Error> {
+    let mut config = Box::pin(secret::completed(config, |name| std::env::var_os(name))).await?;
+    if !config.cache_enabled {
+        // Nothing is asked of it, so nothing needs to be connected to.
+        config.redis = None;
+    }
     match config.users_table.clone() {
         Some(table) => Box::pin(with_users(DynamoDbUsers::new(table), config)).await,
         None => with_users(EmbeddedUsers, config).await,
@@ -98,8 +103,11 @@ where
     if config.warm_up {
         warm_up().await;
     }
-    let Config { namespace, policy, log, base_path, max_concurrency, .. } = config;
+    let Config { namespace, policy, log, base_path, max_concurrency, cache_enabled, .. } = config;
     let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
+        if !cache_enabled {
+            return None;
+        }
         Some(namespace.key(Route::of(request).user()?.key_parts()))
     });
     let api = cache.layer(api).map_request(|request| {

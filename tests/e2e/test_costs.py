@@ -80,7 +80,7 @@ class Costs(unittest.TestCase):
         given = ["requests_per_second=50", "hit_ratio=0.25", "alarm=7"]
         self.assertEqual(figures("Parameters", *given)["hit_ratio"][0], "0.25")
         self.assertEqual(figures("Prices", *given)["alarm"][::3], ["7", ""])
-        self.assertEqual(self.only("alarm=7", "requests_per_second=50"), ["42.00"])
+        self.assertEqual(self.only("alarm=7", "requests_per_second=50"), ["77.00"])
 
     def test_a_tier_begins_where_the_one_before_it_ends(self):
         # 262.8 million are all of the first tier, of 2,628 million 300 are.
@@ -155,9 +155,28 @@ class Costs(unittest.TestCase):
         self.assertEqual(self.only(*given), ["0.00", "13.14", f"{6 * 13.14:.2f}"])
         self.assertEqual(self.only(*given, "users_traced=0"), ["0.00"] * 3)
 
+    def test_the_try_out_stack_under_full_load_costs_less_than_150_usd(self):
+        """Three users in the program, and the limit of samconfig.toml all month."""
+        limit = re.search(r"ApiRequestsPerSecond=(\d+)", (ROOT / "samconfig.toml").read_text())[1]
+        command, stated = re.search(r"^scripts/costs.py (requests_per_second=\d+ .*?) +# (\d+) USD", DOCUMENT.read_text(),
+                                    re.MULTILINE).groups()
+        self.assertIn(f"requests_per_second={limit} ", command)
+        together = float(figures("USD a month with the cache", *command.split())["together"][0])
+        self.assertEqual(round(together), int(stated))
+        self.assertLess(together, 150)
+
+    def test_the_alarms_and_series_are_those_that_there_are(self):
+        alarms = re.findall(r"^  (\w+Alarm):$", (ROOT / "template.yaml").read_text(), re.MULTILINE)
+        given = figures("Parameters")
+        self.assertEqual(int(given["alarms"][0]) + int(given["cache_alarms"][0]), len(alarms))
+        series = re.search(r"That is (\d+) series", (ROOT / "docs/logs.md").read_text())[1]
+        self.assertEqual(given["metrics"][0], series)
+
     def test_an_idle_month_has_alarms_and_no_metrics(self):
-        self.assertEqual(self.only("metric", "requests_per_second=0,1"), ["0.00", "6.00"])
-        self.assertEqual(self.only("alarm", "requests_per_second=0,1"), ["0.60", "0.60"])
+        self.assertEqual(self.only("metric", "requests_per_second=0,1"), ["0.00", "5.10"])
+        self.assertEqual(self.only("alarm", "requests_per_second=0,1"), ["1.10", "1.10"])
+        without = self.only("alarm", "requests_per_second=0", title="USD a month without it")
+        self.assertEqual(without, ["0.50"])
         self.assertEqual(self.only("dashboard", "requests_per_second=0", "dashboards=2"), ["6.00"])
 
     def test_bytes_are_billed_by_where_they_go(self):

@@ -1,13 +1,14 @@
 """What `make deploy` and the targets around it do, as far as that can be seen without an account.
 
-In the place of SAM stands a program that writes down what it is called with, and that has the outputs
-of a stack; what SAM itself makes of the template is tested in tests/template.
+SAM is the real one; AWS is the small one of cloud.py. What SAM itself makes of the template is tested in
+tests/template.
 """
 
 import http.server
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,40 +16,62 @@ import tempfile
 import threading
 import unittest
 
-from support import ROOT, Make, clean_copy, environment, free_port
+from support import ROOT, Make, ask_script, clean_copy, environment, free_port
+from cloud import BUCKET, Cloud, Stack
+from parameters import defaults, parameters, release_id
 
-BUILT = ["UsersFunction", "InvalidateFunction"]
+FUNCTIONS = ["UsersFunction", "InvalidateFunction", "ReleaseCheckFunction"]
+# The real SAM, but for the build, which takes minutes: what it makes is one file for each function, and a template that
+# names them.
 SAM = r"""#!/usr/bin/env python3
-import json, os, pathlib, sys
+import json, os, pathlib, re, shutil, sys
 folder = pathlib.Path(os.environ["SAM_CALLS"])
 with (folder / "calls").open("a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\n")
-if sys.argv[1] == "build":
-    for name in ["UsersFunction", "InvalidateFunction"]:
-        built = pathlib.Path(".aws-sam/build", name)
-        built.mkdir(parents=True, exist_ok=True)
-        (built / "bootstrap").write_text((folder / "program").read_text())
-if sys.argv[1:3] == ["list", "stack-outputs"]:
-    print((folder / "outputs").read_text())
+if sys.argv[1] != "build":
+    os.environ["PYTHONPATH"] = "%(modules)s"
+    os.execvp(sys.executable, [sys.executable, "%(sam)s", *sys.argv[1:]])
+build = pathlib.Path(".aws-sam/build")
+template = pathlib.Path("template.yaml").read_text()
+for name in %(functions)s:
+    (build / name).mkdir(parents=True, exist_ok=True)
+    program = folder / name
+    (build / name / "bootstrap").write_text((program if program.exists() else folder / "program").read_text())
+    template = re.sub(rf"(^  {name}:\n(?:    .*\n)*?    Properties:\n)", rf"\1      CodeUri: {name}\n", template, flags=re.M)
+(build / "template.yaml").write_text(template)
+shutil.copy("dashboard.yaml", build)
 """
 
 
-class Scripts(unittest.TestCase):
+class Harness(unittest.TestCase):
+    """The scripts and the real SAM, against an AWS that is small."""
+
     @classmethod
     def setUpClass(cls):
         cls.copy = clean_copy()
         cls.addClassCleanup(shutil.rmtree, cls.copy)
-        # With the real SAM, which the scripts would take before any other.
-        (cls.copy / ".tools").unlink()
         # That there is a linker for another processor does not matter here, nor that there is a library.
         cls.sysroot = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
         cls.addClassCleanup(shutil.rmtree, cls.sysroot)
+        # Its real path, since the scripts would take it before the one of the tests.
+        asked = ask_script('ensure_sam; command -v sam')
+        cls.modules = ROOT / ".tools/sam"
+        cls.sam = cls.modules / "bin/sam" if (cls.modules / "bin/sam").exists() else asked.stdout.strip()
+        ask_script("ensure_botocore")
+        ask_script("ensure_awscli")
+        # The tools of the checkout, but for the wrapper of SAM.
+        (cls.copy / ".tools").unlink()
+        (cls.copy / ".tools").mkdir()
+        for tool in (ROOT / ".tools").iterdir():
+            if tool.name != "bin":
+                (cls.copy / ".tools" / tool.name).symlink_to(tool)
 
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
         self.addCleanup(shutil.rmtree, self.folder)
+        sam = SAM % {"modules": self.modules, "sam": self.sam, "functions": FUNCTIONS}
         for name, text in [
-            ("sam", SAM), ("cfn-lint", "#!/bin/sh\n"), ("zig", "#!/bin/sh\n"), ("cargo-lambda", "#!/bin/sh\n"),
+            ("sam", sam), ("cfn-lint", "#!/bin/sh\n"), ("zig", "#!/bin/sh\n"), ("cargo-lambda", "#!/bin/sh\n"),
             # As if Rust could build for both.
             ("rustc", f"#!/bin/sh\necho '{self.sysroot}'\n"),
         ]:
@@ -57,16 +80,31 @@ class Scripts(unittest.TestCase):
         for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"]:
             (self.sysroot / "lib/rustlib" / target).mkdir(parents=True, exist_ok=True)
         (self.folder / "program").write_text("one program")
-        self.outputs(ApiUrl="https://abc.execute-api.eu-west-1.amazonaws.com", ApiAuthorization="NONE")
+        self.cloud = Cloud()
+        self.addCleanup(self.cloud.close)
 
-    def outputs(self, **values):
-        outputs = [{"OutputKey": name, "OutputValue": value} for name, value in values.items()]
-        (self.folder / "outputs").write_text(json.dumps(outputs))
+    def variables(self, **variables):
+        return environment(**{
+            "PATH": f"{self.folder}{os.pathsep}{os.environ['PATH']}", "SAM_CALLS": str(self.folder),
+            "AWS_ENDPOINT_URL": self.cloud.url, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "secret", "HOME": str(self.folder), "SAM_CLI_TELEMETRY": "0",
+            # How often SAM asks how far it is, in seconds.
+            "SAM_CLI_POLL_DELAY": "0.1", **variables})
 
     def make(self, target, *arguments, said="", **variables):
-        path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(["make", target, *arguments], cwd=self.copy, input=said, text=True, capture_output=True,
-                              env=environment(**{"PATH": path, "SAM_CALLS": str(self.folder), **variables}))
+                              env=self.variables(**variables))
+
+    def made(self, *arguments, **variables):
+        """Makes it, and gives what it said."""
+        made = self.make(*arguments, **variables)
+        self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
+        return made.stdout + made.stderr
+
+    def refused(self, *arguments, **variables):
+        made = self.make(*arguments, **variables)
+        self.assertNotEqual(made.returncode, 0, made.stdout + made.stderr)
+        return made.stdout + made.stderr
 
     def calls(self):
         """What SAM was called with since the last time."""
@@ -75,66 +113,105 @@ class Scripts(unittest.TestCase):
         path.unlink(missing_ok=True)
         return calls
 
-    def deployed(self, *arguments):
-        """Deploys, and gives the parameters that it was done with."""
-        made = self.make("deploy", *arguments)
-        self.assertEqual(made.returncode, 0, made.stderr)
-        build, deploy, _ = self.calls()
-        self.assertEqual((build[0], deploy[0]), ("build", "deploy"))
-        place = deploy.index("--parameter-overrides")
-        self.assertEqual(deploy[1:place], ["--config-env", *self.config(arguments), "--no-confirm-changeset"])
-        return build, dict(parameter.split("=", 1) for parameter in deploy[place + 1:])
+    def deployed(self, *arguments, stack="response-boost"):
+        """Deploys, and gives the parameters that the stack then has."""
+        self.made("deploy", *arguments)
+        return dict(self.cloud.stacks[stack].parameters)
 
-    @staticmethod
-    def config(arguments):
-        return [argument.split("=")[1] for argument in arguments if argument.startswith("CONFIG=")] or ["default"]
+    def stands(self, *given, config="default", name="response-boost"):
+        """A stack as a deployment leaves it, with the program that the tests build. A deployment takes seconds."""
+        template = (ROOT / "template.yaml").read_text()
+        values = parameters(config, "-", given)
+        values["ReleaseId"] = release_id(template, values, b"one program", "")
+        template = template.replace("CodeUri: .\n", f"CodeUri: s3://{BUCKET}/{name}/program\n").replace(
+            "TemplateURL: dashboard.yaml", f"TemplateURL: https://s3.eu-west-1.amazonaws.com/{BUCKET}/{name}/dashboard")
+        stack = self.cloud.stacks[name] = Stack(name, template, values)
+        stack.event(name, "AWS::CloudFormation::Stack", stack.status)
+        return stack
 
+
+class Scripts(Harness):
     def test_a_first_deployment_answers_a_plain_curl(self):
-        build, parameters = self.deployed()
+        said = self.made("deploy")
+        self.assertIn("curl -i https://response-boost.execute-api.eu-west-1.amazonaws.com/users/1", said)
+        build, deploy = self.calls()
         self.assertEqual(build, ["build", "--parameter-overrides", "Architecture=arm64"])
-        self.assertEqual(parameters["UserStore"], "embedded")
-        self.assertEqual(parameters["ApiAuthorization"], "NONE")
+        self.assertEqual(deploy[:4], ["deploy", "--config-env", "default", "--no-confirm-changeset"])
+        parameters = self.cloud.stacks["response-boost"].parameters
+        self.assertEqual((parameters["UserStore"], parameters["ApiAuthorization"]), ("embedded", "NONE"))
+        self.assertEqual((parameters["ApiRequestsPerSecond"], parameters["ApiBurst"]), ("20", "40"))
         self.assertEqual(parameters["InvalidationMaxAgeSeconds"], "120")
-        made = self.make("deploy")
-        self.assertIn("curl -i https://abc.execute-api.eu-west-1.amazonaws.com/users/1", made.stderr)
 
     def test_what_is_built_is_what_the_configuration_names(self):
         configuration = self.copy / "samconfig.toml"
         before = configuration.read_text()
         self.addCleanup(configuration.write_text, before)
         configuration.write_text(before.replace('"UserStore=embedded",', '"UserStore=embedded", "Architecture=x86_64",'))
-        build, parameters = self.deployed()
-        self.assertEqual(build, ["build", "--parameter-overrides", "Architecture=x86_64"])
-        self.assertEqual(parameters["Architecture"], "x86_64")
+        self.assertEqual(self.deployed()["Architecture"], "x86_64")
+        self.assertEqual(self.calls()[0], ["build", "--parameter-overrides", "Architecture=x86_64"])
 
-    def test_production_has_a_table_signed_requests_and_somebody_who_is_told(self):
-        refused = self.make("deploy", "CONFIG=prod")
-        self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("AlarmEmail is still the one of the example", refused.stderr)
-        self.calls()
-        _, parameters = self.deployed("CONFIG=prod", "PARAMETERS=AlarmEmail=oncall@example.org")
-        self.assertEqual(parameters["UserStore"], "dynamodb")
-        self.assertEqual(parameters["ApiAuthorization"], "AWS_IAM")
+    def test_production_has_a_table_signed_requests_and_somebody_who_gets_the_alarms(self):
+        self.assertIn("AlarmEmail is still the one of the example", self.refused("deploy", "CONFIG=prod"))
+        parameters = self.deployed("CONFIG=prod", "PARAMETERS=AlarmEmail=oncall@example.org", stack="response-boost-prod")
+        self.assertEqual((parameters["UserStore"], parameters["ApiAuthorization"]), ("dynamodb", "AWS_IAM"))
         self.assertEqual(parameters["AlarmEmail"], "oncall@example.org")
+        self.assertEqual((parameters["CacheStaleIfErrorSeconds"], parameters["ReservedConcurrency"]), ("600", "100"))
+        self.assertEqual(parameters["InvalidationMaxAgeSeconds"], "720")
 
-    def test_a_release_is_another_when_a_program_or_a_parameter_is(self):
-        releases = [self.deployed()[1]["ReleaseId"]]
-        self.assertEqual(self.deployed()[1]["ReleaseId"], releases[0], "nothing has changed")
-        releases.append(self.deployed("PARAMETERS=CacheTtlSeconds=60")[1]["ReleaseId"])
-        releases.append(self.deployed("PARAMETERS=Architecture=x86_64")[1]["ReleaseId"])
-        (self.folder / "program").write_text("another program")
-        releases.append(self.deployed()[1]["ReleaseId"])
+    def test_a_parameter_that_was_set_once_and_dropped_is_the_default_again(self):
+        self.stands("CacheTtlSeconds=60", "LogFilter=debug")
+        parameters = self.deployed()
+        self.assertEqual((parameters["CacheTtlSeconds"], parameters["LogFilter"]), ("120", ""))
+        self.assertEqual(parameters.keys(), defaults((ROOT / "template.yaml").read_text()).keys())
+
+    def test_an_empty_value_is_one(self):
+        configuration = self.copy / "samconfig.toml"
+        before = configuration.read_text()
+        self.addCleanup(configuration.write_text, before)
+        configuration.write_text(before.replace('"UserStore=embedded",', '"UserStore=embedded", "LogFilter=debug",'))
+        self.assertEqual(self.deployed("PARAMETERS=LogFilter= CacheTtlSeconds=60")["LogFilter"], "")
+
+    def test_a_changed_ttl_is_a_release_and_a_changed_limit_of_the_table_is_none(self):
+        stack = self.stands()
+        self.deployed("PARAMETERS=TableMaxReadsPerSecond=5")
+        self.assertEqual((stack.live, stack.parameters["TableMaxReadsPerSecond"]), ("1", "5"))
+        self.deployed("PARAMETERS=CacheTtlSeconds=60")
+        self.assertEqual((stack.live, stack.parameters["TableMaxReadsPerSecond"]), ("2", "1000"))
+
+    def test_a_release_is_another_when_what_reaches_the_function_is(self):
+        build = self.folder / "build"
+        for function in FUNCTIONS:
+            (build / function).mkdir(parents=True)
+            (build / function / "bootstrap").write_text("one program")
+        def release(*given, **variables):
+            asked = subprocess.run([sys.executable, "scripts/parameters.py", "default", build, "-", *given], cwd=self.copy,
+                                   env=self.variables(**variables), check=True, capture_output=True, text=True)
+            return re.search(r"^ReleaseId=(.*)$", asked.stdout, re.MULTILINE)[1]
+        releases = [release()]
+        limits = ["CacheMaxEcpuPerSecond=2000", "ApiBurst=7", "DeploymentAlarms=false", "ReservedConcurrency=5"]
+        self.assertEqual(release(*limits), releases[0])
+        for function in ["InvalidateFunction", "ReleaseCheckFunction"]:
+            (build / function / "bootstrap").write_text("another program, which has no alias")
+        self.assertEqual(release(), releases[0])
+        for given in ["CacheTtlSeconds=60", "Architecture=x86_64", "MemorySize=512", "CacheMode=none"]:
+            releases.append(release(given))
+        releases.append(release(NONCE="again"))
+        (build / "UsersFunction/bootstrap").write_text("another program")
+        releases.append(release())
         template = self.copy / "template.yaml"
         before = template.read_text()
         self.addCleanup(template.write_text, before)
-        template.write_text(before.replace("MemorySize: 256", "MemorySize: 512") + "\n")
-        releases.append(self.deployed()[1]["ReleaseId"])
-        self.assertEqual(len(set(releases)), 5, releases)
+        template.write_text(before.replace("      Timeout: 10\n", "      Timeout: 11\n"))
+        releases.append(release())
+        self.assertEqual(len(set(releases)), 8, releases)
+        self.assertEqual(release("ReleaseId=mine"), "mine")
 
     def test_invalidating_is_tried_for_as_long_as_an_entry_may_live(self):
         for given, age in [("CacheTtlSeconds=300 CacheStaleIfErrorSeconds=600", "900"), ("CacheTtlSeconds=5", "60"),
                            ("CacheTtlSeconds=31536000", "604800"), ("InvalidationMaxAgeSeconds=77", "77")]:
-            self.assertEqual(self.deployed(f"PARAMETERS={given}")[1]["InvalidationMaxAgeSeconds"], age)
+            asked = subprocess.run([sys.executable, "scripts/parameters.py", "default", "-", "-", *given.split()],
+                                   cwd=self.copy, capture_output=True, text=True)
+            self.assertIn(f"InvalidationMaxAgeSeconds={age}\n", asked.stdout)
 
     def test_what_cannot_be_is_said(self):
         for arguments, said in [(["CONFIG=test"], "CONFIG is test; samconfig.toml has: default, prod"),
@@ -142,37 +219,158 @@ class Scripts(unittest.TestCase):
                                 (["PARAMETERS=CacheTtlSeconds"], "PARAMETERS has CacheTtlSeconds; accepted"),
                                 (["PARAMETERS=CacheTtlSeconds=2m"], "CacheTtlSeconds is 2m; accepted: a whole number"),
                                 (["PARAMETERS=Architecture=arm"], "the architecture is arm; accepted: x86_64, arm64")]:
-            refused = self.make("deploy", *arguments)
-            self.assertNotEqual(refused.returncode, 0, arguments)
-            self.assertIn(said, refused.stderr)
-            self.assertNotIn("deploy", [call[0] for call in self.calls()])
+            self.assertIn(said, self.refused("deploy", *arguments))
+            self.assertEqual(self.calls(), [])
 
-    def test_url_and_logs_are_those_of_the_stack(self):
-        url = self.make("url", "CONFIG=prod")
-        self.assertEqual(url.stdout, "https://abc.execute-api.eu-west-1.amazonaws.com\n")
-        self.assertEqual(self.calls(), [["list", "stack-outputs", "--config-env", "prod", "--output", "json"]])
+    def test_a_cure_gets_through_while_an_alarm_rings(self):
+        self.stands()
+        self.cloud.alarm = True
+        stack = self.cloud.stacks["response-boost"]
+        self.refused("deploy", "PARAMETERS=CacheTtlSeconds=60")
+        self.assertEqual((stack.status, stack.live), ("UPDATE_ROLLBACK_COMPLETE", "1"))
+        self.deployed("PARAMETERS=CacheTtlSeconds=60 DeploymentAlarms=false")
+        self.assertEqual((stack.status, stack.live), ("UPDATE_COMPLETE", "3"))
+
+    def test_a_release_is_rolled_back_by_hand_and_the_next_one_goes_live(self):
+        stack = self.stands("CacheTtlSeconds=60")
+        stack.versions, stack.live, stack.believed = ["1", "2"], "2", "2"
+        self.assertIn("version 1; before it was 2", self.made("rollback"))
+        self.assertEqual(stack.live, "1")
+        # Not even what was rolled back is lost: it is deployed again, past CodeDeploy, which would refuse it.
+        said = self.made("deploy", "PARAMETERS=CacheTtlSeconds=60")
+        self.assertIn("The alias was moved by hand", said)
+        self.assertEqual((stack.live, stack.parameters["DeploymentByCodeDeploy"]), ("3", "false"))
+        self.deployed()
+        self.assertEqual((stack.live, stack.parameters["DeploymentByCodeDeploy"]), ("4", "true"))
+        self.made("rollback", "VERSION=2")
+        self.assertEqual(stack.live, "2")
+        self.assertIn("VERSION is 9; response-boost-UsersFunction has: 1, 2, 3, 4", self.refused("rollback", "VERSION=9"))
+
+    def test_a_rollback_stops_a_deployment_that_is_under_way(self):
+        self.stands().weights = {"2": 0.1}
+        self.cloud.running = ["d-1"]
+        self.assertIn("Stopped the deployment", self.made("rollback"))
+        self.assertEqual(self.cloud.calls, [("codedeploy", "StopDeployment", {"deploymentId": "d-1", "autoRollbackEnabled": True})])
+
+    def test_the_cache_is_turned_off_and_on_without_a_build(self):
+        stack = self.stands()
+        self.cloud.alarm = True
+        releases = {stack.parameters["ReleaseId"]}
+        for target, enabled, live in [("cache-off", "false", "2"), ("cache-on", "true", "3"), ("cache-off", "false", "4")]:
+            self.assertIn("The next make deploy sets it again", self.made(target))
+            self.assertEqual((stack.parameters["CacheEnabled"], stack.live), (enabled, live))
+            releases.add(stack.parameters["ReleaseId"])
+        self.assertEqual((len(releases), self.calls()), (4, []))
+        self.assertEqual(stack.parameters["CacheTtlSeconds"], "120")
+        self.cloud.alarm = False
+        self.assertIn("CacheEnabled changes from false to true", self.made("deploy"))
+        self.assertEqual(stack.live, "5")
+
+    def test_a_first_deployment_that_failed_has_a_way_out(self):
+        self.cloud.fails = True
+        self.refused("deploy")
+        self.cloud.fails = False
+        stack = self.cloud.stacks["response-boost"]
+        stack.extra_resources = [("UsersTable", "AWS::DynamoDB::Table", "users-1")]
+        said = self.refused("deploy")
+        for line in ["(ROLLBACK_COMPLETE), and such a stack can only be deleted", "not in a zone that has serverless caches",
+                     "  make destroy\n  make deploy\n", "aws dynamodb delete-table --table-name users-1"]:
+            self.assertIn(line, said)
+        self.assertNotIn("cancelled", said)
+        self.made("destroy", said="destroy\n")
+        self.assertEqual(self.cloud.stacks, {})
+
+    def test_a_way_back_that_failed_has_a_way_out(self):
+        stack = self.stands()
+        stack.event(stack.name, "AWS::CloudFormation::Stack", "UPDATE_IN_PROGRESS")
+        stack.event("Cache", "AWS::ElastiCache::ServerlessCache", "UPDATE_FAILED", reason="it is being modified")
+        stack.status = "UPDATE_ROLLBACK_FAILED"
+        said = self.refused("deploy")
+        for line in ["it is being modified", "aws cloudformation continue-update-rollback --stack-name response-boost\n",
+                     "--resources-to-skip Cache"]:
+            self.assertIn(line, said)
+        stack.status = "UPDATE_IN_PROGRESS"
+        self.assertIn("another operation on response-boost is under way", self.refused("deploy"))
+
+    def test_a_zone_is_fixed_when_the_stack_is_created(self):
+        self.stands()
+        said = self.refused("deploy", "PARAMETERS=FirstZoneId=euw1-az2")
+        self.assertIn("FirstZoneId is fixed when the stack is created", said)
+
+    def test_what_is_left_of_a_network_is_said_and_how_to_delete_it(self):
+        stack = self.stands()
+        self.assertIn("hold network interfaces", self.made("deploy", "PARAMETERS=CacheMode=none"))
+        for _, kind, name in [("FirstSubnet", "AWS::EC2::Subnet", "subnet-1"), ("FunctionSecurityGroup", "AWS::EC2::SecurityGroup", "sg-1")]:
+            stack.event(kind, kind, "DELETE_FAILED", name, "has dependencies and cannot be deleted")
+        asked = subprocess.run(["bash", "-c", ". scripts/lib.sh; . scripts/stack.sh; deployed left"], cwd=self.copy,
+                               env=self.variables(), capture_output=True, text=True)
+        self.assertRegex(asked.stderr, r"(?s)make prune\n.*delete-security-group --group-id sg-1\n.*delete-subnet --subnet-id subnet-1")
+        self.assertIn("Deleted 1 versions", self.made("prune"))
+        self.assertEqual([call[1] for call in self.cloud.calls], ["DELETE /2015-03-31/functions/response-boost-UsersFunction"])
+
+    def test_two_stacks_of_one_build_and_one_is_deleted(self):
+        self.deployed()
+        self.deployed("STACK=second", stack="second")
+        zips = lambda: {re.search(r"CodeUri: s3://[^/]+/(\S+)", self.cloud.stacks[name].template)[1] for name in self.cloud.stacks}
+        self.assertEqual(len(zips()), 2)
+        self.made("destroy", said="destroy\n")
+        self.assertEqual(list(self.cloud.stacks), ["second"])
+        self.assertLessEqual(zips(), self.cloud.objects.keys())
+        self.made("destroy", "STACK=second", said="destroy\n")
+        self.assertEqual([key for key in self.cloud.objects], [])
+
+    def test_url_logs_and_outputs_are_those_of_the_stack(self):
+        self.assertIn("no stack response-boost in eu-west-1", self.refused("url"))
+        self.stands()
+        self.assertEqual(self.make("url").stdout, "https://response-boost.execute-api.eu-west-1.amazonaws.com\n")
+        self.assertIn("export Cache=response-boost-cache\n", self.make("outputs").stdout)
+        self.calls()
         self.make("logs", "STACK=Mine")
         self.assertEqual(self.calls(), [["logs", "--config-env", "default", "--stack-name", "Mine", "--tail"]])
 
     def test_a_stack_is_deleted_only_by_somebody_who_has_read_what_that_means(self):
-        self.outputs(UsersTable="users-table-1")
+        self.stands("AlarmEmail=oncall@example.org", config="prod", name="response-boost-prod")
         for said in ["", "yes\n", "y\n"]:
-            kept = self.make("destroy", said=said)
-            self.assertNotEqual(kept.returncode, 0)
-            self.assertIn("nothing was deleted", kept.stderr)
-            self.assertNotIn("delete", [call[0] for call in self.calls()])
-        deleted = self.make("destroy", "CONFIG=prod", said="destroy\n")
-        self.assertEqual(deleted.returncode, 0, deleted.stderr)
-        self.assertIn("keeps the table users-table-1", deleted.stderr)
-        self.assertIn("up to forty", deleted.stderr)
-        self.assertEqual(self.calls()[-1], ["delete", "--config-env", "prod", "--no-prompts"])
+            self.assertIn("nothing was deleted", self.refused("destroy", "CONFIG=prod", said=said))
+            self.assertIn("response-boost-prod", self.cloud.stacks)
+        said = self.made("destroy", "CONFIG=prod", said="destroy\n")
+        self.assertIn("keeps the table response-boost-prod-UsersTable", said)
+        self.assertIn("aws dynamodb delete-table --table-name response-boost-prod-UsersTable", said)
+        self.assertIn("up to forty", said)
+        self.assertEqual(self.cloud.stacks, {})
+
+    def test_a_stack_without_outputs_is_deleted(self):
+        self.stands().status = "ROLLBACK_COMPLETE"
+        self.made("destroy", said="destroy\n")
+        self.assertEqual(self.cloud.stacks, {})
 
     def test_seed_needs_a_table(self):
-        refused = self.make("seed")
-        self.assertIn("TABLE is not set", refused.stderr)
-        refused = self.make("seed", "CONFIG=default")
-        self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("the stack of CONFIG=default has no table", refused.stderr)
+        self.assertIn("TABLE is not set", self.refused("seed"))
+        self.stands()
+        self.assertIn("the stack of CONFIG=default has no table", self.refused("seed", "CONFIG=default"))
+
+    def test_credentials_are_found_in_every_kind_of_profile(self):
+        (self.folder / ".aws").mkdir()
+        process = self.folder / "process"
+        process.write_text("#!/bin/sh\necho '" + json.dumps({
+            "Version": 1, "AccessKeyId": "AKIDPROCESS", "SecretAccessKey": "s", "SessionToken": "t"}) + "'\n")
+        process.chmod(0o755)
+        (self.folder / ".aws/config").write_text(
+            f"[profile static]\naws_access_key_id = AKIDSTATIC\naws_secret_access_key = s\nregion = eu-west-3\n"
+            f"[profile process]\ncredential_process = {process}\n"
+            "[profile none]\nregion = eu-west-1\n")
+        def found(profile):
+            variables = self.variables(AWS_PROFILE=profile, AWS_EC2_METADATA_DISABLED="true")
+            for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"]:
+                variables.pop(name)
+            asked = subprocess.run(["bash", "-c", ". scripts/lib.sh; . scripts/stack.sh; deployed credentials"],
+                                   cwd=self.copy, env=variables, capture_output=True, text=True)
+            return asked.stdout + asked.stderr
+        self.assertIn("export AWS_ACCESS_KEY_ID=AKIDPROCESS\n", found("process"))
+        self.assertIn("export AWS_SESSION_TOKEN=t\n", found("process"))
+        self.assertIn("export AWS_ACCESS_KEY_ID=AKIDSTATIC\n", found("static"))
+        self.assertIn("export AWS_REGION=eu-west-3\n", found("static"))
+        self.assertIn("no AWS credentials", found("none"))
 
 
 class Smoke(unittest.TestCase):

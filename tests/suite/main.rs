@@ -10,6 +10,8 @@ mod invalidation;
 mod redis_cluster;
 mod redis_faults;
 mod redis_tls;
+mod release_check;
+mod secret;
 mod soak;
 mod stampede;
 mod telemetry;

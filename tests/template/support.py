@@ -53,7 +53,8 @@ def load(name):
 
 def transformed(**parameters):
     """What SAM makes of the template. It decides by a few parameters itself."""
-    decisive = {name: value for name, value in parameters.items() if name in ["DeploymentType", "ReleaseId"]}
+    decisive = {name: value for name, value in parameters.items()
+                if name in ["DeploymentType", "DeploymentByCodeDeploy", "ReleaseId"]}
     return json.loads(transform(**{"ReleaseId": "one", **decisive}))
 
 
@@ -75,9 +76,15 @@ def deployed(**parameters):
     return Stack(template, {"ReleaseId": "one", **parameters}).template()
 
 
+@functools.cache
+def source():
+    """The template as it stands, to be read alone."""
+    return load("template.yaml")
+
+
 def refusals(**parameters):
     """What the template's rules have against a choice of parameters."""
-    template = load("template.yaml")
+    template = source()
     stack = Stack(template, {"ReleaseId": "one", **parameters})
     said = []
     for rule in template["Rules"].values():

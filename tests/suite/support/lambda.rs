@@ -74,6 +74,11 @@ impl Function {
         Self::spawn(program(env!("CARGO_BIN_EXE_invalidate"), variables)).await
     }
 
+    /// Starts the release check instead.
+    pub async fn start_release_check(variables: &[(&str, &str)]) -> Self {
+        Self::spawn(program(env!("CARGO_BIN_EXE_release-check"), variables)).await
+    }
+
     /// The same within a script that `runner` runs, which ends with `exec "$0"`.
     pub async fn start_in(runner: &[&str], script: &str, variables: &[(&str, &str)]) -> Self {
         let function = command(variables);

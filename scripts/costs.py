@@ -124,7 +124,7 @@ PARAMETERS = {
     "access_log_bytes": Parameter(400, 0, math.inf, "the line of a request in the API's access log"),
     "log_days": Parameter(30, 1, math.inf, "how long logs are kept"),
     "log_compression": Parameter(0.15, 0, 1, "what is left of a kept log, as AWS's calculator has it"),
-    "metrics": Parameter(17, 0, math.inf, "custom metrics, billed in hours with requests"),
+    "metrics": Parameter(19, 0, math.inf, "custom metrics, billed in hours with requests"),
     "alarms": Parameter(5, 0, math.inf, "of one metric each, with and without the cache"),
     "cache_alarms": Parameter(6, 0, math.inf, "with it: those on the cache and on `invalidate`"),
     "dashboards": Parameter(0, 0, math.inf, "that are billed"),

@@ -7,8 +7,8 @@ given. A parameter that is left out would keep the value that the stack has, wha
 They are also written into FILE, as YAML for `sam deploy --parameter-overrides file://FILE`, which takes empty
 values; with - for FILE they are not. Two of them are computed unless they are set:
 
-- InvalidationMaxAgeSeconds: what was stored before a change has ended after CacheTtlSeconds and
-  CacheStaleIfErrorSeconds together, so that long the change is worth retrying.
+- InvalidationMaxAgeSeconds: what was stored before a change has ended after CacheTtlSeconds and the longer of
+  CacheStaleIfErrorSeconds and CacheStaleWhileRevalidateSeconds together, so that long the change is worth retrying.
 - ReleaseId: a hash of all that reaches the users function: its program in the folder BUILD, its part of the
   template, the parameters that this part depends on, and the variable NONCE. The alias gets a new version when
   it changes, and only then. With - for BUILD, before the build, it is left out.
@@ -111,7 +111,8 @@ def parameters(config, build, given, nonce=""):
 
     values = {**known, **chosen}
     if "InvalidationMaxAgeSeconds" not in chosen:
-        life = sum(whole_number(values, name) for name in ["CacheTtlSeconds", "CacheStaleIfErrorSeconds"])
+        windows = ["CacheStaleIfErrorSeconds", "CacheStaleWhileRevalidateSeconds"]
+        life = whole_number(values, "CacheTtlSeconds") + max(whole_number(values, name) for name in windows)
         # What the mapping of a stream to a function takes.
         values["InvalidationMaxAgeSeconds"] = str(min(max(life, 60), 604_800))
     if "ReleaseId" not in chosen:

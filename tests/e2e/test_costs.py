@@ -173,7 +173,7 @@ class Costs(unittest.TestCase):
         self.assertEqual(given["metrics"][0], series)
 
     def test_an_idle_month_has_alarms_and_no_metrics(self):
-        self.assertEqual(self.only("metric", "requests_per_second=0,1"), ["0.00", "5.10"])
+        self.assertEqual(self.only("metric", "requests_per_second=0,1"), ["0.00", "5.70"])
         self.assertEqual(self.only("alarm", "requests_per_second=0,1"), ["1.10", "1.10"])
         without = self.only("alarm", "requests_per_second=0", title="USD a month without it")
         self.assertEqual(without, ["0.50"])

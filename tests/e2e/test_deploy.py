@@ -208,6 +208,7 @@ class Scripts(Harness):
 
     def test_invalidating_is_tried_for_as_long_as_an_entry_may_live(self):
         for given, age in [("CacheTtlSeconds=300 CacheStaleIfErrorSeconds=600", "900"), ("CacheTtlSeconds=5", "60"),
+                           ("CacheStaleWhileRevalidateSeconds=3600", "3720"),
                            ("CacheTtlSeconds=31536000", "604800"), ("InvalidationMaxAgeSeconds=77", "77")]:
             asked = subprocess.run([sys.executable, "scripts/parameters.py", "default", "-", "-", *given.split()],
                                    cwd=self.copy, capture_output=True, text=True)

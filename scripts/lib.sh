@@ -103,7 +103,7 @@ ensure_openapi_tools() {
 ensure_serverless_offline() {
   local folder=$tools/serverless-offline
   [ -d "$folder/node_modules/serverless-offline" ] && return
-  has npm && node -e 'process.exit(process.versions.node.split(".")[0] < 20)' || return
+  has npm && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' || return
   say "installing serverless-offline into ${folder#"$PWD"/}"
   npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps --prefix "$folder" \
     serverless-offline@14.8.2

@@ -312,7 +312,10 @@ class Cloud:
         if action == "ListDeployments":
             reply = {"deployments": self.running}
         elif action == "ReceiveMessage":
-            batch = {"streamArn": "arn:…", "shardId": "shardId-1", "startSequenceNumber": "1", "endSequenceNumber": "2"}
+            # As long as they are, which the AWS CLI checks.
+            batch = {"streamArn": "arn:aws:dynamodb:eu-west-1:123456789012:table/users/stream/2026-11-27T00:00:00.000",
+                     "shardId": "shardId-00000001764200000000-0123abcd",
+                     "startSequenceNumber": "100000000000000000001", "endSequenceNumber": "100000000000000000002"}
             reply = {"Messages": [{"MessageId": "1", "ReceiptHandle": "1", "Body": json.dumps({"DDBStreamBatchInfo": batch})}]}
         else:
             self.calls.append((service, action, asked))

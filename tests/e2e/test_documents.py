@@ -30,7 +30,7 @@ class Documents(test_deploy.Harness):
         stack = self.cloud.stacks["response-boost-prod"]
         stack.versions, stack.live, stack.believed = [str(number) for number in range(1, 14)], "13", "13"
         self.aws = self.folder / "aws"
-        self.aws.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}/.tools/awscli exec python3 {ROOT}/.tools/awscli/bin/aws "$@"\n')
+        self.aws.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}/.tools/awscli exec python3 {ROOT}/.tools/awscli/bin/aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"\n')
         self.aws.chmod(0o755)
 
     def run_block(self, block):

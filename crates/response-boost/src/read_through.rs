@@ -287,8 +287,9 @@ impl<S: Store> ReadThrough<S> {
             plan.lease = Some(lease);
         }
         let until_end = budget.until_end().map_or(Duration::MAX, |left| {
-            // What becomes of the load takes its time too.
-            after_reply::limit(left).saturating_sub(self.policy.deadline)
+            // What becomes of the load takes its time too, but no more than the load.
+            let limit = after_reply::limit(left);
+            limit.saturating_sub(self.policy.deadline.min(limit / 2))
         });
         let limit = self.policy.load_limit.min(until_end);
         let mut budget = self.budget(ends_at_ms);

@@ -1,8 +1,8 @@
 //! What leases guarantee, in thousands of interleavings over a real Redis: no request that begins
 //! after an invalidation is answered with what was there before it. And that this test would notice.
 //!
-//! Requests are cancelled, loads are cut off, replies of the store are lost, and it is slow at every step. So leases
-//! are renewed, released, void and taken over. `GUARANTEE_ANSWERS` is how many answers each run waits for.
+//! Requests are cancelled, loads are cut off, replies of the store are lost, and it is slow at every step. Entries are
+//! loaded anew after the reply. So leases are renewed, released, void and taken over. `GUARANTEE_ANSWERS` is how many answers each run waits for.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -36,11 +36,12 @@ const TIMES_AS_MANY: usize = 20;
 /// What a run must have seen done to leases, and how often at least.
 const STEPS: [(&str, usize); 3] = [("renewed", 30), ("released", 20), ("taken over", 1)];
 /// And how answers must have come about.
-const STATUSES: [(&str, usize); 5] = [
+const STATUSES: [(&str, usize); 6] = [
     ("hit", 100),
     ("uri-miss; stored", 100),
     ("uri-miss; collapsed", 20),
     ("early-refresh", 5),
+    ("refresh-after-reply", 5),
     ("fwd-status=503", 5),
 ];
 
@@ -193,6 +194,8 @@ fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
         .with_lease(Duration::from_millis(30))
         .with_load_limit(Duration::from_millis(90))
         .with_stale_if_error(Duration::from_millis(300))
+        // Refreshes are spawned, and end whenever they do.
+        .with_stale_while_revalidate(Duration::from_millis(100))
         .with_early_refresh(50.0)
         .unwrap();
     let (flaw, world) = (world.flaw, Arc::clone(world));

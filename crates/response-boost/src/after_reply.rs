@@ -43,8 +43,8 @@ const MARGIN: Duration = Duration::from_millis(100);
 /// The work ends before 0.9 of the time that the invocation has left, less 100 ms. Lambda bills the time, and
 /// sends the environment no other event meanwhile; requests that leave nothing to do take no longer.
 ///
-/// Without this layer the work is spawned: right for a server, which is not frozen. On Lambda entries are then loaded
-/// anew by the requests that meet them, and a warning says so once.
+/// Without this layer the cache spawns the work, which suits a server: nothing freezes it. On Lambda each request then
+/// reloads the entry that it meets, and a warning says so once.
 ///
 #[cfg_attr(feature = "lambda", doc = "```no_run")]
 #[cfg_attr(not(feature = "lambda"), doc = "```ignore")]

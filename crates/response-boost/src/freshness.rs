@@ -89,7 +89,7 @@ pub(crate) fn age_at_load(headers: &HeaderMap) -> Duration {
 pub(crate) struct StaleFor {
     /// Where its load fails (RFC 5861 §4).
     pub(crate) if_error: Duration,
-    /// While it is loaded anew (RFC 5861 §3).
+    /// While the cache reloads it (RFC 5861 §3).
     pub(crate) while_revalidate: Duration,
 }
 

@@ -67,7 +67,7 @@ pub(crate) struct Shared<S> {
 }
 
 /// What a request is to be answered with.
-pub(crate) enum Answer<B: Body, R = Infallible> {
+pub(crate) enum Answer<B: Body, R> {
     /// An answer that may be kept, whether it came from the store or was just loaded.
     Cacheable {
         entry: Entry,
@@ -872,9 +872,7 @@ impl<S: Store> Plan<S> {
     fn load(reason: Reason, right: Right) -> Self {
         Self::Load(Box::new(Load::new(reason, right)))
     }
-}
 
-impl<S: Store> Plan<S> {
     /// The entry is the answer, and is loaded anew after the reply.
     fn after_reply(reason: Reason, entry: Entry, ttl: i64, fingerprint: Bytes) -> Self {
         let load = Load::refresh(reason, entry.clone(), Right::Entry(fingerprint), None);

@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run check test servers soak fuzz bench lint build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
+.PHONY: help setup run docs check test servers soak fuzz bench lint build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -11,6 +11,9 @@ setup: ## install what `run` and `test` need (they do it themselves, too)
 
 run: ## the function on http://localhost:9000 (PORT), with a Redis (STORE=dynamodb: and a DynamoDB)
 	@scripts/run.sh
+
+docs: ## the API as a page on http://localhost:9080 (DOCS_PORT), whose requests go to `make run` (PORT)
+	@scripts/docs.sh
 
 check: ## formatting, clippy and unit tests: the inner loop while you change something
 	@scripts/check.sh

@@ -109,6 +109,35 @@ ensure_serverless_offline() {
     serverless-offline@14.8.2
 }
 
+# Swagger UI, which shows openapi.yaml in a browser. No script of its package runs: one would report the installation to
+# another host.
+swagger_ui=$tools/swagger-ui/node_modules/swagger-ui-dist
+ensure_swagger_ui() {
+  [ ! -f "$swagger_ui/swagger-ui-bundle.js" ] || return 0
+  has npm || return
+  say 'installing swagger-ui-dist into .tools/swagger-ui'
+  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/swagger-ui" swagger-ui-dist@5.35.0
+}
+
+# A browser that tests can drive, from the distribution where none is installed.
+ensure_chromium() {
+  browser >/dev/null && return
+  if has apt-get && [ "$(id -u)" = 0 ]; then
+    say 'installing chromium from the distribution'
+    install_package chromium
+  fi
+  browser >/dev/null
+}
+
+# The path of an installed Chromium.
+browser() {
+  local name
+  for name in chromium google-chrome chromium-browser; do
+    command -v "$name" && return
+  done
+  return 1
+}
+
 # What template.yaml is held against before it is deployed.
 ensure_checkov() {
   PATH=$tools/bin:$PATH
@@ -283,6 +312,13 @@ install_package() {
   local install=(apt-get install -y -qq "$1")
   DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null 2>&1 ||
     { apt-get update -qq >/dev/null 2>&1 && DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null 2>&1; }
+}
+
+# check_port VARIABLE PORT EXAMPLE: ends unless PORT is a number; EXAMPLE is a command that sets it.
+check_port() {
+  case $2 in
+    '' | *[!0-9]*) die "$1 is $2; accepted: a port number, as in: $3" ;;
+  esac
 }
 
 # port_is_free PORT

@@ -5,9 +5,7 @@
 port=${PORT:-9000}
 
 check_prerequisites
-case $port in
-  '' | *[!0-9]*) die "PORT is $port; accepted: a port number, as in: make run PORT=9001" ;;
-esac
+check_port PORT "$port" 'make run PORT=9001'
 port_is_free "$port" || die "port $port on 127.0.0.1 is in use" \
   'take another: make run PORT=9001' \
   "see who has it: lsof -i :$port"

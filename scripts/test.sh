@@ -18,6 +18,9 @@ ensure_sam
 ensure_template_tools
 . scripts/parts.sh
 ensure_openapi_tools || skipped+=('openapi.yaml (schemathesis cannot be installed here)')
+# Without these the tests that need them name what is missing.
+ensure_swagger_ui || true
+ensure_chromium || true
 ensure_serverless_offline || skipped+=('the gateways of serverless-offline (it needs Node 20 and npm)')
 
 # A second DynamoDB for the API: made by others, and fitted to nothing here.

@@ -145,11 +145,11 @@ class Make:
         # The descriptor is shared with the processes that write: it must not be moved.
         return os.pread(self.log.fileno(), 1 << 24, 0).decode(errors="replace")
 
-    def wait_until_ready(self):
+    def wait_until_ready(self, line=r"^Ready. Try: curl -i (http://\S+)$"):
         """Waits for the line that says so, and gives the URL in it."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            ready = re.search(r"^Ready. Try: curl -i (http://\S+)$", self.output(), re.MULTILINE)
+            ready = re.search(line, self.output(), re.MULTILINE)
             if ready:
                 return ready[1]
             time.sleep(0.05)

@@ -71,14 +71,14 @@ class Docs(unittest.TestCase):
         ask(f"{self.page}/users/1")
         browser.evaluate(f"{EXECUTE}.click()")
         status, response = browser.wait_for(SHOWN)
-        self.assertEqual(status, "200")
+        if os.environ.get("DOCS_SCREENSHOT"):
+            browser.screenshot(pathlib.Path(os.environ["DOCS_SCREENSHOT"]))
+        self.assertEqual(status, "200", browser.requests)
         [body] = re.findall(r"\{.*?\}", response, re.DOTALL)
         self.assertEqual(json.loads(body), json.loads(MANAS))
         self.assertRegex(response, r"cache-status: response-boost; hit; ttl=\d+")
         self.assertRegex(response, r'etag: "[0-9a-f]{32}"')
 
-        if os.environ.get("DOCS_SCREENSHOT"):
-            browser.screenshot(pathlib.Path(os.environ["DOCS_SCREENSHOT"]))
         hosts = {urllib.parse.urlsplit(url).netloc for url in browser.requests if not url.startswith("data:")}
         self.assertEqual(hosts, {urllib.parse.urlsplit(self.page).netloc}, browser.requests)
         self.assertIn(f"{self.page}/users/1", browser.requests)

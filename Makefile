@@ -1,6 +1,6 @@
 # Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
 
-.PHONY: help setup run docs check test servers soak fuzz bench lint build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
+.PHONY: help setup run docs check test servers soak fuzz bench lint semver build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,9 @@ bench: ## what it costs, beside the floors and the alternatives (BENCH_PARTS, BE
 
 lint: ## formatting, clippy, docs, licences, unused dependencies, template, scripts
 	@scripts/lint.sh
+
+semver: ## whether the libraries' versions fit the changes of their APIs (BASELINE: a tag, else crates.io)
+	@scripts/semver.sh
 
 build: ## the function as Lambda takes it, for ARCHITECTURE (x86_64 or arm64)
 	@scripts/build.sh

@@ -65,7 +65,7 @@ class Docs(unittest.TestCase):
         browser.open(self.page)
         browser.wait_for(f"!!{EXECUTE}")
         shown = browser.evaluate("document.body.innerText")
-        for text in ["Users", "/users/{id}", "GET", "HEAD", "A user"]:
+        for text in ["Users", "/users/{id}", "GET", "HEAD", "A user", "If-None-Match"]:
             self.assertIn(text, shown)
 
         ask(f"{self.page}/users/1")

@@ -93,9 +93,7 @@ class Browser:
         raise AssertionError(f"{expression} was never true; the page says:\n{self.evaluate('document.body.innerText')}")
 
     def screenshot(self, path):
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        taken = self.call("Page.captureScreenshot", captureBeyondViewport=True,
-                          clip={"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1})
+        taken = self.call("Page.captureScreenshot")
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def close(self):

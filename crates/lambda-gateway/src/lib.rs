@@ -1,10 +1,37 @@
-//! Gateway events: from the raw JSON of an invocation to a request, and from a response to the
-//! reply.
+//! Serves events of API Gateway, function URLs and load balancers with a service of HTTP requests, and lets no event of a
+//! gateway end in a function error.
 //!
 //! The events are those of an API Gateway REST API (payload 1.0), an HTTP API (2.0, or set to 1.0),
-//! a function URL, and an Application Load Balancer. What comes of them is the request that
-//! [`lambda_http`] would make, with the same extensions ([`RequestExt`]). [`run`] takes the place of
-//! [`lambda_http::run`], and differs in this:
+//! a function URL, and an Application Load Balancer. The request has the type and the extensions that
+//! [`lambda_http`] gives it ([`RequestExt`]), so that a service written for one runs under the other.
+//!
+//! # Getting started
+//!
+//! **1.** Add both crates: `cargo add lambda-gateway lambda_http`.
+//!
+//! **2.** Write the service. It is a [`tower_service::Service`] from a [`Request`] to a response: a function, an axum
+//! router, or a stack of layers.
+//!
+//! **3.** Call [`run`] instead of [`lambda_http::run`]:
+//!
+//! ```no_run
+//! use http::Response;
+//! use lambda_http::{Body, Error, Request, tower::service_fn};
+//!
+//! async fn hello(request: Request) -> Result<Response<Body>, Error> {
+//!     Ok(Response::new(format!("hello, {}", request.uri().path()).into()))
+//! }
+//!
+//! # async fn example() -> Result<(), Error> {
+//! lambda_gateway::run(service_fn(hello)).await
+//! # }
+//! ```
+//!
+//! A [`Gateway`] in a `Runtime` of your own takes more settings: a [base path](Gateway::with_base_path), what a
+//! [warm-up event](Gateway::on_warm_up) does, an [observer of replies](Gateway::on_reply), and requests
+//! [without the context of their event](Gateway::without_request_context), which cost half as much.
+//!
+//! # Differences from `lambda_http`
 //!
 //! | | `lambda_http` | this crate |
 //! | --- | --- | --- |

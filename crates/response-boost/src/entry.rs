@@ -257,11 +257,6 @@ impl Entry {
         let quoted = ["\"", &self.etag, "\""].concat();
         HeaderValue::from_maybe_shared(Bytes::from(quoted)).ok()
     }
-
-    /// How long ago its load began, by a clock that shows `now_ms`; never negative.
-    pub(crate) fn age(&self, now_ms: u64) -> Duration {
-        Duration::from_millis(now_ms.saturating_sub(self.load_started_at_ms))
-    }
 }
 
 fn strong_etag(body: &[u8]) -> String {
@@ -496,12 +491,5 @@ pub(super) mod tests {
                 prop_assert_eq!(Entry::decode(&key(), &entry.encode(&key())).unwrap(), entry);
             }
         }
-    }
-
-    #[test]
-    fn an_age_is_never_negative() {
-        let entry = entry();
-        assert_eq!(entry.age(1_780_000_002_500), Duration::from_millis(2_500));
-        assert_eq!(entry.age(0), Duration::ZERO);
     }
 }

@@ -36,6 +36,7 @@ mod entry;
 mod faults;
 mod freshness;
 mod invalidation;
+mod kept;
 mod key;
 mod layer;
 mod lease;
@@ -48,6 +49,7 @@ mod read_through;
 mod redis;
 mod refusals;
 mod report;
+mod response;
 #[cfg(all(test, feature = "memory"))]
 mod rfc9111;
 mod service;

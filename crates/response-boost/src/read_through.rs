@@ -1,5 +1,6 @@
 //! The core: look up, else load and keep, so that nothing that is old is kept and nothing is loaded
-//! by everyone at once. Knows HTTP answers, but neither tower nor requests.
+//! by everyone at once. What it stores are responses or values (see [`kept`](crate::kept)); it knows neither tower nor
+//! requests.
 //!
 //! [`ReadThrough::answer`] is the whole of it, in steps: [`look`](ReadThrough::look), decide (a function for each
 //! thing that can be seen), [`Wait`] for another's fill and look again, [`load`](ReadThrough::load), and
@@ -9,29 +10,26 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Response, StatusCode};
-use http_body::Body;
+use http::StatusCode;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::after_reply;
-use crate::body::{self, CachedBody, Collected};
 use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
-use crate::freshness::{self, StaleFor};
+use crate::kept::{Failure, Loaded, Settled, Stored, Times};
 use crate::lease::{Lease, Voids};
 use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
 use crate::refusals::Refusals;
 use crate::report::{record, timed};
 use crate::wait::Wait;
 use crate::{
-    CacheKey, CacheStatus, Entry, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError,
+    CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError,
 };
 
 /// How much longer than a lease lasts one waits for a sign of life, so as to see that it has ended.
@@ -67,59 +65,78 @@ pub(crate) struct Shared<S> {
 }
 
 /// What a request is to be answered with.
-pub(crate) enum Answer<B: Body, R> {
+pub(crate) enum Answer<L: Loaded, R> {
     /// An answer that may be kept, whether it came from the store or was just loaded.
     Cacheable {
-        entry: Entry,
+        entry: L::Entry,
         age: Option<Duration>,
         status: CacheStatus,
         /// What is to be done after the reply.
         refresh: Option<R>,
     },
     /// An answer that is not kept, as it was loaded.
-    Uncacheable { response: Response<CachedBody<B>>, status: CacheStatus },
+    Uncacheable { passed: L::Passed, status: CacheStatus },
 }
 
 /// What to do after the look.
-enum Plan<S: Store> {
+enum Plan<S: Store, T> {
     Answer {
-        entry: Entry,
+        entry: T,
         status: CacheStatus,
     },
-    /// The entry is the answer, and is loaded anew after the reply.
+    /// The entry, which begins like this, is the answer, and is loaded anew after the reply.
     AnswerAndRefresh {
-        entry: Entry,
+        entry: T,
         status: CacheStatus,
-        refresh: Box<Load<S>>,
+        reason: Reason,
+        fingerprint: Bytes,
     },
-    Load(Box<Load<S>>),
+    Load(Box<Load<S, T>>),
 }
 
 /// A load that is to be made after the reply, if nobody else is at it by then.
-pub(crate) struct Refresh<S: Store, L> {
-    plan: Box<Load<S>>,
-    load: L,
+pub(crate) struct Refresh<F> {
+    reason: Reason,
+    /// The entry that was answered begins like this.
+    fingerprint: Bytes,
+    standing: Standing,
+    load: F,
+}
+
+/// What is to be known of an entry that is answered if its load gives nothing better.
+#[derive(Clone, Copy)]
+struct Standing {
+    times: Times,
+    /// How long past its freshness it may be.
+    stale_for: Duration,
+}
+
+/// What came of a load.
+struct Done<L, E> {
+    started_at_ms: u64,
+    /// `None`: it was cut off.
+    loaded: Option<Result<L, E>>,
 }
 
 /// The same where another may be at it.
 #[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
-enum Step<S: Store> {
-    Go(Plan<S>),
+enum Step<S: Store, T> {
+    Go(Plan<S, T>),
     /// Look again in a moment. This value is to be gone by then or to differ, or it is no sign of life after
     /// `limit`. Where there is no time to wait, load.
     Wait {
         whose: Bytes,
         limit: Duration,
-        otherwise: Box<Load<S>>,
+        otherwise: Box<Load<S, T>>,
     },
 }
 
 /// Why to load, and what may become of it.
-struct Load<S: Store> {
+struct Load<S: Store, T> {
     right: Right,
     reason: Reason,
     /// What is answered if the load gives nothing better.
-    standing: Option<Entry>,
+    standing: Option<T>,
     /// The lease of the key, or the announcement of a refresh beside it.
     lease: Option<Lease<S>>,
 }
@@ -148,15 +165,15 @@ enum Reason {
 }
 
 /// What was found under a key.
-enum Seen {
+enum Seen<T> {
     Fresh {
-        entry: Entry,
+        entry: T,
         left: Duration,
         fingerprint: Bytes,
     },
     /// Past its freshness, and within the time in which it may stand in.
     Stale {
-        entry: Entry,
+        entry: T,
         fingerprint: Bytes,
     },
     /// There is nothing to keep: load.
@@ -218,18 +235,18 @@ impl<S: Store> ReadThrough<S> {
     /// the time that is left until the whole request ends (`ends_at_ms`, if it does) the store gets
     /// half at most: the rest is for the load and for the answer's way.
     /// `Err` is `load`'s own; nothing is kept then, and no entry stands in for it.
-    pub(crate) async fn answer<B: Body, E: fmt::Display, L>(
+    pub(crate) async fn answer<L: Loaded, E: fmt::Display, F>(
         self: &Arc<Self>,
         key: &CacheKey,
         ends_at_ms: Option<u64>,
-        load: L,
-    ) -> Result<Answer<B, Refresh<S, L>>, E>
+        load: F,
+    ) -> Result<Answer<L, Refresh<F>>, E>
     where
-        L: Future<Output = Result<Response<Collected<B>>, E>>,
+        F: Future<Output = Result<L, E>>,
     {
         let mut budget = self.budget(ends_at_ms);
-        let plan = match budget.look(self, key).await {
-            Ok(Seen::Fresh { entry, left, .. }) if !self.is_due(&entry, left) => {
+        let plan = match budget.look::<_, L::Entry>(self, key).await {
+            Ok(Seen::Fresh { entry, left, .. }) if !self.is_due(entry.times(), left) => {
                 Plan::Answer { entry, status: hit(left) }
             }
             // On the heap, like all that a hit does not come to: its future is moved for each request.
@@ -237,40 +254,45 @@ impl<S: Store> ReadThrough<S> {
         };
         let (entry, status, refresh) = match plan {
             Plan::Answer { entry, status } => (entry, status, None),
-            Plan::AnswerAndRefresh { entry, status, refresh } => (entry, status, Some(refresh)),
+            Plan::AnswerAndRefresh { entry, status, reason, fingerprint } => {
+                (entry, status, Some((reason, fingerprint)))
+            }
             Plan::Load(plan) => {
                 let until_end = budget.until_end();
                 let limit = self.load_limit(&plan, until_end);
                 return Box::pin(self.load(key, plan, limit, load, &mut budget)).await;
             }
         };
-        record(|report| report.saved = Some(entry.load_cost));
-        let age = Some(entry.age(self.clock.now_ms()));
-        let refresh = refresh.map(|plan| Refresh { plan, load });
+        let times = entry.times();
+        record(|report| report.saved = Some(times.load_cost));
+        let age = Some(times.age(self.clock.now_ms()));
+        let refresh = refresh.map(|(reason, fingerprint)| Refresh {
+            reason,
+            fingerprint,
+            standing: self.standing(&entry),
+            load,
+        });
         Ok(Answer::Cacheable { entry, age, status, refresh })
     }
 
     /// Loads an entry anew whose request has its answer, unless another is at it, has just failed to, or has put
     /// something in its place. It is optional work: whatever it meets, it leaves it at that.
-    pub(crate) async fn refresh<B: Body, E: fmt::Display>(
+    pub(crate) async fn refresh<L: Loaded, E: fmt::Display>(
         self: Arc<Self>,
         key: CacheKey,
-        Refresh { mut plan, load }: Refresh<
-            S,
-            impl Future<Output = Result<Response<Collected<B>>, E>>,
+        Refresh { reason, fingerprint, standing, load }: Refresh<
+            impl Future<Output = Result<L, E>>,
         >,
         ends_at_ms: Option<u64>,
     ) {
-        let (Right::Entry(fingerprint), Some(entry)) = (&plan.right, &plan.standing) else {
-            return;
-        };
         let Ok(_room) = self.shared.refreshes.try_acquire() else { return };
         let mut budget = self.budget(ends_at_ms);
+        let mut announcement = None;
         if let Some(lease) = self.policy.lease {
             if self.shared.refusals.forbid(self.clock.now_ms()) {
                 return;
             }
-            let life = announcement_life(entry, lease);
+            let life = announcement_life(standing.times, lease);
             let announced = self.claim(&key.refresh(), Expected::Nothing, life, &mut budget).await;
             let lease = match announced {
                 Taken::Lease(lease) => lease,
@@ -281,10 +303,11 @@ impl<S: Store> ReadThrough<S> {
                 }
             };
             // Between the reply and the announcement another may have been through with it.
-            if !budget.look(&self, &key).await.is_ok_and(|seen| seen.is(fingerprint)) {
+            let seen = budget.look::<_, L::Entry>(&self, &key).await;
+            if !seen.is_ok_and(|seen| seen.is(&fingerprint)) {
                 return;
             }
-            plan.lease = Some(lease);
+            announcement = Some(lease);
         }
         let until_end = budget.until_end().map_or(Duration::MAX, |left| {
             // What becomes of the load takes its time too, but no more than the load.
@@ -293,7 +316,14 @@ impl<S: Store> ReadThrough<S> {
         });
         let limit = self.policy.load_limit.min(until_end);
         let mut budget = self.budget(ends_at_ms);
-        match self.load::<_, _, Infallible>(&key, plan, limit, load, &mut budget).await {
+        let done = self.run(&mut announcement, limit, load).await;
+        if let Some(status) = self.stood_in(standing, reason, &mut announcement, &done) {
+            debug!(cache_status = %status, "not refreshed after the reply");
+            return;
+        }
+        let plan = Load::new(reason, Right::Entry(fingerprint));
+        let plan = Box::new(Load { lease: announcement, ..plan });
+        match self.settle::<L, E, Infallible>(&key, plan, done, &mut budget).await {
             Ok(Answer::Cacheable { status, .. } | Answer::Uncacheable { status, .. }) => {
                 debug!(cache_status = %status, "refreshed after the reply");
             }
@@ -301,22 +331,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// A response of the service inside with its body, if it may be stored; else the body is not waited for.
-    pub(crate) async fn collect<B>(&self, response: Response<B>) -> Response<Collected<B>>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: fmt::Display,
-    {
-        let (parts, body) = response.into_parts();
-        let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms());
-        let body = match freshness::ttl_of(&parts, &self.policy, now) {
-            Ok(ttl) => body::collect(body, ttl, self.policy.max_entry_bytes).await,
-            Err(why) => Collected::Passed(CachedBody::passed(body), why),
-        };
-        Response::from_parts(parts, body)
-    }
-
-    async fn look(&self, key: &CacheKey) -> Result<Seen, StoreError> {
+    async fn look<T: Stored>(&self, key: &CacheKey) -> Result<Seen<T>, StoreError> {
         let value = match self.shared.store.get(key).await? {
             Found::Nothing => return Ok(Seen::Vacant(Vacancy::Nothing)),
             Found::Foreign => return Ok(Seen::Vacant(Vacancy::Foreign)),
@@ -329,28 +344,31 @@ impl<S: Store> ReadThrough<S> {
             Found::Value(value) => value,
         };
         let fingerprint = fingerprint(&value);
-        let entry = match Entry::decode(key, &value) {
+        let entry = match T::decode(key, &value) {
             Ok(entry) => entry,
             Err(error) => {
                 warn!(%error, "what is kept under the key is no entry; replacing it");
                 return Ok(Seen::Vacant(Vacancy::Other(fingerprint)));
             }
         };
-        let age = entry.age(self.clock.now_ms());
-        Ok(match entry.ttl.checked_sub(age).filter(|left| !left.is_zero()) {
+        let now_ms = self.clock.now_ms();
+        let left = entry.times().fresh_for(now_ms);
+        Ok(match Some(left).filter(|left| !left.is_zero()) {
             Some(left) => Seen::Fresh { entry, left, fingerprint },
-            None if self.may_stand_in(&entry, age) => Seen::Stale { entry, fingerprint },
+            None if self.standing(&entry).may_stand_in(now_ms) => {
+                Seen::Stale { entry, fingerprint }
+            }
             None => Seen::Vacant(Vacancy::Other(fingerprint)),
         })
     }
 
     /// What to do with what was seen; where another is loading, with what is seen after that.
-    async fn plan(
+    async fn plan<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
-        mut seen: Result<Seen, StoreError>,
+        mut seen: Result<Seen<T>, StoreError>,
         budget: &mut Budget<'_>,
-    ) -> Plan<S> {
+    ) -> Plan<S, T> {
         let mut wait = Wait::new(budget.until_end(), self.policy.load_limit);
         // The stale entry that was there when the waiting began.
         let mut in_hand = None;
@@ -363,19 +381,17 @@ impl<S: Store> ReadThrough<S> {
                 Ok(Seen::Fresh { entry, left, fingerprint }) => {
                     return match wait.status() {
                         Some(status) => Plan::Answer { entry, status },
-                        None if self.refreshes_after_reply() => Plan::after_reply(
-                            Reason::Early,
-                            entry,
-                            whole_seconds(left),
-                            fingerprint,
-                        ),
+                        None if self.refreshes_after_reply() => {
+                            let ttl = whole_seconds(left);
+                            Plan::after_reply(Reason::Early, entry, ttl, fingerprint)
+                        }
                         None => self.refresh_early(key, entry, left, fingerprint, budget).await,
                     };
                 }
                 Ok(Seen::Stale { entry, fingerprint })
                     if self.may_revalidate(&entry) && self.refreshes_after_reply() =>
                 {
-                    let ttl = ttl_left(&entry, entry.age(self.clock.now_ms()));
+                    let ttl = ttl_left(entry.times(), self.clock.now_ms());
                     return Plan::after_reply(Reason::Stale, entry, ttl, fingerprint);
                 }
                 Ok(Seen::Stale { entry, fingerprint }) => {
@@ -403,7 +419,7 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// The store cannot be asked: load without it. What was seen before may stand in.
-    fn without_store(&self, fault: &StoreError, standing: Option<Entry>) -> Plan<S> {
+    fn without_store<T>(&self, fault: &StoreError, standing: Option<T>) -> Plan<S, T> {
         let reason = Reason::Fault(self.tell(fault, "cache not read; loading without it"));
         let (right, lease) = (Right::Nothing(None), None);
         Plan::Load(Box::new(Load { right, reason, standing, lease }))
@@ -412,13 +428,13 @@ impl<S: Store> ReadThrough<S> {
     /// There is no answer: who takes the lease loads and fills, the others wait for that.
     ///
     /// A process whose fills the store refuses takes no lease, and waits for nobody: it loads for itself.
-    async fn fill(
+    async fn fill<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
         vacancy: &Vacancy,
         wait: &Wait,
         budget: &mut Budget<'_>,
-    ) -> Step<S> {
+    ) -> Step<S, T> {
         let Some(life) = self.policy.lease else {
             return Step::Go(Plan::load(Reason::Miss, Right::Anything));
         };
@@ -450,14 +466,14 @@ impl<S: Store> ReadThrough<S> {
     ///
     /// The announcement of a refresh stands beside the entry, under a key of its own. Nothing but the number of
     /// loads depends on it: a fill replaces the entry alone that was read.
-    async fn refresh_stale(
+    async fn refresh_stale<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
-        entry: Entry,
+        entry: T,
         fingerprint: Bytes,
         wait: &Wait,
         budget: &mut Budget<'_>,
-    ) -> Step<S> {
+    ) -> Step<S, T> {
         let refresh =
             |entry, right, lease| Box::new(Load::refresh(Reason::Stale, entry, right, lease));
         let go = |load| Step::Go(Plan::Load(load));
@@ -472,7 +488,7 @@ impl<S: Store> ReadThrough<S> {
         let vacancy = match budget.spend(self.shared.store.get(&beside)).await {
             Ok(found) => match self.announced(found) {
                 Announced::Failed(status) => {
-                    let ttl = ttl_left(&entry, entry.age(self.clock.now_ms()));
+                    let ttl = ttl_left(entry.times(), self.clock.now_ms());
                     let status = CacheStatus::StoodIn { status, ttl };
                     return Step::Go(Plan::Answer { entry, status });
                 }
@@ -484,7 +500,7 @@ impl<S: Store> ReadThrough<S> {
                 return go(refresh(entry, right, None));
             }
         };
-        let life = announcement_life(&entry, lease);
+        let life = announcement_life(entry.times(), lease);
         match self.take(&beside, &vacancy, life, wait, budget).await {
             Taken::Lease(lease) => go(refresh(entry, right, Some(lease))),
             Taken::Another(whose) => Step::Wait {
@@ -501,18 +517,18 @@ impl<S: Store> ReadThrough<S> {
 
     /// The entry is fresh and about to end: load it anew if nobody else is at it, nobody has just failed to, and
     /// the store takes what is loaded. In all other cases the entry is the answer.
-    async fn refresh_early(
+    async fn refresh_early<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
-        entry: Entry,
+        entry: T,
         left: Duration,
         fingerprint: Bytes,
         budget: &mut Budget<'_>,
-    ) -> Plan<S> {
+    ) -> Plan<S, T> {
         let lease = match self.policy.lease {
             None => None,
             Some(lease) => {
-                let (beside, life) = (key.refresh(), announcement_life(&entry, lease));
+                let (beside, life) = (key.refresh(), announcement_life(entry.times(), lease));
                 let is_forbidden = self.shared.refusals.forbid(self.clock.now_ms());
                 let taken = if is_forbidden {
                     Taken::Another(Bytes::new())
@@ -613,14 +629,14 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    fn may_stand_in(&self, entry: &Entry, age: Duration) -> bool {
-        age < entry.ttl.saturating_add(StaleFor::of(&entry.headers, &self.policy).longest())
+    fn standing<T: Stored>(&self, entry: &T) -> Standing {
+        Standing { times: entry.times(), stale_for: entry.stale_for(&self.policy).longest() }
     }
 
     /// Whether an entry past its freshness may be served while it is loaded anew.
-    fn may_revalidate(&self, entry: &Entry) -> bool {
-        let window = StaleFor::of(&entry.headers, &self.policy).while_revalidate;
-        entry.age(self.clock.now_ms()) < entry.ttl.saturating_add(window)
+    fn may_revalidate<T: Stored>(&self, entry: &T) -> bool {
+        let (times, window) = (entry.times(), entry.stale_for(&self.policy).while_revalidate);
+        times.age(self.clock.now_ms()) < times.ttl.saturating_add(window)
     }
 
     fn refreshes_after_reply(&self) -> bool {
@@ -633,82 +649,108 @@ impl<S: Store> ReadThrough<S> {
     ///
     /// But never before the last tenth of its life, so that it costs hardly more loads however many
     /// readers there are, and not when it would end meanwhile: then another loads too.
-    fn is_due(&self, entry: &Entry, left: Duration) -> bool {
-        let scale = entry.load_cost.as_secs_f64() * self.policy.early_refresh;
+    fn is_due(&self, times: Times, left: Duration) -> bool {
+        let scale = times.load_cost.as_secs_f64() * self.policy.early_refresh;
         // No random number that there is gets further than this, so most hits need none.
         let furthest = scale * f64::from(RANDOM_BITS) * std::f64::consts::LN_2;
-        entry.load_cost >= EARLY_REFRESH_FROM
-            && (entry.load_cost..=entry.ttl / 10).contains(&left)
+        times.load_cost >= EARLY_REFRESH_FROM
+            && (times.load_cost..=times.ttl / 10).contains(&left)
             && left.as_secs_f64() <= furthest
             && left.as_secs_f64() <= scale * -random().ln()
     }
 
-    /// Loads, within the time that there is for it, and keeps the lease alive meanwhile.
-    async fn load<B: Body, E: fmt::Display, R>(
+    /// Loads, and sees to what becomes of the load.
+    async fn load<L: Loaded, E: fmt::Display, R>(
         self: &Arc<Self>,
         key: &CacheKey,
-        mut plan: Box<Load<S>>,
+        mut plan: Box<Load<S, L::Entry>>,
         limit: Duration,
-        load: impl Future<Output = Result<Response<Collected<B>>, E>>,
+        load: impl Future<Output = Result<L, E>>,
         budget: &mut Budget<'_>,
-    ) -> Result<Answer<B, R>, E> {
+    ) -> Result<Answer<L, R>, E> {
+        let done = self.run(&mut plan.lease, limit, load).await;
+        if let Some(entry) = plan.standing.take() {
+            let standing = self.standing(&entry);
+            if let Some(status) = self.stood_in(standing, plan.reason, &mut plan.lease, &done) {
+                let age = Some(standing.times.age(self.clock.now_ms()));
+                return Ok(Answer::Cacheable { entry, age, status, refresh: None });
+            }
+        }
+        self.settle(key, plan, done, budget).await
+    }
+
+    /// Loads, within the time that there is for it, and keeps the lease alive meanwhile.
+    async fn run<L, E>(
+        &self,
+        lease: &mut Option<Lease<S>>,
+        limit: Duration,
+        load: impl Future<Output = Result<L, E>>,
+    ) -> Done<L, E> {
         // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
         // while it is on its way is already older than the answer says.
         let started_at_ms = self.clock.now_ms();
         let loading = tokio::time::timeout(limit, load);
         let loading = async {
-            match &mut plan.lease {
+            match lease {
                 Some(lease) => lease.during(loading).await,
                 None => loading.await,
             }
         };
         let loaded = timed(|report| &mut report.load, loading).await.ok();
-        self.settle(key, plan, started_at_ms, loaded, budget).await
+        Done { started_at_ms, loaded }
     }
 
     /// How long a load may take: as long as the policy says, and so that there is time left to answer.
     ///
     /// An early refresh is optional: it takes twice as long as the load before it at most, and a little, and no
     /// longer than the entry is fresh, which is the answer then.
-    fn load_limit(&self, load: &Load<S>, until_end: Option<Duration>) -> Duration {
+    fn load_limit<T: Stored>(&self, load: &Load<S, T>, until_end: Option<Duration>) -> Duration {
         let until_end = until_end.map_or(Duration::MAX, |left| left / MARGIN * (MARGIN - 1));
         let limit = self.policy.load_limit.min(until_end);
         match &load.standing {
             Some(entry) if load.reason == Reason::Early => {
-                let fresh_for = entry.ttl.saturating_sub(entry.age(self.clock.now_ms()));
-                limit.min(fresh_for).min(twice_the_load(entry))
+                let times = entry.times();
+                limit.min(times.fresh_for(self.clock.now_ms())).min(twice_the_load(times))
             }
             _ => limit,
         }
     }
 
-    /// What becomes of a load. `None`: it was cut off.
-    async fn settle<B: Body, E: fmt::Display, R>(
+    /// The status of the answer where a load gave nothing better than the entry that stands. `None`: it did, or the
+    /// entry is too old.
+    fn stood_in<L: Loaded, E: fmt::Display>(
+        &self,
+        standing: Standing,
+        reason: Reason,
+        lease: &mut Option<Lease<S>>,
+        done: &Done<L, E>,
+    ) -> Option<CacheStatus> {
+        let is_early = reason == Reason::Early;
+        let failure = done.failure(is_early)?;
+        let now_ms = self.clock.now_ms();
+        // If it was fresh when it was chosen, it is answered whatever the refresh does.
+        if !is_early && !standing.may_stand_in(now_ms) {
+            return None;
+        }
+        warn!(failure = failure.what, "load failed; the entry that is kept stands in");
+        if let Some(lease) = lease {
+            lease.has_failed(failure.status);
+        }
+        let ttl = ttl_left(standing.times, now_ms);
+        Some(CacheStatus::StoodIn { status: failure.status, ttl })
+    }
+
+    /// What becomes of a load, where no entry stands in for it.
+    async fn settle<L: Loaded, E: fmt::Display, R>(
         &self,
         key: &CacheKey,
-        mut plan: Box<Load<S>>,
-        started_at_ms: u64,
-        loaded: Option<Result<Response<Collected<B>>, E>>,
+        mut plan: Box<Load<S, L::Entry>>,
+        Done { started_at_ms, loaded }: Done<L, E>,
         budget: &mut Budget<'_>,
-    ) -> Result<Answer<B, R>, E> {
+    ) -> Result<Answer<L, R>, E> {
         let now_ms = self.clock.now_ms();
-        let is_early = plan.reason == Reason::Early;
-        if let Some(entry) = plan.standing.take()
-            && let Some(failure) = failure(loaded.as_ref(), is_early)
-            && let age = entry.age(now_ms)
-            // It was fresh when it was chosen: it is answered whatever the refresh does.
-            && (is_early || self.may_stand_in(&entry, age))
-        {
-            warn!(failure = failure.what, "load failed; the entry that is kept stands in");
-            if let Some(lease) = &mut plan.lease {
-                lease.has_failed(failure.status);
-            }
-            let status =
-                CacheStatus::StoodIn { status: failure.status, ttl: ttl_left(&entry, age) };
-            return Ok(Answer::Cacheable { entry, age: Some(age), status, refresh: None });
-        }
-        let response = match loaded {
-            Some(Ok(response)) => response,
+        let loaded = match loaded {
+            Some(Ok(loaded)) => loaded,
             Some(Err(error)) => {
                 self.pass(key, &mut plan, SHORT_LIFE, budget).await;
                 return Err(error);
@@ -717,48 +759,33 @@ impl<S: Store> ReadThrough<S> {
                 warn!("load cut off: it takes longer than it may");
                 self.pass(key, &mut plan, SHORT_LIFE, budget).await;
                 let status = plan.reason.status(Err(Some(NotStored::CutOff)));
-                return Ok(Answer::Uncacheable { response: cut_off(), status });
-            }
-        };
-        let (parts, body) = response.into_parts();
-        let (body, ttl) = match body {
-            Collected::Whole(body, ttl) => (body, ttl),
-            Collected::Passed(body, why) => {
-                // A status that is not stored may be another one in a moment. Where the status is stored and the
-                // response is not, the next one will be like it.
-                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
-                self.pass(key, &mut plan, life, budget).await;
-                let response = Response::from_parts(parts, body);
-                return Ok(Answer::Uncacheable {
-                    response,
-                    status: plan.reason.status(Err(Some(why))),
-                });
-            }
-            Collected::BrokeOff(body, _) => {
-                self.pass(key, &mut plan, SHORT_LIFE, budget).await;
-                let response = Response::from_parts(parts, body);
-                let status = plan.reason.status(Err(Some(NotStored::BrokeOff)));
-                return Ok(Answer::Uncacheable { response, status });
+                return Ok(Answer::Uncacheable { passed: L::cut_off(), status });
             }
         };
         let load_cost = Duration::from_millis(now_ms.saturating_sub(started_at_ms));
-        // A cache inside the service may have had it for a while.
-        let age_at_load = freshness::age_at_load(&parts.headers);
-        let loaded_at_ms = started_at_ms.saturating_sub(whole_ms(age_at_load));
-        let response = Response::from_parts(parts, body);
-        let entry = Entry::of_response(response, loaded_at_ms, load_cost, ttl);
-        let stored = self.keep(key, &mut plan, &entry, budget).await;
-        let age = (!age_at_load.is_zero()).then(|| entry.age(now_ms));
-        let status = plan.reason.status(stored);
-        Ok(Answer::Cacheable { entry, age, status, refresh: None })
+        match loaded.settled(started_at_ms, load_cost) {
+            Settled::Passed(passed, why, life) => {
+                self.pass(key, &mut plan, life, budget).await;
+                let status = plan.reason.status(Err(Some(why)));
+                Ok(Answer::Uncacheable { passed, status })
+            }
+            Settled::Kept(entry) => {
+                let stored = self.keep(key, &mut plan, &entry, budget).await;
+                let times = entry.times();
+                let was_older = times.load_started_at_ms < started_at_ms;
+                let age = was_older.then(|| times.age(now_ms));
+                let status = plan.reason.status(stored);
+                Ok(Answer::Cacheable { entry, age, status, refresh: None })
+            }
+        }
     }
 
     /// Stores the entry. `Err`: it is not stored, as far as is known, and why if that is known.
-    async fn keep(
+    async fn keep<T: Stored>(
         &self,
         key: &CacheKey,
-        plan: &mut Load<S>,
-        entry: &Entry,
+        plan: &mut Load<S, T>,
+        entry: &T,
         budget: &mut Budget<'_>,
     ) -> Result<(), Option<NotStored>> {
         let Some(expected) = plan.expected() else {
@@ -771,7 +798,7 @@ impl<S: Store> ReadThrough<S> {
                 _ => Some(NotStored::Invalidated),
             });
         };
-        let fresh_for = entry.ttl.saturating_sub(entry.age(self.clock.now_ms()));
+        let fresh_for = entry.times().fresh_for(self.clock.now_ms());
         let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) {
             self.pass(key, plan, SHORT_LIFE, budget).await;
@@ -781,8 +808,7 @@ impl<S: Store> ReadThrough<S> {
             self.pass(key, plan, LONG_LIFE, budget).await;
             return Err(Some(NotStored::TooLarge));
         }
-        let stale_for = StaleFor::of(&entry.headers, &self.policy).longest();
-        let life = fresh_for.saturating_add(stale_for);
+        let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());
         match budget.spend(self.shared.store.put(key, expected, bytes, life)).await {
             Ok(stored) => {
                 self.shared.refusals.accepted();
@@ -804,10 +830,10 @@ impl<S: Store> ReadThrough<S> {
 
     /// Gives up the right to fill a key, since there is nothing to fill it with: who waits for it, and
     /// who comes within this life, loads at once. Otherwise they would queue up, each as a holder.
-    async fn pass(
+    async fn pass<T>(
         &self,
         key: &CacheKey,
-        plan: &mut Load<S>,
+        plan: &mut Load<S, T>,
         life: Duration,
         budget: &mut Budget<'_>,
     ) {
@@ -868,20 +894,37 @@ impl<S: Store> ReadThrough<S> {
     }
 }
 
-impl<S: Store> Plan<S> {
+impl<S: Store, T> Plan<S, T> {
     fn load(reason: Reason, right: Right) -> Self {
         Self::Load(Box::new(Load::new(reason, right)))
     }
 
     /// The entry is the answer, and is loaded anew after the reply.
-    fn after_reply(reason: Reason, entry: Entry, ttl: i64, fingerprint: Bytes) -> Self {
-        let load = Load::refresh(reason, entry.clone(), Right::Entry(fingerprint), None);
+    fn after_reply(reason: Reason, entry: T, ttl: i64, fingerprint: Bytes) -> Self {
         let status = CacheStatus::Hit { ttl, refreshes: true };
-        Self::AnswerAndRefresh { entry, status, refresh: Box::new(load) }
+        Self::AnswerAndRefresh { entry, status, reason, fingerprint }
     }
 }
 
-impl Seen {
+impl Standing {
+    fn may_stand_in(self, now_ms: u64) -> bool {
+        self.times.age(now_ms) < self.times.ttl.saturating_add(self.stale_for)
+    }
+}
+
+impl<L: Loaded, E: fmt::Display> Done<L, E> {
+    /// Why it gives no answer that takes the place of an entry that stands.
+    fn failure(&self, is_fresh: bool) -> Option<Failure> {
+        let what = match &self.loaded {
+            Some(Ok(loaded)) => return loaded.failure(is_fresh),
+            Some(Err(error)) => error.to_string(),
+            None => "cut off at its limit".to_owned(),
+        };
+        Some(Failure { status: None, what })
+    }
+}
+
+impl<T> Seen<T> {
     /// Whether it is the entry that begins like this.
     fn is(&self, start: &Bytes) -> bool {
         match self {
@@ -893,13 +936,13 @@ impl Seen {
     }
 }
 
-impl<S: Store> Load<S> {
+impl<S: Store, T> Load<S, T> {
     fn new(reason: Reason, right: Right) -> Self {
         Self { right, reason, standing: None, lease: None }
     }
 
     /// To load what stands under the key anew.
-    fn refresh(reason: Reason, standing: Entry, right: Right, lease: Option<Lease<S>>) -> Self {
+    fn refresh(reason: Reason, standing: T, right: Right, lease: Option<Lease<S>>) -> Self {
         Self { right, reason, standing: Some(standing), lease }
     }
 
@@ -953,52 +996,13 @@ impl Wait {
 }
 
 impl Budget<'_> {
-    async fn look<S: Store>(
+    async fn look<S: Store, T: Stored>(
         &mut self,
         core: &ReadThrough<S>,
         key: &CacheKey,
-    ) -> Result<Seen, StoreError> {
+    ) -> Result<Seen<T>, StoreError> {
         self.spend_within(core.shared.store.get_limit(), pin!(core.look(key))).await
     }
-}
-
-/// A load that gave no answer to go by.
-struct Failure {
-    status: Option<StatusCode>,
-    what: String,
-}
-
-/// Why a load gives no answer that takes the place of an entry that stands.
-///
-/// What does is an answer that may be kept, and a 404 or a 410, which say that there is nothing any more. In the place
-/// of an entry past its freshness also any other 200: the service has not failed (RFC 5861 §4), it forbids that this
-/// answer is kept. Whatever else comes, the entry is the better answer: 429, 401, 500, a redirect, half a body.
-fn failure<B: Body, E: fmt::Display>(
-    loaded: Option<&Result<Response<Collected<B>>, E>>,
-    is_fresh: bool,
-) -> Option<Failure> {
-    let response = match loaded {
-        Some(Ok(response)) => response,
-        Some(Err(error)) => return Some(Failure { status: None, what: error.to_string() }),
-        None => return Some(Failure { status: None, what: "cut off at its limit".to_owned() }),
-    };
-    let status = response.status();
-    let what = match response.body() {
-        Collected::Whole(..) => return None,
-        Collected::BrokeOff(_, reason) => reason.clone(),
-        Collected::Passed(..) if status == StatusCode::OK && !is_fresh => return None,
-        Collected::Passed(..) if [404, 410].contains(&status.as_u16()) => return None,
-        Collected::Passed(..) => status.to_string(),
-    };
-    Some(Failure { status: Some(status), what })
-}
-
-/// What is answered where a load was cut off and no entry stands in.
-fn cut_off<B: Body>() -> Response<CachedBody<B>> {
-    let mut response = Response::new(CachedBody::empty());
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }
 
 /// An entry that is fresh for so long is the answer.
@@ -1015,23 +1019,24 @@ fn fingerprint(value: &Bytes) -> Bytes {
 }
 
 /// Seconds of freshness left, rounded down; negative where it is over.
-fn ttl_left(entry: &Entry, age: Duration) -> i64 {
-    if let Some(left) = entry.ttl.checked_sub(age) {
+fn ttl_left(times: Times, now_ms: u64) -> i64 {
+    let age = times.age(now_ms);
+    if let Some(left) = times.ttl.checked_sub(age) {
         return whole_seconds(left);
     }
-    let over = age.saturating_sub(entry.ttl);
+    let over = age.saturating_sub(times.ttl);
     -whole_seconds(over) - i64::from(over.subsec_nanos() > 0)
 }
 
 /// How long the announcement of a refresh lives without a sign of life: no longer than a lease, and no longer than
 /// the load may take, so that none is left when the next refresh is due.
-fn announcement_life(entry: &Entry, lease: Duration) -> Duration {
-    twice_the_load(entry).min(lease)
+fn announcement_life(standing: Times, lease: Duration) -> Duration {
+    twice_the_load(standing).min(lease)
 }
 
 /// Twice as long as the load of an entry took, and a little.
-fn twice_the_load(entry: &Entry) -> Duration {
-    entry.load_cost.saturating_mul(2).saturating_add(Wait::LONGEST_PAUSE)
+fn twice_the_load(standing: Times) -> Duration {
+    standing.load_cost.saturating_mul(2).saturating_add(Wait::LONGEST_PAUSE)
 }
 
 /// A number above 0, and 1 at most.

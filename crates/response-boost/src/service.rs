@@ -119,9 +119,7 @@ where
                     }
                     (response, status)
                 }
-                Answer::Uncacheable { response, status } => {
-                    (uncacheable_response(response), status)
-                }
+                Answer::Uncacheable { passed, status } => (uncacheable_response(passed), status),
             };
             if response.status() == StatusCode::OK
                 && let Some(status) = preconditions.status(response.headers())

@@ -1,0 +1,104 @@
+//! How responses are loaded and stored.
+
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
+
+use crate::body::{self, CachedBody, Collected};
+use crate::clock::whole_ms;
+use crate::freshness::{self, StaleFor};
+use crate::kept::{Failure, Loaded, Settled, Stored, Times};
+use crate::mark::{LONG_LIFE, SHORT_LIFE};
+use crate::read_through::ReadThrough;
+use crate::{CacheKey, DecodeError, Entry, NotStored, Policy};
+
+impl Stored for Entry {
+    fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
+        Self::decode(key, bytes)
+    }
+
+    fn encode(&self, key: &CacheKey) -> Bytes {
+        self.encode(key)
+    }
+
+    fn times(&self) -> Times {
+        let Self { load_started_at_ms, load_cost, ttl, .. } = *self;
+        Times { load_started_at_ms, load_cost, ttl }
+    }
+
+    fn stale_for(&self, policy: &Policy) -> StaleFor {
+        StaleFor::of(&self.headers, policy)
+    }
+}
+
+impl<B: Body> Loaded for Response<Collected<B>> {
+    type Entry = Entry;
+    type Passed = Response<CachedBody<B>>;
+
+    /// What replaces an entry that stands is a response that may be stored, and a 404 or a 410, which say that there
+    /// is nothing any more. In the place of an entry past its freshness also any other 200: the service has not failed
+    /// (RFC 5861 §4), it forbids that this response is stored. Whatever else comes, the entry is the better answer:
+    /// 429, 401, 500, a redirect, half a body.
+    fn failure(&self, is_fresh: bool) -> Option<Failure> {
+        let status = self.status();
+        let what = match self.body() {
+            Collected::Whole(..) => return None,
+            Collected::BrokeOff(_, reason) => reason.clone(),
+            Collected::Passed(..) if status == StatusCode::OK && !is_fresh => return None,
+            Collected::Passed(..) if [404, 410].contains(&status.as_u16()) => return None,
+            Collected::Passed(..) => status.to_string(),
+        };
+        Some(Failure { status: Some(status), what })
+    }
+
+    fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self> {
+        let (parts, body) = self.into_parts();
+        match body {
+            Collected::Whole(body, ttl) => {
+                // A cache inside the service may have had it for a while.
+                let age_at_load = freshness::age_at_load(&parts.headers);
+                let loaded_at_ms = started_at_ms.saturating_sub(whole_ms(age_at_load));
+                let response = Response::from_parts(parts, body);
+                Settled::Kept(Entry::of_response(response, loaded_at_ms, load_cost, ttl))
+            }
+            Collected::Passed(body, why) => {
+                // A status that is not stored may be another one in a moment. Where the status is stored and the
+                // response is not, the next one will be like it.
+                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
+                Settled::Passed(Response::from_parts(parts, body), why, life)
+            }
+            Collected::BrokeOff(body, _) => {
+                let response = Response::from_parts(parts, body);
+                Settled::Passed(response, NotStored::BrokeOff, SHORT_LIFE)
+            }
+        }
+    }
+
+    fn cut_off() -> Self::Passed {
+        let mut response = Response::new(CachedBody::empty());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
+}
+
+impl<S> ReadThrough<S> {
+    /// A response of the service inside with its body, if it may be stored; else the body is not waited for.
+    pub(crate) async fn collect<B>(&self, response: Response<B>) -> Response<Collected<B>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: fmt::Display,
+    {
+        let (parts, body) = response.into_parts();
+        let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms());
+        let body = match freshness::ttl_of(&parts, &self.policy, now) {
+            Ok(ttl) => body::collect(body, ttl, self.policy.max_entry_bytes).await,
+            Err(why) => Collected::Passed(CachedBody::passed(body), why),
+        };
+        Response::from_parts(parts, body)
+    }
+}

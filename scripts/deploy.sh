@@ -39,4 +39,4 @@ deployed left
 
 say
 say "Deployed. Try: curl -i $(deployed output ApiUrl)/users/1"
-say "  make smoke${CONFIG:+ CONFIG=$CONFIG} asks it for everything that it should answer."
+say "  make smoke${CONFIG:+ CONFIG=$CONFIG} sends it each kind of request."

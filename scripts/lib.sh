@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# All that is installed for this checkout alone; `make clean` removes it.
+# Everything that is installed for this checkout alone; `make clean` removes it.
 tools=$PWD/.tools
 
 say() { printf '%s\n' "$*" >&2; }
@@ -194,7 +194,7 @@ wheel_platform() {
   esac
 }
 
-# server_kind SERVER: what it can do, found out by asking it to: `tls`, `plain` (all that the tests need but
+# server_kind SERVER: what it can do, found out by asking it to: `tls`, `plain` (everything that the tests need but
 # TLS), `old` (older than 7.0) or `broken`. It is asked to listen nowhere, or where it needs a certificate
 # that it is not given, so that it ends at once.
 server_kind() {

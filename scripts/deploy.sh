@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make deploy`: builds the functions and deploys the stack of CONFIG in samconfig.toml. CloudFormation takes the role
-# ROLE_ARN, if there is one, or the rights of whoever runs this.
+# ROLE_ARN, or without it the rights of whoever runs this.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites

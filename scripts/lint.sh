@@ -5,6 +5,10 @@
 check_prerequisites
 check_pip
 
+# The prose first, which takes a second: STYLE in scripts/style.py, then spelling.
+python3 scripts/style.py
+(ensure_typos && python3 scripts/style.py --list | xargs typos)
+
 cargo fmt --check --all
 for package in fuzz benches examples/axum-postgres; do
   cargo fmt --check --all --manifest-path "$package/Cargo.toml"

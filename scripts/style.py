@@ -2,10 +2,12 @@
 """Finds phrases in prose that a plainer one replaces.
 
     scripts/style.py [FILE]...
+    scripts/style.py --list
 
 Without arguments it reads the documents of this repository, the help of the Makefile, the template's descriptions, and
 the messages of the scripts. It looks at prose alone: Markdown without code and quotations, YAML's descriptions, and the
-comments and messages of shell scripts. It also reads Rust sources that it is given: their comments.
+comments and messages of shell scripts. It also reads Rust sources that it is given: their comments. `--list` prints the
+names of the files.
 """
 
 import pathlib
@@ -25,6 +27,7 @@ PHRASES = [
     (r"\bbelongs? into\b", "belongs in"),
     (r"\bcan(?:not)? be no\b", "is not a valid …, is malformed"),
     (r"\b(?:is|are) none\b", "say what is missing"),
+    (r"\bthere (?:is|are|was|were)\b", "let the subject do something"),
     (r"\bwhat (?:\w+ ){1,4}(?:is|are) no\b", "name the noun"),
     (r"\b(?:is|are) no [a-z]+(?=[.,;:]|$)", "is not a …"),
     (r"\b(?:go|goes|went|going) past\b", "bypass"),
@@ -37,11 +40,12 @@ PHRASES = [
     (r"\breckoned\b", "calculated"),
     (r"\bsees? to it\b", "ensures"),
     (r"\ball that\b", "everything that, each"),
-    (r"\bhow dear\b", "what it costs"),
-    (r"\bmakes? it anew\b|\bmade anew\b|\bafresh\b", "again"),
-    (r"\bso that nobody\b(?=[^.]{80,})", "split the sentence"),
+    (r"\bmade anew\b|\bafresh\b", "again"),
+    (r"\btold (?:once|again)\b", "logged, reported"),
 ]
-BANNED = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), instead) for pattern, instead in PHRASES]
+# A phrase may go on in the next line.
+BANNED = [(re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE | re.MULTILINE), instead)
+          for pattern, instead in PHRASES]
 
 
 def blank(match):
@@ -57,16 +61,16 @@ def prose(path, text):
             text = re.sub(pattern, blank, text, flags=re.MULTILINE | re.DOTALL)
         return text
     if path.name == "Makefile":
-        kept = r"##? ?(.*)$"
+        wanted = r"##? ?(.*)$"
     elif path.suffix in (".yaml", ".yml"):
-        kept = r"^\s*(?:Description|AlarmDescription|ConstraintDescription|description|summary): (.*)$|^\s*# (.*)$"
+        wanted = r"^\s*(?:Description|AlarmDescription|ConstraintDescription|description|summary): (.*)$|^\s*# (.*)$"
     elif path.suffix == ".rs":
-        kept = r"//[/!]? ?(.*)$"
+        wanted = r"//[/!]? ?(.*)$"
     else:
-        kept = r"^\s*# (.*)$|\b(?:say|die|print) (.*)$"
+        wanted = r"^\s*# (.*)$|\b(?:say|die|print) (.*)$"
     lines = []
     for line in text.split("\n"):
-        found = re.search(kept, line)
+        found = re.search(wanted, line)
         lines.append(next((group for group in found.groups() if group), "") if found else "")
     return "\n".join(lines)
 
@@ -85,6 +89,9 @@ def documents():
 
 
 def main(arguments):
+    if arguments == ["--list"]:
+        print(*documents(), sep="\n")
+        return False
     failed = False
     for path in [pathlib.Path(argument) for argument in arguments] or documents():
         for line, phrase, instead in findings(path, path.read_text()):

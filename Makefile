@@ -3,86 +3,86 @@
 .PHONY: help setup run docs check test servers soak fuzz bench lint semver build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what `run` and `test` need (they do it themselves, too)
+setup: ## installs what `run` and `test` need (both also do it themselves)
 	@scripts/setup.sh
 
-run: ## the function on http://localhost:9000 (PORT), with a Redis (STORE=dynamodb: and a DynamoDB)
+run: ## serves the function on http://localhost:9000 (PORT), with a Redis (STORE=dynamodb: and a DynamoDB)
 	@scripts/run.sh
 
-docs: ## the API as a page on http://localhost:9080 (DOCS_PORT), whose requests go to `make run` (PORT)
+docs: ## serves the API as a page on http://localhost:9080 (DOCS_PORT) that calls `make run` (PORT)
 	@scripts/docs.sh
 
-check: ## formatting, clippy and unit tests: the inner loop while you change something
+check: ## checks formatting, clippy and unit tests: the inner loop while you change something
 	@scripts/check.sh
 
-test: ## all tests; names what cannot be tested here
+test: ## runs all tests, and names what this machine cannot test
 	@scripts/test.sh
 
-servers: ## the library's tests on other servers: Redis 6.2 and 8.2, Valkey 8.1 and 9.1 (x86-64 Linux)
+servers: ## runs the library's tests on other servers: Redis 6.2 and 8.2, Valkey 8.1 and 9.1 (x86-64 Linux)
 	@scripts/other-servers.sh
 
-soak: ## 20,000 invocations (SOAK_INVOCATIONS) while Redis has every kind of trouble
+soak: ## sends 20,000 invocations (SOAK_INVOCATIONS) while Redis fails in every way
 	@SOAK_INVOCATIONS=$${SOAK_INVOCATIONS:-20000} scripts/test.sh soak
 
-fuzz: ## 1,000,000 odd payloads and entries, then the fuzzer for FUZZ_SECONDS (60) each
+fuzz: ## tries 1,000,000 odd payloads and entries, then runs each fuzzer for FUZZ_SECONDS (60)
 	@scripts/fuzz.sh
 
-bench: ## what it costs, beside the floors and the alternatives (BENCH_PARTS, BENCH_ROUNDS)
+bench: ## measures a request against the floors and the alternatives (BENCH_PARTS, BENCH_ROUNDS)
 	@scripts/bench.sh
 
-lint: ## formatting, clippy, docs, licences, unused dependencies, template, scripts
+lint: ## checks formatting, clippy, docs, prose, licences, unused dependencies, template, scripts
 	@scripts/lint.sh
 
-semver: ## whether the libraries' versions fit the changes of their APIs (BASELINE: a tag, else crates.io)
+semver: ## checks the libraries' versions against the changes of their APIs (BASELINE: a tag, else crates.io)
 	@scripts/semver.sh
 
-build: ## the function as Lambda takes it, for ARCHITECTURE (x86_64 or arm64)
+build: ## builds the functions' zips for ARCHITECTURE (x86_64 or arm64)
 	@scripts/build.sh
 
-invoke: ## one event (EVENT, of events/) to what `make run` started (FUNCTION: users, invalidate)
+invoke: ## sends one event (EVENT, of events/) to what `make run` started (FUNCTION: users, invalidate)
 	@scripts/invoke.sh
 
-purge: ## removes all that the Redis of REDIS_URL keeps in NAMESPACE
+purge: ## deletes every entry of NAMESPACE from the Redis of REDIS_URL
 	@scripts/purge.sh
 
-sam-local: ## the template on http://localhost:3000 (PORT), with Valkey, in containers
+sam-local: ## serves the template on http://localhost:3000 (PORT), with Valkey, in containers
 	@scripts/sam-local.sh
 
-deploy: ## the stack of CONFIG (default or prod, of samconfig.toml), with more PARAMETERS
+deploy: ## deploys the stack of CONFIG (default or prod, of samconfig.toml), with more PARAMETERS
 	@scripts/deploy.sh
 
-rollback: ## all requests of CONFIG to the version before (or VERSION), in seconds
+rollback: ## moves all requests of CONFIG to the previous version (or VERSION), in seconds
 	@scripts/rollback.sh
 
-cache-off: ## every request of CONFIG past the cache, to the store; builds nothing
+cache-off: ## lets every request of CONFIG bypass the cache; builds nothing
 	@scripts/cache-off.sh
 
-cache-on: ## through the cache again
+cache-on: ## sends the requests through the cache again
 	@scripts/cache-on.sh
 
 prune: ## deletes the versions of CONFIG that get no requests, with their network interfaces
 	@scripts/prune.sh
 
-seed: ## users into the table TABLE, or that of CONFIG: the three, or those of USERS (a JSON file)
+seed: ## writes users into the table TABLE, or that of CONFIG: the three, or those of USERS (a JSON file)
 	@scripts/seed.sh
 
-smoke: ## asks the deployed API of CONFIG (or the one at URL) all that it should answer
+smoke: ## sends the deployed API of CONFIG (or the one at URL) each kind of request
 	@scripts/smoke.sh
 
-url: ## where the deployed API of CONFIG is
+url: ## prints the address of the deployed API of CONFIG
 	@scripts/url.sh
 
-outputs: ## the names of what CONFIG has deployed, for a shell: eval "$$(make outputs)"
+outputs: ## prints the names of what CONFIG has deployed, for a shell: eval "$$(make outputs)"
 	@scripts/outputs.sh
 
-logs: ## what the deployed functions and API of CONFIG log, as it comes
+logs: ## follows the logs of the deployed functions and API of CONFIG
 	@scripts/logs.sh
 
-destroy: ## deletes the stack of CONFIG, and says first what that means
+destroy: ## deletes the stack of CONFIG, after it has said what that means
 	@scripts/destroy.sh
 
-clean: ## remove all that was built or installed in this checkout
+clean: ## removes everything that was built or installed in this checkout
 	rm -rf target .aws-sam .tools

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make cache-off`: every request goes past the cache, to the user store. It builds nothing.
+# `make cache-off`: every request bypasses the cache. It builds nothing.
 . "$(dirname "$0")/lib.sh"
 . scripts/stack.sh
 

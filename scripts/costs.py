@@ -122,8 +122,8 @@ PARAMETERS = {
     "zone_crossing_ratio": Parameter(0.5, 0, 1, "entries that cross zones"),
     "log_line_bytes": Parameter(1000, 0, math.inf, "the line of an invocation, which carries its metrics"),
     "access_log_bytes": Parameter(400, 0, math.inf, "the line of a request in the API's access log"),
-    "log_days": Parameter(30, 1, math.inf, "how long logs are kept"),
-    "log_compression": Parameter(0.15, 0, 1, "what is left of a kept log, as AWS's calculator has it"),
+    "log_days": Parameter(30, 1, math.inf, "how long logs are stored"),
+    "log_compression": Parameter(0.15, 0, 1, "what is left of a stored log, as AWS's calculator has it"),
     "metrics": Parameter(19, 0, math.inf, "custom metrics, billed in hours with requests"),
     "alarms": Parameter(5, 0, math.inf, "of one metric each, with and without the cache"),
     "cache_alarms": Parameter(6, 0, math.inf, "with it: those on the cache and on `invalidate`"),
@@ -140,7 +140,7 @@ VARIATIONS = [
     "change_ratio=0", "change_ratio=0.05", "invalidate_traced=0", "read_units=0.5", "read_units=2",
     "dynamodb_million_reads=0.052", "cached_gb=1", "cached_gb=10",
 ]
-# A store by what a million look-ups cost and what one takes.
+# A store by what a million lookups cost and what one takes.
 STORE_PRICES = [0, 0.125, 1, 10]
 STORE_TIMES_MS = [1, 7, 30, 100, 500]
 
@@ -326,7 +326,7 @@ def main(arguments):
             "dynamodb_million_reads": Price(price, "million look-ups", "", "")}) for ms in STORE_TIMES_MS]
         rows.append([f"{price:g} USD", *(rate(break_even(store)) for store in stores)])
     print_table("Break-even with another store, in requests a second", [
-        "a million look-ups cost", *(f"one takes {ms} ms" for ms in STORE_TIMES_MS)], rows)
+        "a million lookups cost", *(f"one takes {ms} ms" for ms in STORE_TIMES_MS)], rows)
 
     print_table("Parameters", ["parameter", "value", "meaning"], [
         [f"`{name}`", number(getattr(v, name)), parameter.meaning]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make deploy`: builds the functions and deploys the stack of CONFIG in samconfig.toml. CloudFormation takes the role
-# ROLE_ARN, if there is one, or the rights of whoever runs this.
+# ROLE_ARN, or without it the rights of whoever runs this.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
@@ -39,4 +39,4 @@ deployed left
 
 say
 say "Deployed. Try: curl -i $(deployed output ApiUrl)/users/1"
-say "  make smoke${CONFIG:+ CONFIG=$CONFIG} asks it for everything that it should answer."
+say "  make smoke${CONFIG:+ CONFIG=$CONFIG} sends it each kind of request."

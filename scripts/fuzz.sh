@@ -20,7 +20,7 @@ say "$PROPTEST_CASES payloads, in this process and to the real function, odd eve
 cargo test --locked --release --config profile.release.lto=false \
   --config profile.release.codegen-units=16 --workspace --lib --test suite -- any_ whatever_
 
-# Found by what they reach in the code. What is new in this run is kept outside of the corpus that is
+# Found by what they reach in the code. What is new in this run is stored outside of the corpus that is
 # in the repository: a person takes from it what is worth it.
 for target in event entry; do
   found=$CARGO_TARGET_DIR/corpus/$target

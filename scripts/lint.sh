@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# `make lint`: all that can be told without running anything. Warnings are errors.
+# `make lint`: everything that can be checked without running anything. Warnings are errors.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
 check_pip
+
+# The prose first, which takes a second: STYLE in scripts/style.py, then spelling.
+python3 scripts/style.py
+(ensure_typos && python3 scripts/style.py --list | xargs typos)
 
 cargo fmt --check --all
 for package in fuzz benches examples/axum-postgres; do
@@ -37,7 +41,7 @@ cargo deny --locked check bans licenses sources
 if cargo deny fetch db >/dev/null 2>&1; then
   cargo deny --locked check advisories
 else
-  say 'SKIPPED: known vulnerabilities (the advisory database cannot be reached from here)'
+  say 'SKIPPED: known vulnerabilities (the advisory database is out of reach)'
 fi
 
 (

@@ -42,5 +42,5 @@ end_of_parts() {
   done
   [ ${#failed[@]} -eq 0 ] || exit 1
   [ -z "${CI:-}" ] || [ ${#skipped[@]} -eq 0 ] || die 'CI must not skip anything'
-  say 'All that can be tested here has passed.'
+  say 'Everything that can be tested here has passed.'
 }

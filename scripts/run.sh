@@ -53,7 +53,7 @@ else
     [ -x "$redis_cli" ] || redis_cli=scripts/redis-cli
     say "  look inside: $redis_cli -p $redis_port KEYS '*'"
   else
-    say 'Redis: none here, so the process keeps its answers itself. To have one:'
+    say 'Redis: none here, so the process stores its own responses. To install one:'
     say '  Debian, Ubuntu: sudo apt-get install redis-server'
     say '  macOS:          brew install valkey'
   fi
@@ -83,5 +83,5 @@ watch_pid=$!
 wait_for_port "$port" "$watch_pid" || die 'cargo lambda watch did not start'
 say
 say "Ready. Try: curl -i http://localhost:$port/users/1"
-say 'A changed source is built and taken up at once. Ctrl-C ends it all.'
+say 'A changed source is rebuilt and served at once. Ctrl-C ends everything.'
 wait "$watch_pid"

@@ -37,8 +37,8 @@ pull=()
 gateway_pid=
 clean_up() {
   trap - EXIT INT TERM HUP
-  # SAM removes its containers when it is told to end, so it must be waited for; and it must be told
-  # once: a second interrupt cuts that short.
+  # SAM removes its containers at an interrupt, so wait for it, and send it only one: a second interrupt
+  # cuts that short.
   [ -z "$gateway_pid" ] || { kill -INT "$gateway_pid" 2>/dev/null; wait "$gateway_pid" || true; }
   docker ps --all --quiet --filter network=response-boost --filter volume=/var/task |
     while read -r left; do docker rm --force "$left" >/dev/null; done

@@ -1,4 +1,4 @@
-"""Asks a deployed API what it should answer: a miss, a hit, a 304, a 404, a 405.
+"""Sends a deployed API each kind of request: a miss, a hit, a 304, a 404, a 405.
 
 usage: smoke.py URL NONE|AWS_IAM|JWT ID
 
@@ -90,7 +90,7 @@ def smoke(api, user):
     if kept:
         # A little longer than it says: it ends within that second.
         wait = int(kept[1]) + 2
-        print(f"{path} is kept already; waiting {wait} s for that to end")
+        print(f"{path} is cached already; waiting {wait} s until it expires")
         time.sleep(wait)
         first = api.ask(path)
     expect("miss", first, 200, "fwd=uri-miss; stored")
@@ -103,7 +103,7 @@ def smoke(api, user):
     expect("404", api.ask(f"/users/{UNKNOWN}"), 404, headers=[problem])
     expect("404, another path", api.ask("/orders"), 404, headers=[problem])
     expect("405", api.ask(path, "DELETE"), 405, headers=[problem, ("allow", "GET, HEAD")])
-    print("all as it should be")
+    print("everything as expected")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make smoke`: asks the deployed API (or the one at URL) all that it should answer.
+# `make smoke`: sends the deployed API (or the one at URL) each kind of request.
 . "$(dirname "$0")/lib.sh"
 
 url=${URL:-}

@@ -156,12 +156,12 @@ def check(stack, file):
                        + "\n".join(delete_table(table)) for table in stack.tables())
         began = "deletion" if status == "DELETE_FAILED" else "first deployment"
         raise Refused(f"the {began} of {name} failed ({status}), and such a stack can only be deleted:"
-                      f"{stack.reasons()}\nMend what it says, then:\n  {destroy}\n  {deploy}{kept}")
+                      f"{stack.reasons()}\nFix what it says, then:\n  {destroy}\n  {deploy}{kept}")
     if status == "UPDATE_ROLLBACK_FAILED":
         failed = [event["LogicalResourceId"] for event in stack.failures() if event["LogicalResourceId"] != name]
         skipped = " ".join(dict.fromkeys(failed))
         raise Refused(f"the last deployment of {name} failed, and so did the way back ({status}):{stack.reasons()}\n"
-                      f"Mend what it says, then:\n"
+                      f"Fix what it says, then:\n"
                       f"  aws cloudformation continue-update-rollback --stack-name {name}\n"
                       f"or, to leave those resources as they are, with: --resources-to-skip {skipped}\n"
                       f"When it is UPDATE_ROLLBACK_COMPLETE: {deploy}")
@@ -241,7 +241,7 @@ def rollback(stack, version=None):
     functions.update_alias(FunctionName=function, Name="live", FunctionVersion=version,
                            RoutingConfig={"AdditionalVersionWeights": {}})
     say(f"All requests go to version {version}; before it was {live}.",
-        f"What is wrong with version {live} is still what the sources deploy: mend it, then {stack.make('deploy')}")
+        f"What is wrong with version {live} is still what the sources deploy: fix it, then {stack.make('deploy')}")
 
 
 def set_parameters(stack, *settings):

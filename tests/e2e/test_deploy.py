@@ -388,7 +388,7 @@ class Smoke(unittest.TestCase):
         for _ in range(2):
             code, said = self.smoke(api)
             self.assertEqual(code, 0, said)
-            for case in ["miss: 200", "hit: 200", "304: 304", "404: 404", "405: 405", "all as it should be"]:
+            for case in ["miss: 200", "hit: 200", "304: 304", "404: 404", "405: 405", "everything as expected"]:
                 self.assertIn(case, said)
         make.interrupt()
 

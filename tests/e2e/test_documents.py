@@ -1,4 +1,8 @@
-"""The commands of docs/operations.md and of the README's part on deploying, each run as it stands there."""
+"""What the documents say, held against what there is.
+
+The commands of docs/operations.md, of docs/deploy.md and of the README's part on deploying are run as they stand there.
+For all documents: each target, file, section and variable that they name exists.
+"""
 
 import re
 import subprocess
@@ -9,6 +13,9 @@ from support import ROOT
 
 # What asks the API itself, or follows a log for good; test_deploy has them.
 NOT_HERE = r"^(make (smoke|seed|logs)|curl)\b.*\n"
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md")),
+             *sorted((ROOT / "crates").glob("*/README.md"))]
 
 
 def blocks(document, section=""):
@@ -56,13 +63,87 @@ class Documents(test_deploy.Harness):
         self.assertTrue(called["sqs", "PurgeQueue"]["QueueUrl"].endswith(f"{name}-failures"))
         self.assertNotIn(name, self.cloud.stacks, "the last one deletes it")
 
-    def test_each_command_of_the_readme_runs(self):
-        commands = [command for block in blocks("README.md", "Deployed") for command in block.splitlines() if command]
-        self.assertGreaterEqual(len(commands), 5)
+    def run_commands(self, document, section):
+        commands = [command for block in blocks(document, section) for command in block.splitlines() if command]
+        self.assertTrue(commands)
         for command in commands:
             with self.subTest(command=command):
                 self.run_block(command)
-        self.assertEqual(list(self.cloud.stacks), ["response-boost"])
+
+    def test_each_command_of_the_page_on_deploying_runs(self):
+        self.run_commands("docs/deploy.md", "The stack")
+        self.assertEqual(list(self.cloud.stacks), ["response-boost"], "destroy deletes the one of prod")
+
+    def test_each_command_of_the_readme_on_deploying_runs(self):
+        self.run_commands("README.md", "Deploy in ten minutes")
+        self.assertEqual(list(self.cloud.stacks), ["response-boost-prod"], "destroy deletes the default one")
+
+
+def anchors(text):
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+class Names(unittest.TestCase):
+    """What the documents name."""
+
+    def test_each_link_leads_to_a_file_and_a_section(self):
+        for path in DOCUMENTS:
+            text = path.read_text()
+            links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+            for link in links:
+                if "://" in link:
+                    continue
+                with self.subTest(document=path.name, link=link):
+                    file, _, anchor = link.partition("#")
+                    target = path.parent / file if file else path
+                    self.assertTrue(target.exists())
+                    if anchor:
+                        self.assertIn(anchor, anchors(target.read_text()))
+
+    def test_each_target_of_make_exists(self):
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        for path in DOCUMENTS:
+            found = re.findall(r"^```sh\n(.*?)^```|`(make [^`]+)`", path.read_text(), re.M | re.S)
+            code = "\n".join(block or inline for block, inline in found)
+            for target in re.findall(r"(?:^|\$\()make ([a-z-]+)", code, re.MULTILINE):
+                self.assertIn(target, targets, path.name)
+
+    def test_the_variables_of_the_docs_are_those_that_the_program_reads(self):
+        documented = {name for cell in re.findall(r"^\| (`[A-Z_`, ]+`) \|", (ROOT / "docs/variables.md").read_text(), re.M)
+                      for name in re.findall(r"[A-Z_]+", cell)}
+        code = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
+        read = set(re.findall(r'"((?:REDIS|CACHE|API|POWERTOOLS|USERS|WARM)_[A-Z_]+)"', code))
+        self.assertLessEqual(documented - {"RUST_LOG"}, set(re.findall(r'"([A-Z_]+)"', code)))
+        self.assertEqual(read - documented, set())
+
+    def test_the_readme_fits_its_limit(self):
+        self.assertLessEqual(len((ROOT / "README.md").read_text().splitlines()), 220)
+
+    def test_the_readme_has_the_figures_of_the_benchmarks_and_the_costs(self):
+        readme = (ROOT / "README.md").read_text()
+        figures = (ROOT / "docs/benchmark-figures.md").read_text()
+
+        def row(name):
+            [line] = re.findall(rf"^\| {re.escape(name)} +\|(.*)\|$", figures.partition("## Counted")[0], re.M)
+            return [cell.strip() for cell in line.split("|")]
+
+        warm, start = -3, -1
+        for name in ["response-boost: hit", "cached, Redis macro", "tower-http-cache, Redis backend",
+                     "FastAPI + aiocache + Mangum"]:
+            self.assertIn(row(name)[warm], readme, name)
+        self.assertIn(row("response-boost: hit")[start], readme)
+        for name in ["redis-py", "FastAPI + aiocache + Mangum"]:
+            self.assertIn(f"{float(row(name)[start].rstrip('×')):.0f}×", readme, name)
+        costs = re.findall(r"^\| \*\*together\*\* \|(.*)\|$", (ROOT / "docs/costs.md").read_text(), re.M)
+        [saved] = re.findall(r"^\| saved \|(.*)\|$", (ROOT / "docs/costs.md").read_text(), re.M)
+        table = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")]
+                                                   for line in re.findall(r"^\| [\d,]+ \|.*$", readme, re.M))}
+        for at, load in [(1, "1"), (3, "100"), (4, "1,000")]:
+            cost = [line.replace("*", "").split("|")[at].strip() for line in costs]
+            self.assertEqual(table[load][:2], cost)
+            self.assertIn(saved.split("|")[at].strip().lstrip("-"), table[load][2])
 
 
 if __name__ == "__main__":

@@ -94,6 +94,39 @@ class MakeRun(unittest.TestCase):
 
         self.assertEqual(make.interrupt(), [], "left running")
 
+    def test_the_consoles_of_the_documents_show_what_one_sees(self):
+        """Each `$` command of a console block is run; its output may differ where a run differs from another."""
+        make, api = self.start()
+        program, port = re.search(r"look inside: (\S+) -p (\d+) KEYS", make.output()).groups()
+        asked = 0
+        for document in ["README.md", "docs/redis.md", "docs/invalidation.md"]:
+            self.redis_cli(make, "FLUSHALL")
+            if "curl" not in (ROOT / document).read_text():
+                ask(f"{api}/users/1")
+            for console in re.findall(r"^```console\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S):
+                for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", console, re.M):
+                    if "DEL" in command:
+                        ask(f"{api}/users/1")
+                    line = command.replace("http://localhost:9000", api).replace("curl -i", "curl -si")
+                    line = re.sub(r"^redis-cli", f"{program} -p {port}", line)
+                    seen = subprocess.run(["sh", "-c", line], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+                    with self.subTest(document=document, command=command):
+                        self.assert_shown(shown, seen)
+                    asked += 1
+        self.assertGreaterEqual(asked, 7)
+
+    def assert_shown(self, shown, seen):
+        """Each shown line is among those seen, but for what differs from run to run."""
+        def settled(line):
+            # redis-cli numbers lists, and types numbers, for a terminal alone.
+            line = re.sub(r'^\d+\) "(.*)"$', r"\1", line).removeprefix("(integer) ")
+            return re.sub(r'(^age: |ttl=|^(?=\d{2,}$)|_ms":)\d+', r"\1N", line)
+
+        lines = [settled(line) for line in seen.replace("\r", "").splitlines()]
+        for line in filter(None, shown.splitlines()):
+            pattern = re.escape(settled(line)).replace("…", '[^"]*')
+            self.assertTrue(any(re.fullmatch(pattern, other) for other in lines), f"{line}\n{seen}")
+
     def test_users_in_a_dynamodb_of_its_own(self):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             users = [{"id": id, "name": f"User {id}", "email": f"{id}@example.com", "age": 30}

@@ -110,7 +110,7 @@ class Missing(unittest.TestCase):
 
         some = ask_script(". scripts/parts.sh; part a false; part b true; end_of_parts", TEST_PARTS="b,c")
         self.assertEqual((some.returncode, some.stderr.splitlines()[-2:]), (
-            0, ["SKIPPED: a (it is not among TEST_PARTS)", "All that can be tested here has passed."]))
+            0, ["SKIPPED: a (it is not among TEST_PARTS)", "Everything that can be tested here has passed."]))
 
         skipped = ". scripts/parts.sh; skipped=(TLS); end_of_parts"
         self.assertEqual(ask_script(skipped).returncode, 0)

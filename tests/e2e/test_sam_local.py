@@ -100,7 +100,7 @@ class SamLocalSigned(unittest.TestCase):
         smoked = subprocess.run(["make", "smoke", f"URL={api}", "AUTHORIZATION=AWS_IAM"], cwd=ROOT, text=True,
                                 env=environment(**keys), capture_output=True)
         self.assertEqual(smoked.returncode, 0, smoked.stdout + smoked.stderr)
-        self.assertIn("all as it should be", smoked.stdout)
+        self.assertIn("everything as expected", smoked.stdout)
 
     def test_another_authorization_is_refused(self):
         make = Make("sam-local", "AUTHORIZATION=JWT")

@@ -165,8 +165,8 @@ impl Lambda {
 }
 
 #[test]
-fn the_readme_names_each_reason_why_a_response_is_not_stored() {
-    let readme = include_str!("../../../../README.md");
+fn the_docs_name_each_reason_why_a_response_is_not_stored() {
+    let docs = include_str!("../../../../docs/http.md");
     let timeout = StoreError::Timeout("late".into()).word("redis");
     for reason in [
         NotStored::Status,
@@ -190,6 +190,6 @@ fn the_readme_names_each_reason_why_a_response_is_not_stored() {
         NotStored::Fault(timeout),
     ] {
         let (cell, detail) = (format!("`{reason}`"), format!("detail={reason}`"));
-        assert!(readme.contains(&cell) || readme.contains(&detail), "{reason}");
+        assert!(docs.contains(&cell) || docs.contains(&detail), "{reason}");
     }
 }

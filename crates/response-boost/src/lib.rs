@@ -55,6 +55,8 @@ mod rfc9111;
 mod service;
 mod status;
 mod store;
+mod value;
+mod value_entry;
 mod wait;
 
 pub use self::after_reply::{AfterReply, AfterReplyLayer};
@@ -77,3 +79,4 @@ pub use self::report::{Recorder, Report};
 pub use self::service::ResponseCache;
 pub use self::status::{CacheStatus, NotStored};
 pub use self::store::{DynStore, Expected, FaultWord, Found, Store, StoreError};
+pub use self::value::{IntoValue, ValueCache, ValueError, ValueKey};

@@ -184,36 +184,39 @@ where
     ///
     /// What `load` returns as an error, or that it was cut off; in either case a stored value is returned instead within
     /// [`Policy::with_stale_if_error`].
-    pub async fn get_or_load<V, E, F>(
+    pub fn get_or_load<V, E, F>(
         &self,
         key: impl ValueKey,
         load: impl FnOnce() -> F + Send + 'static,
-    ) -> Result<Option<T>, ValueError<E>>
+    ) -> impl Future<Output = Result<Option<T>, ValueError<E>>> + Send
     where
         V: IntoValue<T>,
         E: fmt::Display + Send + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         let key = key.within(&self.namespace);
-        let ends_at_ms = Deadline::left_of(self.deadline, self.core.clock.now_ms());
         let policy = Arc::clone(&self.core.policy);
         let load = async move {
             let (value, keep) = load().await?.into_value();
             Ok(LoadedValue::of(value, keep.as_ref(), &policy))
         };
-        let answer = self.core.answer(&key, ends_at_ms, load).await.map_err(ValueError::Load)?;
-        let (value, status) = match answer {
-            Answer::Cacheable { entry, status, refresh, .. } => {
-                if let Some(refresh) = refresh {
-                    let refreshed = Arc::clone(&self.core).refresh(key, refresh, ends_at_ms);
-                    after_reply::defer(report::afterwards(refreshed));
+        // No `async fn`: that it is `Send` is to be known here, since the compiler fails to prove it of a `dyn DynStore`.
+        async move {
+            let ends_at_ms = Deadline::left_of(self.deadline, self.core.clock.now_ms());
+            let answer = self.core.answer(&key, ends_at_ms, load).await;
+            let (value, status) = match answer.map_err(ValueError::Load)? {
+                Answer::Cacheable { entry, status, refresh, .. } => {
+                    if let Some(refresh) = refresh {
+                        let refreshed = Arc::clone(&self.core).refresh(key, refresh, ends_at_ms);
+                        after_reply::defer(report::afterwards(refreshed));
+                    }
+                    (Ok(entry.value), status)
                 }
-                (Ok(entry.value), status)
-            }
-            Answer::Uncacheable { passed, status } => (passed, status),
-        };
-        tell(status);
-        value.map_err(|CutOff| ValueError::TimedOut)
+                Answer::Uncacheable { passed, status } => (passed, status),
+            };
+            tell(status);
+            value.map_err(|CutOff| ValueError::TimedOut)
+        }
     }
 
     /// The values stored under many keys, and of those that are not there what `load` returns for each; in the order of
@@ -226,11 +229,11 @@ where
     ///
     /// The first error in the order of the keys, once all loads have ended, so that what the others have loaded is
     /// stored.
-    pub async fn get_or_load_many<K, V, E, F>(
+    pub fn get_or_load_many<K, V, E, F>(
         &self,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(CacheKey) -> F + Clone + Send + 'static,
-    ) -> Result<Vec<Option<T>>, ValueError<E>>
+    ) -> impl Future<Output = Result<Vec<Option<T>>, ValueError<E>>> + Send
     where
         K: ValueKey,
         V: IntoValue<T>,
@@ -242,7 +245,8 @@ where
             let loaded = key.clone();
             self.get_or_load(key, move || load(loaded))
         });
-        join_all(each).await.into_iter().collect()
+        let each: Vec<_> = each.map(Box::pin).collect();
+        async move { join_all(each).await.into_iter().collect() }
     }
 
     /// Removes the value stored under `key`, so that the next call loads it: first the change, then this.
@@ -252,8 +256,12 @@ where
     /// # Errors
     ///
     /// The store failed, and the old value may still be there.
-    pub async fn invalidate(&self, key: impl ValueKey) -> Result<(), StoreError> {
-        self.core.invalidate(&key.within(&self.namespace)).await
+    pub fn invalidate(
+        &self,
+        key: impl ValueKey,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let key = key.within(&self.namespace);
+        async move { self.core.invalidate(&key).await }
     }
 
     /// Removes the values stored under all of these keys; each is tried, whatever becomes of the others.
@@ -261,12 +269,12 @@ where
     /// # Errors
     ///
     /// The first fault: at least one old value may still be there.
-    pub async fn invalidate_all<K: ValueKey>(
+    pub fn invalidate_all<K: ValueKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
-    ) -> Result<(), StoreError> {
-        let each = keys.into_iter().map(|key| self.invalidate(key));
-        join_all(each).await.into_iter().collect()
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let each: Vec<_> = keys.into_iter().map(|key| Box::pin(self.invalidate(key))).collect();
+        async move { join_all(each).await.into_iter().collect() }
     }
 }
 
@@ -296,12 +304,10 @@ fn tell(status: CacheStatus) {
 }
 
 /// What all of these come to, in their order. All are begun before one is waited for.
-async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    type Pending<F> = Option<Pin<Box<F>>>;
-    let mut pending: Vec<Pending<F>> =
-        futures.into_iter().map(|each| Some(Box::pin(each))).collect();
-    let mut outputs: Vec<Option<F::Output>> = pending.iter().map(|_| None).collect();
-    std::future::poll_fn(move |cx| {
+async fn join_all<F: Future>(futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
+    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    let mut pending: Vec<_> = futures.into_iter().map(Some).collect();
+    std::future::poll_fn(|cx| {
         let mut is_over = true;
         for (slot, output) in pending.iter_mut().zip(&mut outputs) {
             let Some(future) = slot else { continue };
@@ -310,7 +316,8 @@ async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Out
                 Poll::Pending => is_over = false,
             }
         }
-        if is_over { Poll::Ready(outputs.drain(..).flatten().collect()) } else { Poll::Pending }
+        if is_over { Poll::Ready(()) } else { Poll::Pending }
     })
-    .await
+    .await;
+    outputs.into_iter().flatten().collect()
 }

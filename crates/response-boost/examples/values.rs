@@ -1,4 +1,4 @@
-//! The FastAPI demonstration that this library descends from, line for line in Rust: a cache around a function that
+//! The `FastAPI` demonstration that this library descends from, line for line in Rust: a cache around a function that
 //! looks a user up. `cargo run --example values`, then twice `curl -i http://localhost:3000/users/1`.
 //!
 //! ```python
@@ -31,6 +31,7 @@ type Users = ValueCache<User, Arc<dyn DynStore>>;
 
 /// What the cache saves you from doing each time.
 async fn find(id: u64) -> Result<Option<User>, std::io::Error> {
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let manas = User { id: 1, name: "Manas".into(), email: "manas@example.com".into(), age: 25 };
     Ok((id == manas.id).then_some(manas))
 }
@@ -44,7 +45,7 @@ async fn get_user(users: State<Users>, Path(id): Path<u64>) -> Result<Json<User>
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let policy = Policy::new(Duration::from_secs(120)).with_not_found_ttl(Duration::from_secs(5));
+    let policy = Policy::new(Duration::from_mins(2)).with_not_found_ttl(Duration::from_secs(5));
     let users = Users::new(store()?, policy, Namespace::parse("users")?);
     let app = Router::new().route("/users/{id}", get(get_user)).with_state(users);
 

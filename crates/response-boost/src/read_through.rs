@@ -120,7 +120,6 @@ struct Done<L, E> {
 }
 
 /// The same where another may be at it.
-#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
 enum Step<S: Store, T> {
     Go(Plan<S, T>),
     /// Look again in a moment. This value is to be gone by then or to differ, or it is no sign of life after

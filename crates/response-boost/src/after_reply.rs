@@ -121,7 +121,7 @@ where
 
     fn call(&mut self, invocation: R) -> Self::Future {
         let ends_at = (self.ends_at)(&invocation);
-        let left = Left::default();
+        let left = Left { ends_at: Some(ends_at), ..Left::default() };
         let reply = LEFT.sync_scope(left.clone(), || self.inner.call(invocation));
         Box::pin(async move {
             let reply = LEFT.scope(left.clone(), reply).await;
@@ -168,6 +168,11 @@ pub(crate) fn limit(left: Duration) -> Duration {
     left.mul_f64(SHARE).saturating_sub(MARGIN)
 }
 
+/// When the invocation ends whose request this is.
+pub(crate) fn deadline() -> Option<Deadline> {
+    LEFT.try_with(|left| left.ends_at).ok().flatten()
+}
+
 /// Whether what is deferred now waits for the reply.
 pub(crate) fn has_layer() -> bool {
     LEFT.try_with(|_| ()).is_ok()
@@ -177,12 +182,16 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What one invocation has left to do.
 #[derive(Clone, Default)]
-struct Left(Arc<Mutex<Vec<Work>>>);
+struct Left {
+    works: Arc<Mutex<Vec<Work>>>,
+    /// When Lambda ends the invocation.
+    ends_at: Option<Deadline>,
+}
 
 impl Left {
     fn works(&self) -> MutexGuard<'_, Vec<Work>> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.works.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self) -> bool {

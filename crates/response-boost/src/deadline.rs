@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
 
+use crate::after_reply;
 use crate::clock::whole_ms;
 
 /// When the whole request must be answered: an extension of the request.
@@ -44,6 +45,25 @@ impl Deadline {
         Self { at_ms: now.at_ms.saturating_add(whole_ms(time)) }
     }
 
+    /// That of a request: its extension, or with the feature `lambda` the end of its invocation.
+    #[must_use]
+    pub fn of_request(request: &Extensions) -> Option<Self> {
+        let given = request.get::<Self>().copied();
+        #[cfg(feature = "lambda")]
+        let given = given.or_else(|| {
+            let context = request.get::<lambda_runtime::Context>();
+            context.map(|context| Self { at_ms: context.deadline })
+        });
+        given
+    }
+
+    /// The one that is given, else that of the invocation, in milliseconds since the Unix epoch, as in
+    /// [`of`](Self::of).
+    pub(crate) fn left_of(given: Option<Self>, now_ms: u64) -> Option<u64> {
+        let given = given.or_else(after_reply::deadline).map(|deadline| deadline.at_ms);
+        given.filter(|&at_ms| at_ms > now_ms)
+    }
+
     /// How long that is from now. One that is past is none, as in [`of`](Self::of).
     pub(crate) fn left(self, now_ms: u64) -> Option<Duration> {
         self.at_ms.checked_sub(now_ms).filter(|&left_ms| left_ms > 0).map(Duration::from_millis)
@@ -52,10 +72,7 @@ impl Deadline {
     /// The one of a request, in milliseconds since the Unix epoch. One that is past is none: `cargo lambda watch`
     /// gives such, and a request that is being answered has time left.
     pub(crate) fn of(request: &Extensions, now_ms: u64) -> Option<u64> {
-        let given = request.get::<Self>().map(|deadline| deadline.at_ms);
-        #[cfg(feature = "lambda")]
-        let given = given
-            .or_else(|| request.get::<lambda_runtime::Context>().map(|context| context.deadline));
+        let given = Self::of_request(request).map(|deadline| deadline.at_ms);
         given.filter(|&at_ms| at_ms > now_ms)
     }
 }

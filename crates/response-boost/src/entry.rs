@@ -28,7 +28,7 @@ use crate::clock::whole_ms;
 use crate::{CacheKey, Policy};
 
 /// The version that is written. It has the key's hash, and version 1, which is still read, has none.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 const VERSION_WITHOUT_KEY: u32 = 1;
 
 /// Not stored with a response: what the layer says itself on each one (`Age`), and what belongs to one connection or
@@ -91,6 +91,9 @@ pub enum DecodeError {
     /// Written for another key: it was copied or renamed.
     #[error("an entry of another key")]
     OtherKey,
+    /// The value is none of the type that is asked for: another release of the type has written it.
+    #[error("a value of another form")]
+    Value,
     /// The status or a header is none that an answer is kept with.
     #[error("metadata of no answer that is kept")]
     NotHttp,
@@ -122,8 +125,8 @@ struct Metadata<'a> {
 
 /// What all versions have in common.
 #[derive(Deserialize)]
-struct AnyVersion {
-    version: u32,
+pub(crate) struct AnyVersion {
+    pub(crate) version: u32,
 }
 
 impl Entry {
@@ -271,7 +274,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Short, and no key can be told from it at sight: keys may hold what is not to stand in a value.
-fn key_hash(key: &CacheKey) -> String {
+pub(crate) fn key_hash(key: &CacheKey) -> String {
     hash(key.as_str().as_bytes())
 }
 

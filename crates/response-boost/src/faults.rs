@@ -42,8 +42,14 @@ impl Faults {
             state.untold += 1;
             return None;
         }
+        drop(state);
         let cause = std::error::Error::source(fault).map(ToString::to_string);
-        let what = format!("{consequence}: {fault}: {}", cause.unwrap_or_default());
+        self.is_new(format!("{consequence}: {fault}: {}", cause.unwrap_or_default()), now_ms)
+    }
+
+    /// The same of anything that goes wrong.
+    pub(crate) fn is_new(&self, what: String, now_ms: u64) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let told = state.told.iter().position(|told| told.what == what);
         let is_old = |told: usize| now_ms.abs_diff(state.told[told].at_ms) < whole_ms(NO_NEWS_FOR);
         if told.is_some_and(is_old) {

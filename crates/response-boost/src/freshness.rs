@@ -39,6 +39,10 @@ impl Keep {
     pub fn new(ttl: Duration) -> Self {
         Self { ttl }
     }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
 }
 
 /// How long a response is fresh, counted from its [`age_at_load`], or why the cache does not store it.

@@ -11,7 +11,8 @@ use crate::invalidation::Invalidation;
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
 
-/// Stores the responses of the service inside in a [`Store`] and serves them again.
+/// Stores the responses of the service inside in a [`Store`] and serves them again. For what a function returns, see
+/// [`ValueCache`](crate::ValueCache).
 ///
 /// It is made of the store, the [`Policy`], and a function from a request to the [`CacheKey`] of
 /// its answer. `None`: this request is not cached and goes straight through, as does each whose method is

@@ -4,6 +4,9 @@
 //! looks the key up in a [`Store`], and answers from the [`Entry`] found there; else it asks the
 //! service inside and keeps what that answers, as the [`Policy`] allows.
 //!
+//! [`ValueCache`] is the second way in: the same for what a function of yours returns, by
+//! `users.get_or_load(["user", "1"], || find(1))`. All that follows holds of values too.
+//!
 //! While one loads, others that ask for the same key wait for its answer, and what was read before an
 //! invalidation is not kept after it. What that guarantees, word for word:
 //!
@@ -55,6 +58,8 @@ mod rfc9111;
 mod service;
 mod status;
 mod store;
+mod value;
+mod value_entry;
 mod wait;
 
 pub use self::after_reply::{AfterReply, AfterReplyLayer};
@@ -77,3 +82,4 @@ pub use self::report::{Recorder, Report};
 pub use self::service::ResponseCache;
 pub use self::status::{CacheStatus, NotStored};
 pub use self::store::{DynStore, Expected, FaultWord, Found, Store, StoreError};
+pub use self::value::{IntoValue, ValueCache, ValueError, ValueKey};

@@ -61,6 +61,7 @@ pub(crate) struct Shared<S> {
     pub(crate) voids: Voids,
     pub(crate) refusals: Refusals,
     faults: Faults,
+    undecodable: Faults,
     refreshes: Semaphore,
 }
 
@@ -119,7 +120,6 @@ struct Done<L, E> {
 }
 
 /// The same where another may be at it.
-#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation")]
 enum Step<S: Store, T> {
     Go(Plan<S, T>),
     /// Look again in a moment. This value is to be gone by then or to differ, or it is no sign of life after
@@ -211,9 +211,9 @@ enum Taken<S: Store> {
 
 impl<S> ReadThrough<S> {
     pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
-        let (voids, refusals, faults) = Default::default();
+        let (voids, refusals, faults, undecodable) = Default::default();
         let refreshes = Semaphore::new(MOST_REFRESHES);
-        let shared = Arc::new(Shared { store, voids, refusals, faults, refreshes });
+        let shared = Arc::new(Shared { store, voids, refusals, faults, undecodable, refreshes });
         Self { shared, policy: Arc::new(policy), clock }
     }
 
@@ -347,7 +347,12 @@ impl<S: Store> ReadThrough<S> {
         let entry = match T::decode(key, &value) {
             Ok(entry) => entry,
             Err(error) => {
-                warn!(%error, "what is kept under the key is no entry; replacing it");
+                // After a release that has changed a type it is so for each key.
+                let now_ms = self.clock.now_ms();
+                if let Some(untold) = self.shared.undecodable.is_new(error.to_string(), now_ms) {
+                    let untold = Some(untold).filter(|&untold| untold > 0);
+                    warn!(%error, untold, "what is kept under the key is no entry; replacing it");
+                }
                 return Ok(Seen::Vacant(Vacancy::Other(fingerprint)));
             }
         };

@@ -21,6 +21,9 @@ struct Watching {
 
 /// What caches did for one request, and how long it waited for what. `None`: not at all.
 ///
+/// What goes on at the same time adds up ([`ValueCache::get_or_load_many`](crate::ValueCache::get_or_load_many)), and
+/// the status is that of the cache that was last done: the outermost.
+///
 /// A part that was given up counts as long as it was waited for. What runs beside a request, such as
 /// a probe, is not in its report. What was done after the reply is not in the times of the request, and known only when
 /// it is over: see [`AfterReplyLayer`](crate::AfterReplyLayer).

@@ -77,6 +77,8 @@ pub enum NotStored {
     Vary,
     /// `not-text`: the value of a header field is not ASCII text.
     NotText,
+    /// `not-json`: JSON cannot hold the value that was loaded, such as a map whose keys are no strings.
+    NotJson,
     /// `too-large`: the entry exceeds [`Policy::with_max_entry_bytes`](crate::Policy::with_max_entry_bytes).
     TooLarge,
     /// `trailers`: the body ends with trailer fields, which an entry cannot hold.
@@ -111,6 +113,7 @@ impl fmt::Display for NotStored {
             Self::SetCookie => "set-cookie",
             Self::Vary => "vary",
             Self::NotText => "not-text",
+            Self::NotJson => "not-json",
             Self::TooLarge => "too-large",
             Self::Trailers => "trailers",
             Self::BrokeOff => "broke-off",

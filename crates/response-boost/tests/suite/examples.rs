@@ -58,6 +58,35 @@ async fn axum_serves_a_miss_and_then_hits() {
     }
 }
 
+#[tokio::test]
+async fn values_of_the_demonstration_are_stored_under_its_keys() {
+    let redis = RedisServer::start().await;
+    let command = |name| {
+        let mut command = example(name);
+        command.env("PORT", "0").env("REDIS_URL", redis.operator_url());
+        command
+    };
+    let mut server = Running(command("values").spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("http://").unwrap().strip_suffix("/users/1").unwrap();
+    let user = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
+    for (path, start, end) in [
+        ("/users/1", "HTTP/1.1 200", user),
+        ("/users/1", "HTTP/1.1 200", user),
+        ("/users/2", "HTTP/1.1 404", "\r\n\r\n"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with(start) && response.ends_with(end), "{response}");
+        assert!(redis.command::<String>(&["GET", "users:user:1"]).ends_with(user));
+    }
+    assert!(redis.command::<bool>(&["EXISTS", "users:user:2"]));
+}
+
 #[test]
 fn a_store_of_ones_own_serves_what_an_earlier_process_has_stored() {
     let folder = Folder::new();
@@ -178,6 +207,7 @@ fn the_docs_name_each_reason_why_a_response_is_not_stored() {
         NotStored::SetCookie,
         NotStored::Vary,
         NotStored::NotText,
+        NotStored::NotJson,
         NotStored::TooLarge,
         NotStored::Trailers,
         NotStored::BrokeOff,

@@ -15,8 +15,8 @@ use futures_util::future::{BoxFuture, FutureExt as _, LocalBoxFuture, Shared, jo
 use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use response_boost::{
-    CacheKey, Expected, Found, Namespace, Policy, RedisSettings, RedisStore, ResponseCacheLayer,
-    Store, StoreError,
+    CacheKey, Expected, Found, Namespace, Policy, Recorder, RedisSettings, RedisStore,
+    ResponseCacheLayer, Store, StoreError, ValueCache,
 };
 use test_peers::PATIENCE;
 use test_peers::cluster::{Cluster, Shape};
@@ -42,8 +42,10 @@ const STATUSES: [(&str, usize); 6] = [
     ("uri-miss; collapsed", 20),
     ("early-refresh", 5),
     ("refresh-after-reply", 5),
-    ("fwd-status=503", 5),
+    // The load failed, and the entry is served.
+    (STOOD_IN, 5),
 ];
+const STOOD_IN: &str = "fwd=stale; ttl";
 
 /// What can be wrong, so that the guarantee does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ enum Flaw {
 
 /// The data behind the cache: a version for each key.
 struct World {
+    kind: Kind,
     flaw: Flaw,
     keys: Vec<Versions>,
     answers: usize,
@@ -175,14 +178,79 @@ async fn delay() {
 }
 
 fn key(number: usize) -> CacheKey {
-    Namespace::parse("guarantee").unwrap().key([number.to_string()])
+    namespace().key([number.to_string()])
+}
+
+fn namespace() -> Namespace {
+    Namespace::parse("guarantee").unwrap()
 }
 
 fn number(request: &Request) -> usize {
     request.uri().path()[1..].parse().unwrap()
 }
 
-type TestCache = ResponseCacheLayer<Slow, fn(&Request) -> Option<CacheKey>>;
+/// What is cached: responses, or values.
+#[derive(Clone, Copy)]
+enum Kind {
+    Responses,
+    Values,
+}
+
+#[derive(Clone)]
+enum TestCache {
+    Responses(ResponseCacheLayer<Slow, fn(&Request) -> Option<CacheKey>>),
+    Values(ValueCache<u64, Slow>),
+}
+
+impl TestCache {
+    /// The version under a key, and what became of the request. `None`: its load has failed.
+    async fn read(&self, world: &Arc<World>, loads: &Loads, key: usize) -> Option<(u64, String)> {
+        let (world, loads) = (Arc::clone(world), loads.clone());
+        match self {
+            Self::Responses(layer) => {
+                let service = service_fn(move |request: Request| {
+                    let (world, loads) = (Arc::clone(&world), loads.clone());
+                    async move { Ok::<_, Infallible>(loads.load(world, number(&request)).await) }
+                });
+                let mut request = Request::default();
+                *request.uri_mut() = format!("/{key}").parse().unwrap();
+                let (parts, body) =
+                    layer.layer(service).oneshot(request).await.unwrap().into_parts();
+                if parts.status != 200 {
+                    return None;
+                }
+                let status = parts.headers["cache-status"].to_str().unwrap().to_owned();
+                Some((version(body).await, status))
+            }
+            Self::Values(values) => {
+                let load = async move || {
+                    let (parts, body) = loads.load(world, key).await.into_parts();
+                    let version = version(body).await;
+                    if parts.status == 200 { Ok(Some(version)) } else { Err(parts.status) }
+                };
+                let recorder = Recorder::default();
+                let value = recorder.watch(values.get_or_load(self::key(key), load)).await;
+                let status = recorder.report().status.map(|status| status.to_string());
+                Some((value.ok()?.unwrap(), status.unwrap()))
+            }
+        }
+    }
+
+    async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
+        match self {
+            Self::Responses(layer) => layer.invalidate(key).await,
+            Self::Values(values) => values.invalidate(key).await,
+        }
+    }
+}
+
+async fn version<B: http_body::Body<Data = Bytes>>(body: B) -> u64
+where
+    B::Error: std::fmt::Debug,
+{
+    let body = body.collect().await.unwrap().to_bytes();
+    std::str::from_utf8(&body).unwrap().parse().unwrap()
+}
 
 fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
     // A busy machine is no fault of Redis.
@@ -198,16 +266,23 @@ fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
         .with_stale_while_revalidate(Duration::from_millis(100))
         .with_early_refresh(50.0)
         .unwrap();
-    let (flaw, world) = (world.flaw, Arc::clone(world));
+    let (flaw, kind, world) = (world.flaw, world.kind, Arc::clone(world));
     let store = Slow { store: RedisStore::new(settings), flaw, world };
-    ResponseCacheLayer::new(store, policy, |request| Some(key(number(request))))
+    match kind {
+        Kind::Responses => {
+            TestCache::Responses(ResponseCacheLayer::new(store, policy, |request| {
+                Some(key(number(request)))
+            }))
+        }
+        Kind::Values => TestCache::Values(ValueCache::new(store, policy, namespace())),
+    }
 }
 
 impl World {
-    fn new(flaw: Flaw) -> Arc<Self> {
+    fn new(kind: Kind, flaw: Flaw) -> Arc<Self> {
         let keys = (0..KEYS).map(|_| Versions::default()).collect();
         let answers = std::env::var("GUARANTEE_ANSWERS").map_or(ANSWERS, |n| n.parse().unwrap());
-        Arc::new(Self { flaw, keys, answers, seen: Mutex::default() })
+        Arc::new(Self { kind, flaw, keys, answers, seen: Mutex::default() })
     }
 
     fn is_over(&self) -> bool {
@@ -237,25 +312,15 @@ impl World {
     /// One request, held against what had been invalidated before it.
     async fn read(self: &Arc<Self>, cache: &TestCache, loads: &Loads, key: usize) {
         let floor = self.keys[key].invalidated.load(Ordering::SeqCst);
-        let (world, loads) = (Arc::clone(self), loads.clone());
-        let service = service_fn(move |request: Request| {
-            let (world, loads) = (Arc::clone(&world), loads.clone());
-            async move { Ok::<_, Infallible>(loads.load(world, number(&request)).await) }
-        });
-        let mut request = Request::default();
-        *request.uri_mut() = format!("/{key}").parse().unwrap();
-        let answer = cache.layer(service).oneshot(request);
+        let answer = cache.read(self, loads, key);
         // Some clients hang up, mostly in the middle of a load.
         let patience = if below(20) == 0 { 1 + below(40) } else { u128::from(u64::MAX) };
         let patience = Duration::from_millis(u64::try_from(patience).unwrap());
-        let Ok(answer) = tokio::time::timeout(patience, answer).await else { return };
-        let (parts, body) = answer.unwrap().into_parts();
-        if parts.status != 200 {
+        let Ok(Some((version, status))) = tokio::time::timeout(patience, answer).await else {
             return;
-        }
-        let body = body.collect().await.unwrap().to_bytes();
-        let version: u64 = std::str::from_utf8(&body).unwrap().parse().unwrap();
-        let status = parts.headers["cache-status"].to_str().unwrap();
+        };
+        // Only a response has a status.
+        let status = status.replace("; fwd-status=503", "");
         let mut seen = self.seen.lock().unwrap();
         seen.answers += 1;
         seen.too_old += usize::from(version < floor);
@@ -345,13 +410,13 @@ impl Peer {
     }
 }
 
-async fn run(flaw: Flaw) -> Seen {
-    run_on(Peer::Server(RedisServer::start().await), flaw, false).await
+async fn run(kind: Kind, flaw: Flaw) -> Seen {
+    run_on(Peer::Server(RedisServer::start().await), kind, flaw, false).await
 }
 
 /// With connections that are closed now and then, if so.
-async fn run_on(peer: Peer, flaw: Flaw, are_closed: bool) -> Seen {
-    let world = World::new(flaw);
+async fn run_on(peer: Peer, kind: Kind, flaw: Flaw, are_closed: bool) -> Seen {
+    let world = World::new(kind, flaw);
     let mut tasks: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
     for _ in 0..ENVIRONMENTS {
         let (world, cache) = (Arc::clone(&world), environment(&peer, &world));
@@ -397,12 +462,26 @@ async fn run_on(peer: Peer, flaw: Flaw, are_closed: bool) -> Seen {
 
 #[tokio::test]
 async fn no_answer_is_older_than_an_invalidation_before_it() {
-    assert_holds(&run(Flaw::None).await);
+    assert_holds(&run(Kind::Responses, Flaw::None).await);
+}
+
+#[tokio::test]
+async fn no_value_is_older_than_an_invalidation_before_it() {
+    assert_holds(&run(Kind::Values, Flaw::None).await);
+}
+
+async fn run_in_a_cluster(kind: Kind) -> Seen {
+    run_on(Peer::Cluster(Box::new(Cluster::start().await)), kind, Flaw::None, false).await
 }
 
 #[tokio::test]
 async fn no_answer_is_older_than_an_invalidation_before_it_in_a_cluster() {
-    assert_holds(&run_on(Peer::Cluster(Box::new(Cluster::start().await)), Flaw::None, false).await);
+    assert_holds(&run_in_a_cluster(Kind::Responses).await);
+}
+
+#[tokio::test]
+async fn no_value_is_older_than_an_invalidation_before_it_in_a_cluster() {
+    assert_holds(&run_in_a_cluster(Kind::Values).await);
 }
 
 fn assert_holds(seen: &Seen) {
@@ -415,27 +494,35 @@ fn assert_holds(seen: &Seen) {
 async fn nor_in_a_cluster_whose_connections_are_closed() {
     let shape = Shape { primaries: 1, has_replicas: false, is_tls: false };
     let cluster = Cluster::of(shape).await;
-    let seen = run_on(Peer::Cluster(Box::new(cluster)), Flaw::None, true).await;
+    let seen = run_on(Peer::Cluster(Box::new(cluster)), Kind::Responses, Flaw::None, true).await;
     assert_eq!(seen.too_old, 0, "{seen:?}");
     assert!(seen.answers > 1_000, "{seen:?}");
 }
 
 #[tokio::test]
 async fn without_the_check_of_the_token_it_does_not_hold() {
-    assert!(run(Flaw::NoTokenCheck).await.too_old > 0);
+    for kind in [Kind::Responses, Kind::Values] {
+        assert!(run(kind, Flaw::NoTokenCheck).await.too_old > 0);
+    }
 }
 
 #[tokio::test]
 async fn without_the_check_of_the_token_at_a_renewal_it_does_not_hold() {
-    assert!(run(Flaw::NoRenewalCheck).await.too_old > 0);
+    for kind in [Kind::Responses, Kind::Values] {
+        assert!(run(kind, Flaw::NoRenewalCheck).await.too_old > 0);
+    }
 }
 
 #[tokio::test]
 async fn with_reads_that_lag_behind_it_does_not_hold() {
-    assert!(run(Flaw::EventualReads).await.too_old > 0);
+    for kind in [Kind::Responses, Kind::Values] {
+        assert!(run(kind, Flaw::EventualReads).await.too_old > 0);
+    }
 }
 
 #[tokio::test]
 async fn with_loads_that_are_shared_in_a_process_it_does_not_hold() {
-    assert!(run(Flaw::SharedLoads).await.too_old > 0);
+    for kind in [Kind::Responses, Kind::Values] {
+        assert!(run(kind, Flaw::SharedLoads).await.too_old > 0);
+    }
 }

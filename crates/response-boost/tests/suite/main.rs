@@ -10,4 +10,5 @@ mod redis_connections;
 mod redis_faults;
 mod refreshes;
 mod store_contract;
+mod values;
 mod variants;

@@ -1,0 +1,266 @@
+//! A value as it is stored: one line of JSON metadata, `\n`, the value as JSON; nothing there stands for `None`.
+//!
+//! ```text
+//! {"version":2,"id":"6f1c…","key":"a3c9…","load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"value_bytes":61}
+//! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
+//! ```
+//!
+//! What holds of the form of a response's [entry](crate::entry) holds of this one. Neither is ever taken for the other:
+//! each has fields that the other lacks.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::whole_ms;
+use crate::entry::{AnyVersion, VERSION, key_hash};
+use crate::freshness::StaleFor;
+use crate::kept::{Failure, Loaded, Settled, Stored, Times};
+use crate::mark::{LONG_LIFE, SHORT_LIFE};
+use crate::{CacheKey, DecodeError, Keep, NotStored, Policy};
+
+pub(crate) struct ValueEntry<T> {
+    pub(crate) value: Option<T>,
+    times: Times,
+    /// What is to be stored. An entry that comes from the store has none.
+    json: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Metadata<'a> {
+    version: u32,
+    id: &'a str,
+    key: &'a str,
+    load_started_at_ms: u64,
+    load_cost_ms: u64,
+    ttl_ms: u64,
+    value_bytes: usize,
+}
+
+impl<T: DeserializeOwned> Stored for ValueEntry<T> {
+    fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
+        let line_end =
+            bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
+        let (line, json) = (&bytes[..line_end], &bytes[line_end + 1..]);
+        let metadata: Metadata<'_> =
+            serde_json::from_slice(line).map_err(|error| match serde_json::from_slice(line) {
+                Ok(AnyVersion { version }) if version != VERSION => DecodeError::Version(version),
+                _ => DecodeError::Metadata(error.into()),
+            })?;
+        if metadata.version != VERSION {
+            return Err(DecodeError::Version(metadata.version));
+        }
+        if metadata.key != key_hash(key) {
+            return Err(DecodeError::OtherKey);
+        }
+        if metadata.value_bytes != json.len() {
+            let expected = metadata.value_bytes;
+            return Err(DecodeError::BodyLength { expected, found: json.len() });
+        }
+        let value = if json.is_empty() { None } else { Some(serde_json::from_slice(json)) };
+        // What the error says in words may quote the value.
+        let value = value.transpose().map_err(|_| DecodeError::Value)?;
+        let times = Times {
+            load_started_at_ms: metadata.load_started_at_ms,
+            load_cost: Duration::from_millis(metadata.load_cost_ms),
+            ttl: Duration::from_millis(metadata.ttl_ms),
+        };
+        Ok(Self { value, times, json: Bytes::new() })
+    }
+
+    fn encode(&self, key: &CacheKey) -> Bytes {
+        let metadata = Metadata {
+            version: VERSION,
+            id: &Uuid::new_v4().simple().to_string(),
+            key: &key_hash(key),
+            load_started_at_ms: self.times.load_started_at_ms,
+            load_cost_ms: whole_ms(self.times.load_cost),
+            ttl_ms: whole_ms(self.times.ttl),
+            value_bytes: self.json.len(),
+        };
+        // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
+        let mut bytes = serde_json::to_vec(&metadata).unwrap_or_default();
+        bytes.reserve_exact(1 + self.json.len());
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.json);
+        bytes.into()
+    }
+
+    fn times(&self) -> Times {
+        self.times
+    }
+
+    fn stale_for(&self, policy: &Policy) -> StaleFor {
+        StaleFor {
+            if_error: policy.stale_if_error,
+            while_revalidate: policy.stale_while_revalidate,
+        }
+    }
+}
+
+/// A value that was loaded, and what is to be stored of it.
+pub(crate) struct LoadedValue<T> {
+    value: Option<T>,
+    stored: Result<(Bytes, Duration), NotStored>,
+}
+
+/// The load was cut off.
+#[derive(Debug)]
+pub(crate) struct CutOff;
+
+impl<T: Serialize> LoadedValue<T> {
+    pub(crate) fn of(value: Option<T>, keep: Option<&Keep>, policy: &Policy) -> Self {
+        let stored = Self::ttl_of(value.as_ref(), keep, policy).and_then(|ttl| {
+            let json = value.as_ref().map(serde_json::to_vec).transpose();
+            let json = json.map_err(|_| NotStored::NotJson)?;
+            Ok((json.unwrap_or_default().into(), ttl))
+        });
+        Self { value, stored }
+    }
+
+    /// As of a response: 200 where there is a value, else 404.
+    fn ttl_of(
+        value: Option<&T>,
+        keep: Option<&Keep>,
+        policy: &Policy,
+    ) -> Result<Duration, NotStored> {
+        let status = if value.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+        let by_policy = policy.ttl_of(status).ok_or(NotStored::Status)?;
+        let ttl = keep.map_or(by_policy, Keep::ttl).min(policy.max_ttl);
+        if ttl.is_zero() { Err(NotStored::NotFresh) } else { Ok(ttl) }
+    }
+}
+
+impl<T: DeserializeOwned> Loaded for LoadedValue<T> {
+    type Entry = ValueEntry<T>;
+    type Passed = Result<Option<T>, CutOff>;
+
+    /// A value that is not to be stored replaces none that is fresh. `None` says that there is nothing any more.
+    fn failure(&self, is_fresh: bool) -> Option<Failure> {
+        let why = self.stored.as_ref().err().filter(|_| is_fresh && self.value.is_some())?;
+        Some(Failure { status: None, what: format!("not to be stored: {why}") })
+    }
+
+    fn settled(self, load_started_at_ms: u64, load_cost: Duration) -> Settled<Self> {
+        match self.stored {
+            Ok((json, ttl)) => {
+                let times = Times { load_started_at_ms, load_cost, ttl };
+                Settled::Kept(ValueEntry { value: self.value, times, json })
+            }
+            Err(why) => {
+                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
+                Settled::Passed(Ok(self.value), why, life)
+            }
+        }
+    }
+
+    fn cut_off() -> Self::Passed {
+        Err(CutOff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct User {
+        id: u64,
+        name: String,
+    }
+
+    /// The bytes of version 2. Entries like this one are in Redis while the next release is deployed: if this test
+    /// fails, do not change the bytes. Give the new form a new version, go on reading this one, and write the new one
+    /// a release later.
+    const GOLDEN: &str = concat!(
+        r#"{"version":2,"id":"ID","key":"7efd39657c752c5c6033d3d32b3ca5c8","#,
+        r#""load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"value_bytes":23}"#,
+        "\n",
+        r#"{"id":1,"name":"Manas"}"#,
+    );
+
+    fn key() -> CacheKey {
+        crate::Namespace::parse("users").unwrap().key(["user", "1"])
+    }
+
+    fn manas() -> User {
+        User { id: 1, name: "Manas".to_owned() }
+    }
+
+    fn entry<T: Serialize + DeserializeOwned>(value: Option<T>) -> ValueEntry<T> {
+        let policy = Policy::new(Duration::from_mins(2)).with_not_found_ttl(Duration::from_mins(2));
+        let loaded = LoadedValue::of(value, None, &policy);
+        match loaded.settled(1_780_000_000_000, Duration::from_millis(3)) {
+            Settled::Kept(entry) => entry,
+            Settled::Passed(_, why, _) => panic!("{why}"),
+        }
+    }
+
+    fn decode(text: &str) -> Result<ValueEntry<User>, DecodeError> {
+        ValueEntry::decode(&key(), &Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn the_stored_bytes_are_those_of_version_2() {
+        let bytes = entry(Some(manas())).encode(&key());
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let id = text.split('"').nth(5).unwrap();
+        assert_eq!(id.len(), 32);
+        assert_eq!(text.replacen(id, "ID", 1), GOLDEN);
+        let read = decode(GOLDEN).unwrap();
+        assert_eq!((read.value, read.times), (Some(manas()), entry(Some(manas())).times));
+    }
+
+    #[test]
+    fn nothing_is_told_from_a_value_that_is_null() {
+        type Inner = Option<u8>;
+        for value in [None, Some(None), Some(Some(1))] {
+            let bytes = entry::<Inner>(value).encode(&key());
+            assert_eq!(ValueEntry::<Inner>::decode(&key(), &bytes).unwrap().value, value);
+        }
+    }
+
+    #[test]
+    fn what_is_no_entry_is_named_and_shows_nothing() {
+        let changed = |from: &str, to: &str| {
+            assert!(GOLDEN.contains(from), "{from}");
+            decode(&GOLDEN.replacen(from, to, 1)).err().unwrap().to_string()
+        };
+        assert_eq!(changed(r#""version":2"#, r#""version":3"#), "unknown version 3");
+        assert_eq!(changed("7efd", "0000"), "an entry of another key");
+        assert_eq!(changed("value_bytes", "body_bytes"), "malformed metadata");
+        assert_eq!(changed("Manas\"}", "Manas\""), "a body of 22 bytes where the metadata says 23");
+        assert_eq!(changed(r#""id":1,"#, r#""ib":1,"#), "a value of another form");
+        assert_eq!(changed(r#":"Manas""#, r":1234567"), "a value of another form");
+        assert_eq!(decode("garbage").err().unwrap().to_string(), "no metadata line");
+    }
+
+    #[test]
+    fn a_response_is_no_value_and_a_value_no_response() {
+        let response = http::Response::new(Bytes::from_static(b"1"));
+        let response = crate::Entry::of_response(response, 0, Duration::ZERO, Duration::ZERO);
+        let error = ValueEntry::<u8>::decode(&key(), &response.encode(&key())).err().unwrap();
+        assert_eq!(error.to_string(), "malformed metadata");
+        let error = crate::Entry::decode(&key(), &entry(Some(1)).encode(&key())).unwrap_err();
+        assert_eq!(error.to_string(), "malformed metadata");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_value_or_an_error(
+            bytes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)
+        ) {
+            let mut entry = GOLDEN.as_bytes().to_vec();
+            for (place, byte) in bytes {
+                *place.get_mut(&mut entry) = byte;
+            }
+            let _ = ValueEntry::<User>::decode(&key(), &entry.into());
+        }
+    }
+}

@@ -30,7 +30,8 @@ printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$tools/bin/rustdoc-u
 chmod +x "$tools/bin/rustdoc-unstable"
 RUSTDOC=$tools/bin/rustdoc-unstable RUSTDOCFLAGS='-Z unstable-options --output-format json' \
   cargo doc "${documented[@]}"
-python3 scripts/public_types.py target/doc/response_boost.json bytes http http_body tower_layer tower_service
+# serde's two traits are how a type of the user's says what it is as JSON (ValueCache).
+python3 scripts/public_types.py target/doc/response_boost.json bytes http http_body serde_core tower_layer tower_service
 
 ensure_cargo_tool cargo-shear 1.14.0
 for package in . fuzz benches examples/axum-postgres; do

@@ -597,13 +597,15 @@ class OneChoice(unittest.TestCase):
     def test_each_alarm_tells_somebody_and_links_to_its_section(self):
         arn = "arn:aws:sns:eu-west-1:123456789012:on-call"
         resources = deployed(AlarmEmail="oncall@example.org", AlarmTopicArn=arn, UserStore="dynamodb",
-                             ApiAuthorization="AWS_IAM", RunbookUrl="https://wiki.example/runbook")["Resources"]
+                             ApiAuthorization="AWS_IAM", RunbookUrl="https://wiki.example/runbook",
+                             CacheAuditRate="0.001")["Resources"]
         alarms = {name: resource["Properties"] for name, resource in resources.items()
                   if resource["Type"] == "AWS::CloudWatch::Alarm"}
         self.assertEqual(sorted(alarms), [
-            "CacheEcpuAlarm", "CacheFaultsAlarm", "CacheStorageAlarm", "CacheThrottlesAlarm", "ErrorsAlarm",
+            "AuditStaleAlarm", "CacheEcpuAlarm", "CacheFaultsAlarm", "CacheStorageAlarm", "CacheThrottlesAlarm", "ErrorsAlarm",
             "FunctionErrorsAlarm", "FunctionThrottlesAlarm", "InvalidationAgeAlarm", "InvalidationFailuresAlarm",
             "LatencyAlarm", "TableThrottlesAlarm"])
+        self.assertNotIn("AuditStaleAlarm", deployed()["Resources"])
         sections = re.findall(r"^### (\w+Alarm)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
         self.assertEqual(sorted(sections), sorted(alarms), "one section of docs/operations.md for each alarm")
         for name, alarm in alarms.items():

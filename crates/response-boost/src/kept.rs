@@ -18,6 +18,9 @@ pub(crate) trait Stored: Sized {
 
     fn times(&self) -> Times;
 
+    /// What an audit compares.
+    fn content(&self) -> Content;
+
     /// How long it may be served past its freshness.
     fn stale_for(&self, policy: &Policy) -> StaleFor;
 }
@@ -44,6 +47,13 @@ pub(crate) enum Settled<L: Loaded> {
     Kept(L::Entry),
     /// It is not stored, for this reason, and the next one for so long presumably neither.
     Passed(L::Passed, NotStored, Duration),
+}
+
+/// What is the same in two entries of one key between which nothing changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
 }
 
 /// The times of an entry.

@@ -11,7 +11,7 @@ use http_body::Body;
 use crate::body::{self, CachedBody, Collected};
 use crate::clock::whole_ms;
 use crate::freshness::{self, StaleFor};
-use crate::kept::{Failure, Loaded, Settled, Stored, Times};
+use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::mark::{LONG_LIFE, SHORT_LIFE};
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, DecodeError, Entry, NotStored, Policy};
@@ -28,6 +28,10 @@ impl Stored for Entry {
     fn times(&self) -> Times {
         let Self { load_started_at_ms, load_cost, ttl, .. } = *self;
         Times { load_started_at_ms, load_cost, ttl }
+    }
+
+    fn content(&self) -> Content {
+        Content { status: self.status, body: self.body.clone() }
     }
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {

@@ -19,14 +19,14 @@ use uuid::Uuid;
 use crate::clock::whole_ms;
 use crate::entry::{AnyVersion, VERSION, key_hash};
 use crate::freshness::StaleFor;
-use crate::kept::{Failure, Loaded, Settled, Stored, Times};
+use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::mark::{LONG_LIFE, SHORT_LIFE};
 use crate::{CacheKey, DecodeError, Keep, NotStored, Policy};
 
 pub(crate) struct ValueEntry<T> {
     pub(crate) value: Option<T>,
     times: Times,
-    /// What is to be stored. An entry that comes from the store has none.
+    /// What is stored.
     json: Bytes,
 }
 
@@ -69,7 +69,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             load_cost: Duration::from_millis(metadata.load_cost_ms),
             ttl: Duration::from_millis(metadata.ttl_ms),
         };
-        Ok(Self { value, times, json: Bytes::new() })
+        Ok(Self { value, times, json: bytes.slice(line_end + 1..) })
     }
 
     fn encode(&self, key: &CacheKey) -> Bytes {
@@ -92,6 +92,14 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
 
     fn times(&self) -> Times {
         self.times
+    }
+
+    fn content(&self) -> Content {
+        // A map may have its members in another order each time.
+        let sorted = serde_json::from_slice(&self.json)
+            .and_then(|json: serde_json::Value| serde_json::to_vec(&json));
+        let body = sorted.map_or_else(|_| self.json.clone(), Bytes::from);
+        Content { status: StatusCode::OK, body }
     }
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {

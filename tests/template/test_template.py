@@ -651,10 +651,10 @@ class OneChoice(unittest.TestCase):
         body, values = dashboard["DashboardBody"]["Fn::Sub"]
         _, with_cache, without_cache = values["CacheWidgets"]["Fn::If"]
         self.assertEqual(dashboard["DashboardName"], {"Fn::Sub": "${Name}-${AWS::Region}"})
-        self.assertEqual(len(json.loads(body.replace("${CacheWidgets}", without_cache))["widgets"]), 6)
+        self.assertEqual(len(json.loads(body.replace("${CacheWidgets}", without_cache))["widgets"]), 8)
         widgets = json.loads(body.replace("${CacheWidgets}", with_cache["Fn::Sub"]))["widgets"]
         for metric in ["ElastiCacheProcessingUnits", "ThrottledCmds", "BytesUsedForCache", "Evictions"]:
-            self.assertIn(metric, json.dumps(widgets[6:]))
+            self.assertIn(metric, json.dumps(widgets[8:]))
         for widget in widgets:
             for metric in widget["properties"]["metrics"]:
                 if metric[0] == "ResponseBoost":

@@ -22,7 +22,7 @@ const DOWN: u32 = u32::MAX;
 type Cache = ResponseCacheLayer<RedisStore, fn(&Request<()>) -> Option<CacheKey>>;
 
 fn key_of(request: &Request<()>) -> Option<CacheKey> {
-    Some(Namespace::parse("audit").unwrap().key([request.uri().path()]))
+    Some(Namespace::parse("contract").unwrap().key([request.uri().path()]))
 }
 
 /// A service whose response is its version, and a cache before it.
@@ -163,7 +163,7 @@ async fn no_hit_is_audited_unless_the_policy_says_so() {
 #[tokio::test]
 async fn values_are_audited_too() {
     let redis = RedisServer::start().await;
-    let namespace = Namespace::parse("audit").unwrap();
+    let namespace = Namespace::parse("contract").unwrap();
     let values: ValueCache<u32, _> = ValueCache::new(store(&redis), policy(GRACE), namespace);
     let get = async |version: u32| {
         let load = move || async move { Ok::<_, Infallible>(Some(version)) };
@@ -171,7 +171,7 @@ async fn values_are_audited_too() {
     };
     assert_eq!([get(1).await, get(1).await, get(2).await], [1; 3]);
     wait_for("the value to go", || {
-        (!redis.command::<bool>(&["EXISTS", "audit:value"])).then_some(())
+        (!redis.command::<bool>(&["EXISTS", "contract:value"])).then_some(())
     })
     .await;
     assert_eq!(get(2).await, 2);

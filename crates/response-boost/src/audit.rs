@@ -85,7 +85,7 @@ impl<S: Store> ReadThrough<S> {
 
     /// Compares what a load gave with the entry that was answered. A load that gave nothing to go by says nothing
     /// about the entry.
-    pub(crate) async fn audit<L: Loaded, E: fmt::Display>(
+    pub(crate) fn audit<L: Loaded, E: fmt::Display>(
         self: &Arc<Self>,
         key: CacheKey,
         answered: &Content,

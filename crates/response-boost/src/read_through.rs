@@ -314,7 +314,7 @@ impl<S: Store> ReadThrough<S> {
             Purpose::Audit(content) => {
                 let limit = self.limit_after_reply(budget.until_end());
                 let done = self.run(&mut None, limit, load, |report| &mut report.audit).await;
-                return self.audit(key, &content, fingerprint, done).await;
+                return self.audit(key, &content, fingerprint, done);
             }
         };
         let mut announcement = None;

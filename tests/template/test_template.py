@@ -330,7 +330,7 @@ class OneChoice(unittest.TestCase):
                                          "CacheMode=existing needs SecurityGroupIds"]),
             ({**EXISTING, "SubnetIds": ""}, ["CacheMode=existing needs SubnetIds"]),
             (EXISTING, []),
-            ({"ReleaseId": "unset"}, ["Deploy with make deploy, which works out ReleaseId; without it the alias would "
+            ({"ReleaseId": "unset"}, ["Deploy with make deploy, which computes ReleaseId; without it the alias would "
                                       "keep its old version"]),
             ({**EXISTING, "RedisIamUser": "alice"}, ["RedisIamUser and RedisIamCache go together"]),
             ({**EXISTING, "RedisIamCache": "shared"}, ["RedisIamUser and RedisIamCache go together"]),

@@ -17,7 +17,7 @@ use crate::read_through::{Done, ReadThrough, random};
 use crate::report::record;
 use crate::{CacheKey, Found, Store, after_reply, report};
 
-/// How many suspects a process remembers. It audits no further while there are as many.
+/// How many suspects a process remembers. Those beyond it are forgotten: a later audit of theirs finds them again.
 const MOST_SUSPECTS: usize = 1_024;
 
 /// Which hits are audited, and how long an invalidation may take.

@@ -45,8 +45,8 @@ pub(crate) trait Loaded: Sized {
 /// What becomes of what was loaded.
 pub(crate) enum Settled<L: Loaded> {
     Kept(L::Entry),
-    /// It is not stored, for this reason, and the next one for so long presumably neither.
-    Passed(L::Passed, NotStored, Duration),
+    /// It is not stored, for this reason.
+    Passed(L::Passed, NotStored),
 }
 
 /// What is the same in two entries of one key between which nothing changed.

@@ -25,7 +25,7 @@ use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
 use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::lease::{Lease, Voids};
-use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
+use crate::mark::{self, SHORT_LIFE};
 use crate::refusals::Refusals;
 use crate::report::{Part, record, timed};
 use crate::wait::Wait;
@@ -805,8 +805,8 @@ impl<S: Store> ReadThrough<S> {
         };
         let load_cost = Duration::from_millis(now_ms.saturating_sub(started_at_ms));
         match loaded.settled(started_at_ms, load_cost) {
-            Settled::Passed(passed, why, life) => {
-                self.pass(key, &mut plan, life, budget).await;
+            Settled::Passed(passed, why) => {
+                self.pass(key, &mut plan, mark::life_of(why), budget).await;
                 let status = plan.reason.status(Err(Some(why)));
                 Ok(Answer::Uncacheable { passed, status })
             }
@@ -842,11 +842,11 @@ impl<S: Store> ReadThrough<S> {
         let fresh_for = entry.times().fresh_for(self.clock.now_ms());
         let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) {
-            self.pass(key, plan, SHORT_LIFE, budget).await;
+            self.pass(key, plan, mark::life_of(NotStored::SlowLoad), budget).await;
             return Err(Some(NotStored::SlowLoad));
         }
         if bytes.len() > self.policy.max_entry_bytes {
-            self.pass(key, plan, LONG_LIFE, budget).await;
+            self.pass(key, plan, mark::life_of(NotStored::TooLarge), budget).await;
             return Err(Some(NotStored::TooLarge));
         }
         let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());

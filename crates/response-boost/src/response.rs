@@ -12,7 +12,6 @@ use crate::body::{self, CachedBody, Collected};
 use crate::clock::whole_ms;
 use crate::freshness::{self, StaleFor};
 use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
-use crate::mark::{LONG_LIFE, SHORT_LIFE};
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, DecodeError, Entry, NotStored, Policy};
 
@@ -69,15 +68,9 @@ impl<B: Body> Loaded for Response<Collected<B>> {
                 let response = Response::from_parts(parts, body);
                 Settled::Kept(Entry::of_response(response, loaded_at_ms, load_cost, ttl))
             }
-            Collected::Passed(body, why) => {
-                // A status that is not stored may be another one in a moment. Where the status is stored and the
-                // response is not, the next one will be like it.
-                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
-                Settled::Passed(Response::from_parts(parts, body), why, life)
-            }
+            Collected::Passed(body, why) => Settled::Passed(Response::from_parts(parts, body), why),
             Collected::BrokeOff(body, _) => {
-                let response = Response::from_parts(parts, body);
-                Settled::Passed(response, NotStored::BrokeOff, SHORT_LIFE)
+                Settled::Passed(Response::from_parts(parts, body), NotStored::BrokeOff)
             }
         }
     }

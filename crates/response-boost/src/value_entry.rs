@@ -17,10 +17,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::whole_ms;
-use crate::entry::{AnyVersion, VERSION, key_hash};
+use crate::entry::{self, AnyVersion, VERSION, key_hash};
 use crate::freshness::StaleFor;
 use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
-use crate::mark::{LONG_LIFE, SHORT_LIFE};
 use crate::{CacheKey, DecodeError, Keep, NotStored, Policy};
 
 pub(crate) struct ValueEntry<T> {
@@ -43,9 +42,7 @@ struct Metadata<'a> {
 
 impl<T: DeserializeOwned> Stored for ValueEntry<T> {
     fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
-        let line_end =
-            bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
-        let (line, json) = (&bytes[..line_end], &bytes[line_end + 1..]);
+        let (line, json) = entry::split(bytes)?;
         let metadata: Metadata<'_> =
             serde_json::from_slice(line).map_err(|error| match serde_json::from_slice(line) {
                 Ok(AnyVersion { version }) if version != VERSION => DecodeError::Version(version),
@@ -61,7 +58,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             let expected = metadata.value_bytes;
             return Err(DecodeError::BodyLength { expected, found: json.len() });
         }
-        let value = if json.is_empty() { None } else { Some(serde_json::from_slice(json)) };
+        let value = if json.is_empty() { None } else { Some(serde_json::from_slice(&json)) };
         // What the error says in words may quote the value.
         let value = value.transpose().map_err(|_| DecodeError::Value)?;
         let times = Times {
@@ -69,7 +66,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             load_cost: Duration::from_millis(metadata.load_cost_ms),
             ttl: Duration::from_millis(metadata.ttl_ms),
         };
-        Ok(Self { value, times, json: bytes.slice(line_end + 1..) })
+        Ok(Self { value, times, json })
     }
 
     fn encode(&self, key: &CacheKey) -> Bytes {
@@ -82,12 +79,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             ttl_ms: whole_ms(self.times.ttl),
             value_bytes: self.json.len(),
         };
-        // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
-        let mut bytes = serde_json::to_vec(&metadata).unwrap_or_default();
-        bytes.reserve_exact(1 + self.json.len());
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&self.json);
-        bytes.into()
+        entry::join(&metadata, &self.json)
     }
 
     fn times(&self) -> Times {
@@ -159,10 +151,7 @@ impl<T: DeserializeOwned> Loaded for LoadedValue<T> {
                 let times = Times { load_started_at_ms, load_cost, ttl };
                 Settled::Kept(ValueEntry { value: self.value, times, json })
             }
-            Err(why) => {
-                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
-                Settled::Passed(Ok(self.value), why, life)
-            }
+            Err(why) => Settled::Passed(Ok(self.value), why),
         }
     }
 
@@ -206,7 +195,7 @@ mod tests {
         let loaded = LoadedValue::of(value, None, &policy);
         match loaded.settled(1_780_000_000_000, Duration::from_millis(3)) {
             Settled::Kept(entry) => entry,
-            Settled::Passed(_, why, _) => panic!("{why}"),
+            Settled::Passed(_, why) => panic!("{why}"),
         }
     }
 

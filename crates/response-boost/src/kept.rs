@@ -35,7 +35,7 @@ pub(crate) trait Loaded: Sized {
     /// Why it does not replace an entry that stands, which is the better answer then. `None`: it does.
     fn failure(&self, is_fresh: bool) -> Option<Failure>;
 
-    /// What becomes of it if nothing stands in for it.
+    /// Whether and how it is stored, if no entry is served stale instead.
     fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self>;
 
     /// What is answered where the load was cut off and no entry stands in.

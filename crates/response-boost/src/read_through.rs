@@ -47,7 +47,7 @@ const RANDOM_BITS: u32 = 53;
 const MOST_REFRESHES: usize = 64;
 /// As much of a value as tells it from all others: an entry's unique id is within it.
 const FINGERPRINT_BYTES: usize = 64;
-/// What the time of a load is told as, but for that of an audit.
+/// The part of the report for the time of a load. An audit has a part of its own.
 const LOAD: Part = |report| &mut report.load;
 
 #[derive(Debug)]
@@ -89,7 +89,7 @@ enum Plan<S: Store, T> {
         entry: T,
         status: CacheStatus,
     },
-    /// The entry, which begins like this, is the answer, and is loaded anew after the reply.
+    /// The entry, which begins like this, is the answer, and the cache loads it again after the reply.
     AnswerAndLoad {
         entry: T,
         status: CacheStatus,

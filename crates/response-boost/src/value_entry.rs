@@ -5,7 +5,7 @@
 //! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
 //! ```
 //!
-//! What holds of the form of a response's [entry](crate::entry) holds of this one. Neither is ever taken for the other:
+//! What holds of the form of a response's [entry] holds of this one. Neither is ever taken for the other:
 //! each has fields that the other lacks.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Audits of hits, over a real Redis: a lost invalidation is found and healed, one that is late is none.
+//! Audits of hits, over a real Redis: they find and heal a lost invalidation, and do not count a late one as lost.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -187,7 +187,7 @@ async fn until_gone(redis: &RedisServer) {
 
 async fn assert_a_long_load_is_made_once(url: &str, settings: RedisSettings) {
     // So long that a busy machine renews in time.
-    let lease = Duration::from_secs(1);
+    let lease = Duration::from_secs(2);
     let policy = policy().with_lease(lease);
     let origin = Origin::after(3 * lease, 200, "slow");
     let processes: Vec<_> =

@@ -7,6 +7,9 @@
 //!
 //! It reads well in `redis-cli`, and a hit slices the body out without parsing it.
 //!
+//! The line of an entry with [tags](crate::Tag) also has their keys and ids before `body_bytes`:
+//! `"tags":[["users:%tag:team-7","6f1c…"]]`.
+//!
 //! Processes of two releases read each other's entries. So what stands here may only be changed
 //! with a new [`VERSION`], which is written one release after it can be read at the earliest; a
 //! reader that meets a version it does not know treats it as a miss.
@@ -25,6 +28,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::clock::whole_ms;
+use crate::stamps::{self, Stamp};
 use crate::{CacheKey, Policy};
 
 /// The version that is written. It has the key's hash, and version 1, which is still read, has none.
@@ -73,6 +77,8 @@ pub struct Entry {
     pub ttl: Duration,
     /// The answer's body.
     pub body: Bytes,
+    /// Its tags, with the ids that they had when its load began.
+    pub(crate) stamps: Vec<Stamp>,
 }
 
 /// Why bytes are no [`Entry`]. None of these shows any of the bytes.
@@ -94,6 +100,9 @@ pub enum DecodeError {
     /// The value is none of the type that is asked for: another release of the type has written it.
     #[error("a value of another form")]
     Value,
+    /// A tag is none: it has another key, or no id.
+    #[error("a malformed tag")]
+    Tag,
     /// The status or a header is none that an answer is kept with.
     #[error("metadata of no answer that is kept")]
     NotHttp,
@@ -120,6 +129,8 @@ struct Metadata<'a> {
     load_started_at_ms: u64,
     load_cost_ms: u64,
     ttl_ms: u64,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<(std::borrow::Cow<'a, str>, &'a str)>,
     body_bytes: usize,
 }
 
@@ -159,6 +170,7 @@ impl Entry {
             load_cost,
             ttl,
             body,
+            stamps: Vec::new(),
         }
     }
 
@@ -180,6 +192,7 @@ impl Entry {
             load_started_at_ms: self.load_started_at_ms,
             load_cost_ms: whole_ms(self.load_cost),
             ttl_ms: whole_ms(self.ttl),
+            tags: stamps::written(&self.stamps),
             body_bytes: self.body.len(),
         };
         // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
@@ -240,6 +253,7 @@ impl Entry {
             headers.try_append(name, value).map_err(|_| DecodeError::NotHttp)?;
         }
         let entry = Self {
+            stamps: stamps::read_from(metadata.tags)?,
             id: metadata.id.to_owned(),
             status,
             headers,

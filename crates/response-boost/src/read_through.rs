@@ -27,9 +27,10 @@ use crate::lease::{Lease, Voids};
 use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
 use crate::refusals::Refusals;
 use crate::report::{record, timed};
+use crate::stamps::{Stamp, Stamps, Tagging};
 use crate::wait::Wait;
 use crate::{
-    CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError,
+    CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError, Tag,
 };
 
 /// How much longer than a lease lasts one waits for a sign of life, so as to see that it has ended.
@@ -139,6 +140,8 @@ struct Load<S: Store, T> {
     standing: Option<T>,
     /// The lease of the key, or the announcement of a refresh beside it.
     lease: Option<Lease<S>>,
+    /// The ids of its tags.
+    stamps: Stamps,
 }
 
 /// What a fill may replace.
@@ -238,6 +241,7 @@ impl<S: Store> ReadThrough<S> {
     pub(crate) async fn answer<L: Loaded, E: fmt::Display, F>(
         self: &Arc<Self>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
         ends_at_ms: Option<u64>,
         load: F,
     ) -> Result<Answer<L, Refresh<F>>, E>
@@ -245,12 +249,15 @@ impl<S: Store> ReadThrough<S> {
         F: Future<Output = Result<L, E>>,
     {
         let mut budget = self.budget(ends_at_ms);
-        let plan = match budget.look::<_, L::Entry>(self, key).await {
+        let plan = match budget.look::<_, L::Entry>(self, key, tagging).await {
+            _ if tagging.is_some_and(|tagging| !tagging.is_valid()) => {
+                Plan::load(Reason::Miss, Right::Nothing(Some(NotStored::Tags)))
+            }
             Ok(Seen::Fresh { entry, left, .. }) if !self.is_due(entry.times(), left) => {
                 Plan::Answer { entry, status: hit(left) }
             }
             // On the heap, like all that a hit does not come to: its future is moved for each request.
-            seen => Box::pin(self.plan(key, seen, &mut budget)).await,
+            seen => Box::pin(self.plan(key, tagging, seen, &mut budget)).await,
         };
         let (entry, status, refresh) = match plan {
             Plan::Answer { entry, status } => (entry, status, None),
@@ -260,7 +267,8 @@ impl<S: Store> ReadThrough<S> {
             Plan::Load(plan) => {
                 let until_end = budget.until_end();
                 let limit = self.load_limit(&plan, until_end);
-                return Box::pin(self.load(key, plan, limit, load, &mut budget)).await;
+                let loaded = self.load(key, tagging, plan, limit, load, &mut budget);
+                return Box::pin(loaded).await;
             }
         };
         let times = entry.times();
@@ -280,6 +288,7 @@ impl<S: Store> ReadThrough<S> {
     pub(crate) async fn refresh<L: Loaded, E: fmt::Display>(
         self: Arc<Self>,
         key: CacheKey,
+        tagging: Option<Box<Tagging>>,
         Refresh { reason, fingerprint, standing, load }: Refresh<
             impl Future<Output = Result<L, E>>,
         >,
@@ -287,7 +296,7 @@ impl<S: Store> ReadThrough<S> {
     ) {
         let Ok(_room) = self.shared.refreshes.try_acquire() else { return };
         let mut budget = self.budget(ends_at_ms);
-        let mut announcement = None;
+        let mut plan = Box::new(Load::<S, L::Entry>::new(reason, Right::Entry(fingerprint)));
         if let Some(lease) = self.policy.lease {
             if self.shared.refusals.forbid(self.clock.now_ms()) {
                 return;
@@ -303,11 +312,17 @@ impl<S: Store> ReadThrough<S> {
                 }
             };
             // Between the reply and the announcement another may have been through with it.
-            let seen = budget.look::<_, L::Entry>(&self, &key).await;
-            if !seen.is_ok_and(|seen| seen.is(&fingerprint)) {
+            plan.lease = Some(lease);
+            let seen = budget.look::<_, L::Entry>(&self, &key, tagging.as_deref()).await;
+            if !seen.is_ok_and(|seen| plan.right.is_entry(&seen)) {
                 return;
             }
-            announcement = Some(lease);
+        }
+        if let Some(tagging) = &tagging {
+            self.stamp(&key, tagging, &mut plan, &mut budget).await;
+            if plan.expected().is_none() {
+                return;
+            }
         }
         let until_end = budget.until_end().map_or(Duration::MAX, |left| {
             // What becomes of the load takes its time too, but no more than the load.
@@ -316,13 +331,11 @@ impl<S: Store> ReadThrough<S> {
         });
         let limit = self.policy.load_limit.min(until_end);
         let mut budget = self.budget(ends_at_ms);
-        let done = self.run(&mut announcement, limit, load).await;
-        if let Some(status) = self.stood_in(standing, reason, &mut announcement, &done) {
+        let done = self.run(&mut plan.lease, limit, load).await;
+        if let Some(status) = self.stood_in(standing, reason, &mut plan.lease, &done) {
             debug!(cache_status = %status, "not refreshed after the reply");
             return;
         }
-        let plan = Load::new(reason, Right::Entry(fingerprint));
-        let plan = Box::new(Load { lease: announcement, ..plan });
         match self.settle::<L, E, Infallible>(&key, plan, done, &mut budget).await {
             Ok(Answer::Cacheable { status, .. } | Answer::Uncacheable { status, .. }) => {
                 debug!(cache_status = %status, "refreshed after the reply");
@@ -367,10 +380,35 @@ impl<S: Store> ReadThrough<S> {
         })
     }
 
+    /// Reads the ids of the tags, before the load. Where they cannot be had, what is loaded is not stored.
+    async fn stamp<T>(
+        &self,
+        key: &CacheKey,
+        tagging: &Tagging,
+        plan: &mut Load<S, T>,
+        budget: &mut Budget<'_>,
+    ) {
+        if plan.expected().is_none() {
+            return;
+        }
+        match budget.spend(tagging.stamp(&self.shared.store)).await {
+            Ok(stamps) => plan.stamps = stamps,
+            Err(fault) => {
+                let word = self.tell(&fault, "tags not read; the answer will not be kept");
+                if let Right::Lease(_) = plan.right {
+                    // Those who wait would each come to this, one after the other.
+                    self.pass(key, plan, SHORT_LIFE, budget).await;
+                }
+                plan.right = Right::Nothing(Some(NotStored::of(&fault, word)));
+            }
+        }
+    }
+
     /// What to do with what was seen; where another is loading, with what is seen after that.
     async fn plan<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
         mut seen: Result<Seen<T>, StoreError>,
         budget: &mut Budget<'_>,
     ) -> Plan<S, T> {
@@ -419,15 +457,15 @@ impl<S: Store> ReadThrough<S> {
             }
             in_hand = otherwise.standing;
             timed(|report| &mut report.wait, wait.pause(limit)).await;
-            seen = budget.with(self.policy.deadline).look(self, key).await;
+            seen = budget.with(self.policy.deadline).look(self, key, tagging).await;
         }
     }
 
     /// The store cannot be asked: load without it. What was seen before may stand in.
     fn without_store<T>(&self, fault: &StoreError, standing: Option<T>) -> Plan<S, T> {
         let reason = Reason::Fault(self.tell(fault, "cache not read; loading without it"));
-        let (right, lease) = (Right::Nothing(None), None);
-        Plan::Load(Box::new(Load { right, reason, standing, lease }))
+        let load = Load::new(reason, Right::Nothing(None));
+        Plan::Load(Box::new(Load { standing, ..load }))
     }
 
     /// There is no answer: who takes the lease loads and fills, the others wait for that.
@@ -450,8 +488,8 @@ impl<S: Store> ReadThrough<S> {
         match self.take(key, vacancy, life, wait, budget).await {
             Taken::Lease(lease) => {
                 let right = Right::Lease(lease.token().clone());
-                let (reason, standing, lease) = (Reason::Miss, None, Some(lease));
-                Step::Go(Plan::Load(Box::new(Load { right, reason, standing, lease })))
+                let load = Load::new(Reason::Miss, right);
+                Step::Go(Plan::Load(Box::new(Load { lease: Some(lease), ..load })))
             }
             Taken::Another(whose) => Step::Wait {
                 whose,
@@ -668,11 +706,15 @@ impl<S: Store> ReadThrough<S> {
     async fn load<L: Loaded, E: fmt::Display, R>(
         self: &Arc<Self>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
         mut plan: Box<Load<S, L::Entry>>,
         limit: Duration,
         load: impl Future<Output = Result<L, E>>,
         budget: &mut Budget<'_>,
     ) -> Result<Answer<L, R>, E> {
+        if let Some(tagging) = tagging {
+            self.stamp(key, tagging, &mut plan, budget).await;
+        }
         let done = self.run(&mut plan.lease, limit, load).await;
         if let Some(entry) = plan.standing.take() {
             let standing = self.standing(&entry);
@@ -774,8 +816,8 @@ impl<S: Store> ReadThrough<S> {
                 let status = plan.reason.status(Err(Some(why)));
                 Ok(Answer::Uncacheable { passed, status })
             }
-            Settled::Kept(entry) => {
-                let stored = self.keep(key, &mut plan, &entry, budget).await;
+            Settled::Kept(mut entry, named) => {
+                let stored = self.keep(key, &mut plan, &mut entry, &named, budget).await;
                 let times = entry.times();
                 let was_older = times.load_started_at_ms < started_at_ms;
                 let age = was_older.then(|| times.age(now_ms));
@@ -790,10 +832,11 @@ impl<S: Store> ReadThrough<S> {
         &self,
         key: &CacheKey,
         plan: &mut Load<S, T>,
-        entry: &T,
+        entry: &mut T,
+        named: &[Tag],
         budget: &mut Budget<'_>,
     ) -> Result<(), Option<NotStored>> {
-        let Some(expected) = plan.expected() else {
+        if plan.expected().is_none() {
             return Err(match plan.right {
                 Right::Nothing(why) => why,
                 // The lease has gone while its holder was loading: withdrawn, or by others.
@@ -802,18 +845,22 @@ impl<S: Store> ReadThrough<S> {
                 }
                 _ => Some(NotStored::Invalidated),
             });
-        };
+        }
         let fresh_for = entry.times().fresh_for(self.clock.now_ms());
-        let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) {
             self.pass(key, plan, SHORT_LIFE, budget).await;
             return Err(Some(NotStored::SlowLoad));
         }
+        let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());
+        if !(named.is_empty() && plan.stamps.is_empty()) {
+            self.tag(key, plan, entry, (named, life), budget).await?;
+        }
+        let Some(expected) = plan.expected() else { return Err(Some(NotStored::Invalidated)) };
+        let bytes = entry.encode(key);
         if bytes.len() > self.policy.max_entry_bytes {
             self.pass(key, plan, LONG_LIFE, budget).await;
             return Err(Some(NotStored::TooLarge));
         }
-        let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());
         match budget.spend(self.shared.store.put(key, expected, bytes, life)).await {
             Ok(stored) => {
                 self.shared.refusals.accepted();
@@ -830,6 +877,30 @@ impl<S: Store> ReadThrough<S> {
                 }
                 Err(Some(NotStored::of(&fault, word)))
             }
+        }
+    }
+
+    /// Puts into an entry, which is to live for so long, the ids of its tags. `Err`: it may not be stored.
+    async fn tag<T: Stored>(
+        &self,
+        key: &CacheKey,
+        plan: &mut Load<S, T>,
+        entry: &mut T,
+        (named, life): (&[Tag], Duration),
+        budget: &mut Budget<'_>,
+    ) -> Result<(), Option<NotStored>> {
+        let stamps = std::mem::take(&mut plan.stamps);
+        match Box::pin(self.stamps_of(key, stamps, named, life, budget)).await {
+            Ok(stamps) => {
+                entry.set_stamps(stamps);
+                Ok(())
+            }
+            Err(NotStored::Tags) => {
+                self.pass(key, plan, LONG_LIFE, budget).await;
+                Err(Some(NotStored::Tags))
+            }
+            // The lease is released, for another to load.
+            Err(why) => Err(Some(why)),
         }
     }
 
@@ -929,26 +1000,44 @@ impl<L: Loaded, E: fmt::Display> Done<L, E> {
     }
 }
 
-impl<T> Seen<T> {
-    /// Whether it is the entry that begins like this.
-    fn is(&self, start: &Bytes) -> bool {
+impl<T: Stored> Seen<T> {
+    /// The tags of an entry.
+    fn stamps(&self) -> &[Stamp] {
+        match self {
+            Self::Fresh { entry, .. } | Self::Stale { entry, .. } => entry.stamps(),
+            Self::Pass | Self::Vacant(_) => &[],
+        }
+    }
+
+    /// The same with an entry that is of no use, since one of its tags is dead.
+    fn dead(self) -> Self {
         match self {
             Self::Fresh { fingerprint, .. } | Self::Stale { fingerprint, .. } => {
-                fingerprint == start
+                Self::Vacant(Vacancy::Other(fingerprint))
             }
-            Self::Pass | Self::Vacant(_) => false,
+            other @ (Self::Pass | Self::Vacant(_)) => other,
         }
+    }
+}
+
+impl Right {
+    /// Whether what was seen is the entry that may be replaced.
+    fn is_entry<T>(&self, seen: &Seen<T>) -> bool {
+        let (Seen::Fresh { fingerprint, .. } | Seen::Stale { fingerprint, .. }) = seen else {
+            return false;
+        };
+        matches!(self, Self::Entry(start) if start == fingerprint)
     }
 }
 
 impl<S: Store, T> Load<S, T> {
     fn new(reason: Reason, right: Right) -> Self {
-        Self { right, reason, standing: None, lease: None }
+        Self { right, reason, standing: None, lease: None, stamps: Stamps::default() }
     }
 
     /// To load what stands under the key anew.
     fn refresh(reason: Reason, standing: T, right: Right, lease: Option<Lease<S>>) -> Self {
-        Self { right, reason, standing: Some(standing), lease }
+        Self { standing: Some(standing), lease, ..Self::new(reason, right) }
     }
 
     /// What must be under the key for a fill; `None`: nothing may be stored.
@@ -985,7 +1074,7 @@ impl Reason {
 
 impl NotStored {
     /// What a fault of the store means for the response that it should have stored.
-    fn of(fault: &StoreError, word: FaultWord) -> Self {
+    pub(crate) fn of(fault: &StoreError, word: FaultWord) -> Self {
         match fault {
             StoreError::Reply { .. } => Self::FillRefused,
             _ => Self::Fault(word),
@@ -1005,8 +1094,41 @@ impl Budget<'_> {
         &mut self,
         core: &ReadThrough<S>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
     ) -> Result<Seen<T>, StoreError> {
-        self.spend_within(core.shared.store.get_limit(), pin!(core.look(key))).await
+        // What an entry without tags does not come to is on the heap.
+        let Some(tagging) = tagging else {
+            let limit = core.shared.store.get_limit();
+            let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
+            if seen.stamps().is_empty() {
+                return Ok(seen);
+            }
+            return Box::pin(self.alive(core, seen, None)).await;
+        };
+        Box::pin(async {
+            if !tagging.is_valid() {
+                return Ok(Seen::Pass);
+            }
+            let both = async {
+                let (seen, found) =
+                    tokio::join!(core.look::<T>(key), tagging.read(&core.shared.store));
+                Ok((seen?, found?))
+            };
+            let (seen, found) = self.spend(both).await?;
+            self.alive(core, seen, Some((tagging, found))).await
+        })
+        .await
+    }
+
+    /// What was seen, if its tags are alive.
+    async fn alive<S: Store, T: Stored>(
+        &mut self,
+        core: &ReadThrough<S>,
+        seen: Seen<T>,
+        tagging: Option<(&Tagging, Vec<Found>)>,
+    ) -> Result<Seen<T>, StoreError> {
+        let is_alive = core.is_alive(seen.stamps(), tagging, self).await?;
+        Ok(if is_alive { seen } else { seen.dead() })
     }
 }
 

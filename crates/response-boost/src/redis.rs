@@ -103,28 +103,7 @@ impl Store for RedisStore {
         // that replaces what it names is harmless: the second time, what it names is not there.
         let is_claim = mark::token_of(&value).is_some();
         let again = if is_claim { Again::Forbidden } else { Again::Allowed };
-        let run = async |command: &str, script: &str| {
-            let mut run = Cmd::new();
-            run.arg(command).arg(script).arg(1).arg(key.as_str());
-            run.arg(&value[..]).arg(whole_ms(life)).arg(start);
-            self.router.write(key.as_str(), run, again).await
-        };
-        let mut reply = None;
-        if let Some(hash) = script.hash.get() {
-            reply = match run("EVALSHA", hash).await {
-                // The server does not know it, has forgotten it, or does not take scripts by their hash.
-                Err(StoreError::Reply { code, .. }) if is_refused_by_hash(&code) => None,
-                reply => Some(reply?),
-            };
-        }
-        let reply = if let Some(reply) = reply {
-            reply
-        } else {
-            let reply = run("EVAL", script.code).await?;
-            script.hash.get_or_init(|| redis::Script::new(script.code).get_hash().to_owned());
-            reply
-        };
-        match reply {
+        match self.run(script, key, (&value, life, start), again).await? {
             Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected_reply()),
         }
@@ -135,6 +114,13 @@ impl Store for RedisStore {
         delete.arg("DEL").arg(key.as_str());
         match self.router.insist(key.as_str(), delete).await? {
             Value::Int(_) => Ok(()),
+            _ => Err(unexpected_reply()),
+        }
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        match self.run(&STAMP, key, (&id, life, b""), Again::Forbidden).await? {
+            Value::BulkString(id) => Ok(id.into()),
             _ => Err(unexpected_reply()),
         }
     }
@@ -153,6 +139,32 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
+    /// The reply to a script, which is given these arguments.
+    async fn run(
+        &self,
+        script: &Script,
+        key: &CacheKey,
+        (value, life, start): (&Bytes, Duration, &[u8]),
+        again: Again,
+    ) -> Result<Value, StoreError> {
+        let run = async |command: &str, script: &str| {
+            let mut run = Cmd::new();
+            run.arg(command).arg(script).arg(1).arg(key.as_str());
+            run.arg(&value[..]).arg(whole_ms(life)).arg(start);
+            self.router.write(key.as_str(), run, again).await
+        };
+        if let Some(hash) = script.hash.get() {
+            match run("EVALSHA", hash).await {
+                // The server does not know it, has forgotten it, or does not take scripts by their hash.
+                Err(StoreError::Reply { code, .. }) if is_refused_by_hash(&code) => {}
+                reply => return reply,
+            }
+        }
+        let reply = run("EVAL", script.code).await?;
+        script.hash.get_or_init(|| redis::Script::new(script.code).get_hash().to_owned());
+        Ok(reply)
+    }
+
     async fn set(
         &self,
         key: &CacheKey,
@@ -204,6 +216,16 @@ static CLAIM: Script = Script::new(
     "local held = redis.call('TYPE', KEYS[1]).ok \
      if held == 'string' or held == 'none' then return 0 end \
      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
+);
+
+/// The value of a key, else `ARGV[1]`, which is put there; its life is then `ARGV[2]` ms, and half of that at least. It
+/// is renewed seldom, so that it mostly is a command that changes nothing.
+static STAMP: Script = Script::new(
+    "local id = false \
+     if redis.call('TYPE', KEYS[1]).ok == 'string' then id = redis.call('GET', KEYS[1]) end \
+     if id and redis.call('PTTL', KEYS[1]) >= ARGV[2] / 2 then return id end \
+     id = id or ARGV[1] \
+     redis.call('SET', KEYS[1], id, 'PX', ARGV[2]) return id",
 );
 
 /// Whether an error reply means that the script was not run, and may be if its code is sent.

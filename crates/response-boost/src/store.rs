@@ -39,6 +39,42 @@ pub trait Store: Send + Sync + 'static {
     /// `Err`: it is not known whether it is gone.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// The id of a [tag](crate::Tag): the value under `key`, else `id`, which it then puts there. Either lives for half
+    /// of `life` at least from now on. Between the look and the change comes nothing.
+    ///
+    /// `id` is another one at each call, and must be put once at most, as a lease must (an id that came back after it
+    /// was deleted would bring entries back that were invalidated): a store whose commands are sent again where a reply
+    /// is lost must not do so here.
+    ///
+    /// By default by [`get`](Self::get) and [`put`](Self::put), in two round trips or three.
+    fn stamp(
+        &self,
+        key: &CacheKey,
+        id: Bytes,
+        life: Duration,
+    ) -> impl Future<Output = Result<Bytes, StoreError>> + Send {
+        async move {
+            // Another may come between, again and again; hardly so often.
+            for _ in 0..8 {
+                let found = self.get(key).await?;
+                let (expected, value) = match &found {
+                    Found::Nothing => (Expected::Nothing, id.clone()),
+                    Found::Foreign => (Expected::Foreign, id.clone()),
+                    Found::Value(value) => (Expected::StartsWith(value), value.clone()),
+                };
+                let is_new = !matches!(found, Found::Value(_));
+                if self.put(key, expected, value.clone(), life).await? {
+                    return Ok(value);
+                }
+                // It may have been put, and be gone again by now.
+                if is_new {
+                    break;
+                }
+            }
+            Err(StoreError::Failed("the id of a tag changes all the time".into()))
+        }
+    }
+
     /// The longest that a [`get`](Self::get) takes, where the store sees to that itself. A request that
     /// may wait that long then needs no timer of its own around it, each of which is a system call.
     fn get_limit(&self) -> Option<Duration> {
@@ -94,6 +130,12 @@ mod sealed {
             life: Duration,
         ) -> Boxed<'a, bool>;
         fn dyn_delete<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, ()>;
+        fn dyn_stamp<'a>(
+            &'a self,
+            key: &'a CacheKey,
+            id: Bytes,
+            life: Duration,
+        ) -> Boxed<'a, Bytes>;
         fn dyn_get_limit(&self) -> Option<Duration>;
         fn dyn_closed_for(&self) -> Option<Duration>;
         fn dyn_name(&self) -> &'static str;
@@ -116,6 +158,15 @@ mod sealed {
 
         fn dyn_delete<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, ()> {
             Box::pin(self.delete(key))
+        }
+
+        fn dyn_stamp<'a>(
+            &'a self,
+            key: &'a CacheKey,
+            id: Bytes,
+            life: Duration,
+        ) -> Boxed<'a, Bytes> {
+            Box::pin(self.stamp(key, id, life))
         }
 
         fn dyn_get_limit(&self) -> Option<Duration> {
@@ -151,6 +202,10 @@ impl Store for dyn DynStore {
         self.dyn_delete(key).await
     }
 
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        self.dyn_stamp(key, id, life).await
+    }
+
     fn get_limit(&self) -> Option<Duration> {
         self.dyn_get_limit()
     }
@@ -182,6 +237,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
         (**self).delete(key).await
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        (**self).stamp(key, id, life).await
     }
 
     fn get_limit(&self) -> Option<Duration> {

@@ -62,6 +62,8 @@ mod status;
 mod store;
 mod stream;
 mod tag;
+#[cfg(all(test, feature = "cluster"))]
+mod tag_guarantee;
 mod value;
 mod value_entry;
 mod wait;

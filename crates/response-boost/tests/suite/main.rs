@@ -10,5 +10,6 @@ mod redis_connections;
 mod redis_faults;
 mod refreshes;
 mod store_contract;
+mod tags;
 mod values;
 mod variants;

@@ -17,6 +17,8 @@
 //! > forgets the deletion, a demoted primary that still answers, invalidations that the stream gave up.
 //! > Bounded by their own lifetime: client caches (`max-age`).
 //!
+//! The same holds of a [`Tag`], which names a group of entries and invalidates them all by one call.
+//!
 //! **What the service says of its response counts**, by RFC 9111: its `Cache-Control`, `Expires`, `Vary`, `ETag`, or the
 //! extension [`Keep`], which no client sees. [`ResponseCacheLayer`] has a table of what each directive does.
 //!

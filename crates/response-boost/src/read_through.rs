@@ -345,14 +345,19 @@ impl<S: Store> ReadThrough<S> {
     }
 
     async fn look<T: Stored>(&self, key: &CacheKey) -> Result<Seen<T>, StoreError> {
-        let value = match self.shared.store.get(key).await? {
-            Found::Nothing => return Ok(Seen::Vacant(Vacancy::Nothing)),
-            Found::Foreign => return Ok(Seen::Vacant(Vacancy::Foreign)),
+        Ok(self.seen(key, self.shared.store.get(key).await?))
+    }
+
+    /// What it is that was found under a key.
+    fn seen<T: Stored>(&self, key: &CacheKey, found: Found) -> Seen<T> {
+        let value = match found {
+            Found::Nothing => return Seen::Vacant(Vacancy::Nothing),
+            Found::Foreign => return Seen::Vacant(Vacancy::Foreign),
             Found::Value(value) if mark::is_pass(&value, self.clock.now_ms()) => {
-                return Ok(Seen::Pass);
+                return Seen::Pass;
             }
             Found::Value(value) if mark::token_of(&value).is_some() => {
-                return Ok(Seen::Vacant(Vacancy::Lease(value)));
+                return Seen::Vacant(Vacancy::Lease(value));
             }
             Found::Value(value) => value,
         };
@@ -366,18 +371,18 @@ impl<S: Store> ReadThrough<S> {
                     let untold = Some(untold).filter(|&untold| untold > 0);
                     warn!(%error, untold, "what is kept under the key is no entry; replacing it");
                 }
-                return Ok(Seen::Vacant(Vacancy::Other(fingerprint)));
+                return Seen::Vacant(Vacancy::Other(fingerprint));
             }
         };
         let now_ms = self.clock.now_ms();
         let left = entry.times().fresh_for(now_ms);
-        Ok(match Some(left).filter(|left| !left.is_zero()) {
+        match Some(left).filter(|left| !left.is_zero()) {
             Some(left) => Seen::Fresh { entry, left, fingerprint },
             None if self.standing(&entry).may_stand_in(now_ms) => {
                 Seen::Stale { entry, fingerprint }
             }
             None => Seen::Vacant(Vacancy::Other(fingerprint)),
-        })
+        }
     }
 
     /// Reads the ids of the tags, before the load. Where they cannot be had, what is loaded is not stored.
@@ -1096,9 +1101,9 @@ impl Budget<'_> {
         key: &CacheKey,
         tagging: Option<&Tagging>,
     ) -> Result<Seen<T>, StoreError> {
+        let limit = core.shared.store.get_limit();
         // What an entry without tags does not come to is on the heap.
         let Some(tagging) = tagging else {
-            let limit = core.shared.store.get_limit();
             let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
             if seen.stamps().is_empty() {
                 return Ok(seen);
@@ -1109,12 +1114,9 @@ impl Budget<'_> {
             if !tagging.is_valid() {
                 return Ok(Seen::Pass);
             }
-            let both = async {
-                let (seen, found) =
-                    tokio::join!(core.look::<T>(key), tagging.read(&core.shared.store));
-                Ok((seen?, found?))
-            };
-            let (seen, found) = self.spend(both).await?;
+            let keys: Vec<_> = [key].into_iter().chain(tagging.keys()).collect();
+            let mut found = self.look_up(&core.shared.store, &keys).await?;
+            let seen = core.seen(key, found.remove(0));
             self.alive(core, seen, Some((tagging, found))).await
         })
         .await

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 
 #[cfg(feature = "iam")]
 pub use self::iam::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
@@ -34,6 +34,7 @@ use self::router::Router;
 pub use self::settings::{InvalidCa, InvalidClientCertificate};
 pub use self::settings::{InvalidRedisUrl, RedisSettings};
 use crate::clock::whole_ms;
+use crate::join::join_all;
 use crate::{CacheKey, Expected, Found, Store, StoreError, mark};
 
 /// Keeps entries in Redis or Valkey, one key each.
@@ -74,15 +75,27 @@ impl RedisStore {
 
 impl Store for RedisStore {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
-        let mut get = Cmd::new();
-        get.arg("GET").arg(key.as_str());
-        match self.router.read(key.as_str(), get).await {
-            Ok(Value::BulkString(bytes)) => Ok(Found::Value(bytes.into())),
-            Ok(Value::Nil) => Ok(Found::Nothing),
-            Ok(_) => Err(unexpected_reply()),
+        match self.router.read(key.as_str(), get(key)).await {
+            Ok(value) => found(value),
             // A list or a hash under our key was not put by us.
             Err(StoreError::Reply { code, .. }) if code == "WRONGTYPE" => Ok(Found::Foreign),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        match keys {
+            // The one command on several keys that there is: for each of many tags a command takes a server four times
+            // as long. A cluster does not take it, whose keys are in several slots.
+            [first, others @ ..] if !others.is_empty() && !self.settings.is_cluster => {
+                let mut mget = Cmd::new();
+                mget.arg("MGET");
+                for key in others {
+                    mget.arg(key.as_str());
+                }
+                self.get_group(keys, [get(first), mget]).await
+            }
+            _ => self.get_from_nodes(keys).await,
         }
     }
 
@@ -138,7 +151,71 @@ impl Store for RedisStore {
     }
 }
 
+fn get(key: &CacheKey) -> Cmd {
+    let mut get = Cmd::new();
+    get.arg("GET").arg(key.as_str());
+    get
+}
+
+fn found(value: Value) -> Result<Found, StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(Found::Value(bytes.into())),
+        Value::Nil => Ok(Found::Nothing),
+        _ => Err(unexpected_reply()),
+    }
+}
+
 impl RedisStore {
+    /// What is under each of these keys, in one write to each node of a cluster.
+    async fn get_from_nodes(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        let groups = self.router.by_node(keys);
+        let lookups = groups.iter().map(|numbers| {
+            let keys: Vec<_> = numbers.iter().map(|&number| keys[number]).collect();
+            Box::pin(async move { self.get_group(&keys, keys.iter().map(|key| get(key))).await })
+        });
+        let lookups = join_all(lookups.collect()).await;
+        let mut values: Vec<_> = keys.iter().map(|_| Found::Nothing).collect();
+        for (numbers, group) in groups.iter().zip(lookups) {
+            for (&number, value) in numbers.iter().zip(group?) {
+                values[number] = value;
+            }
+        }
+        Ok(values)
+    }
+
+    /// What is under keys that one server has, by these commands; where it refuses one of them, by one for each.
+    async fn get_group(
+        &self,
+        keys: &[&CacheKey],
+        commands: impl IntoIterator<Item = Cmd>,
+    ) -> Result<Vec<Found>, StoreError> {
+        if let [first, _, ..] = keys {
+            let mut all = Pipeline::with_capacity(keys.len());
+            for command in commands {
+                all.add_command(command);
+            }
+            match self.router.read_all(first.as_str(), all).await? {
+                Some(Value::Array(replies)) => {
+                    let mut values = Vec::with_capacity(keys.len());
+                    for reply in replies {
+                        match reply {
+                            Value::Array(several) => values.extend(several),
+                            one => values.push(one),
+                        }
+                    }
+                    if values.len() == keys.len() {
+                        return values.into_iter().map(found).collect();
+                    }
+                    return Err(unexpected_reply());
+                }
+                Some(_) => return Err(unexpected_reply()),
+                None => {}
+            }
+        }
+        let lookups = keys.iter().map(|key| Box::pin(self.get(key))).collect();
+        join_all(lookups).await.into_iter().collect()
+    }
+
     /// The reply to a script, which is given these arguments.
     async fn run(
         &self,

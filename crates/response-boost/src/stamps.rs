@@ -4,6 +4,7 @@
 //! load, so an invalidation that comes after the load has read its data finds the entry with an id that is gone.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,7 +64,13 @@ impl Tagging {
         {
             return None;
         }
-        let keys = distinct(of_request.iter().chain(&policy.tags), key, &[]);
+        let mut keys: Vec<CacheKey> = Vec::with_capacity(of_request.len() + policy.tags.len());
+        for key in of_request.into_iter().map(|tag| tag.into_key_for(key)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys.extend(distinct(policy.tags.iter(), key, &keys));
         Some(Box::new(Self {
             is_valid: is_valid && keys.len() <= Tag::MOST,
             keys,
@@ -77,9 +84,9 @@ impl Tagging {
         self.is_valid
     }
 
-    /// What is under the keys of the tags.
-    pub(crate) async fn read<S: Store>(&self, store: &S) -> Result<Vec<Found>, StoreError> {
-        read(store, self.keys.iter()).await
+    /// The keys of the tags.
+    pub(crate) fn keys(&self) -> &[CacheKey] {
+        &self.keys
     }
 
     /// The ids that the tags have now, or get now.
@@ -119,8 +126,8 @@ impl<S: Store> ReadThrough<S> {
         if others.is_empty() {
             return Ok(true);
         }
-        let keys = others.iter().map(|stamp| &stamp.key);
-        let found = budget.spend(read(&self.shared.store, keys)).await?;
+        let keys: Vec<_> = others.iter().map(|stamp| &stamp.key).collect();
+        let found = budget.look_up(&self.shared.store, &keys).await?;
         Ok(others.iter().zip(&found).all(|(stamp, found)| stamp.is(found)))
     }
 
@@ -136,7 +143,8 @@ impl<S: Store> ReadThrough<S> {
         budget: &mut Budget<'_>,
     ) -> Result<Vec<Stamp>, NotStored> {
         let Stamps { mut tags, changes, life: lasts } = stamps;
-        let named = distinct(named.iter(), key, &tags);
+        let known: Vec<_> = tags.iter().map(|stamp| stamp.key.clone()).collect();
+        let named = distinct(named.iter(), key, &known);
         if tags.len() + named.len() > Tag::MOST {
             return Err(NotStored::Tags);
         }
@@ -171,6 +179,23 @@ impl<S: Store> ReadThrough<S> {
     }
 }
 
+impl Budget<'_> {
+    /// What is under each of these keys.
+    pub(crate) async fn look_up<S: Store>(
+        &mut self,
+        store: &S,
+        keys: &[&CacheKey],
+    ) -> Result<Vec<Found>, StoreError> {
+        let found = self.spend_within(store.get_limit(), pin!(store.get_many(keys))).await?;
+        // A store of a user's own must not make an entry live whose tag it has not looked up.
+        if found.len() == keys.len() {
+            Ok(found)
+        } else {
+            Err(StoreError::Failed("not as many values as keys".into()))
+        }
+    }
+}
+
 /// Deletes what each of these namespaces' loads look at a second time, then the keys of all tags, all of which are
 /// tried. `Err`: the first fault; at least one tag may still be alive.
 pub(crate) async fn invalidate_tags<S: Store>(store: &S, tags: &[Tag]) -> Result<(), StoreError> {
@@ -189,14 +214,6 @@ pub(crate) async fn invalidate_tags<S: Store>(store: &S, tags: &[Tag]) -> Result
 async fn delete<S: Store>(store: &S, keys: &[CacheKey]) -> Result<(), StoreError> {
     let deletions = keys.iter().map(|key| Box::pin(store.delete(key))).collect();
     join_all(deletions).await.into_iter().collect()
-}
-
-async fn read<'a, S: Store>(
-    store: &S,
-    keys: impl Iterator<Item = &'a CacheKey>,
-) -> Result<Vec<Found>, StoreError> {
-    let lookups = keys.map(|key| Box::pin(store.get(key))).collect();
-    join_all(lookups).await.into_iter().collect()
 }
 
 /// The ids of these tags, each of which lives for so long at least.
@@ -222,11 +239,11 @@ async fn stamp<'a, S: Store>(
 fn distinct<'a>(
     tags: impl Iterator<Item = &'a Tag>,
     key: &CacheKey,
-    stamps: &[Stamp],
+    known: &[CacheKey],
 ) -> Vec<CacheKey> {
     let mut keys = Vec::new();
     for key in tags.map(|tag| tag.key_for(key)) {
-        if !keys.contains(&key) && !stamps.iter().any(|stamp| stamp.key == key) {
+        if !keys.contains(&key) && !known.contains(&key) {
             keys.push(key);
         }
     }

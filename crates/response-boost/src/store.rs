@@ -9,6 +9,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::CacheKey;
+use crate::join::join_all;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -20,6 +21,18 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub trait Store: Send + Sync + 'static {
     /// What is under `key`. `Err`: it is not known.
     fn get(&self, key: &CacheKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
+
+    /// What is under each of these keys, in their order, asked for at the same time: an entry and the ids of its tags. Of
+    /// all but the first, [`Found::Foreign`] may be [`Found::Nothing`].
+    ///
+    /// By default by as many [`get`](Self::get)s.
+    fn get_many(
+        &self,
+        keys: &[&CacheKey],
+    ) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send {
+        let lookups = keys.iter().map(|key| Box::pin(self.get(key))).collect();
+        async move { join_all(lookups).await.into_iter().collect() }
+    }
 
     /// Keeps `value` under `key` for `life` if there is what is expected, in one step: nothing comes
     /// between the look and the change.
@@ -122,6 +135,7 @@ mod sealed {
     /// [`Store`], with its futures on the heap.
     pub trait DynStore: Send + Sync + 'static {
         fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found>;
+        fn dyn_get_many<'a>(&'a self, keys: &'a [&CacheKey]) -> Boxed<'a, Vec<Found>>;
         fn dyn_put<'a>(
             &'a self,
             key: &'a CacheKey,
@@ -144,6 +158,10 @@ mod sealed {
     impl<S: Store> DynStore for S {
         fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found> {
             Box::pin(self.get(key))
+        }
+
+        fn dyn_get_many<'a>(&'a self, keys: &'a [&CacheKey]) -> Boxed<'a, Vec<Found>> {
+            Box::pin(self.get_many(keys))
         }
 
         fn dyn_put<'a>(
@@ -188,6 +206,10 @@ impl Store for dyn DynStore {
         self.dyn_get(key).await
     }
 
+    async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        self.dyn_get_many(keys).await
+    }
+
     async fn put(
         &self,
         key: &CacheKey,
@@ -223,6 +245,10 @@ impl Store for dyn DynStore {
 impl<S: Store + ?Sized> Store for Arc<S> {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
         (**self).get(key).await
+    }
+
+    async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        (**self).get_many(keys).await
     }
 
     async fn put(

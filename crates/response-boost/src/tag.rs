@@ -114,8 +114,12 @@ impl Tag {
 
     /// The key that the entry under `key` goes by: alike in every process, so that a hit need not have seen the entry.
     pub(crate) fn key_for(&self, key: &CacheKey) -> CacheKey {
+        self.clone().into_key_for(key)
+    }
+
+    pub(crate) fn into_key_for(self, key: &CacheKey) -> CacheKey {
         if self.shards == 1 {
-            return self.key.clone();
+            return self.key;
         }
         // Processes of all releases must choose alike.
         let hash = Sha256::digest(key.as_str());

@@ -351,6 +351,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn tags_stand_before_the_length_of_the_body() {
+        // A tag may have any character that a key may have.
+        let tags = concat!(
+            r#""tags":[["users:%tag:a\"\\","6f1c7d2e8a9b4c5d8e7f60718293a4b5"],"#,
+            r#"["users:%all:3","00000000000000000000000000000000"]],"body_bytes""#,
+        );
+        let text = GOLDEN.replacen(r#""body_bytes""#, tags, 1);
+        let entry = decode(&text).unwrap();
+        let stamps: Vec<_> =
+            entry.stamps.iter().map(|stamp| (stamp.key.as_str(), stamp.id.as_str())).collect();
+        assert_eq!(stamps[0], (r#"users:%tag:a"\"#, "6f1c7d2e8a9b4c5d8e7f60718293a4b5"));
+        assert_eq!(stamps[1], ("users:%all:3", "00000000000000000000000000000000"));
+        assert_eq!(std::str::from_utf8(&entry.encode(&key())).unwrap(), text);
+
+        for bad in ["users:user:1", "6f1c7d2e8a9b4c5d8e7f60718293a4bx", "6f1c"] {
+            let id = if bad.starts_with("6f") { bad } else { "6f1c7d2e8a9b4c5d8e7f60718293a4b5" };
+            let tag = if bad.starts_with("6f") { "users:%all" } else { bad };
+            let tags = format!(r#""tags":[["{tag}","{id}"]],"body_bytes""#);
+            let error = decode(&GOLDEN.replacen(r#""body_bytes""#, &tags, 1)).unwrap_err();
+            assert_eq!(error.to_string(), "a malformed tag");
+        }
+    }
+
+    #[test]
     fn an_entry_of_version_1_is_read_too_and_has_no_key() {
         let start = GOLDEN.find(r#""key""#).unwrap()..GOLDEN.find(r#""status""#).unwrap();
         let mut version_1 = GOLDEN.replacen(r#""version":2"#, r#""version":1"#, 1);

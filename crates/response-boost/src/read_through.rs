@@ -249,7 +249,7 @@ impl<S: Store> ReadThrough<S> {
         F: Future<Output = Result<L, E>>,
     {
         let mut budget = self.budget(ends_at_ms);
-        let plan = match budget.look::<_, L::Entry>(self, key, tagging).await {
+        let plan = match budget.look::<_, L::Entry>(self, key, tagging, false).await {
             _ if tagging.is_some_and(|tagging| !tagging.is_valid()) => {
                 Plan::load(Reason::Miss, Right::Nothing(Some(NotStored::Tags)))
             }
@@ -313,7 +313,7 @@ impl<S: Store> ReadThrough<S> {
             };
             // Between the reply and the announcement another may have been through with it.
             plan.lease = Some(lease);
-            let seen = budget.look::<_, L::Entry>(&self, &key, tagging.as_deref()).await;
+            let seen = budget.look::<_, L::Entry>(&self, &key, tagging.as_deref(), true).await;
             if !seen.is_ok_and(|seen| plan.right.is_entry(&seen)) {
                 return;
             }
@@ -462,7 +462,7 @@ impl<S: Store> ReadThrough<S> {
             }
             in_hand = otherwise.standing;
             timed(|report| &mut report.wait, wait.pause(limit)).await;
-            seen = budget.with(self.policy.deadline).look(self, key, tagging).await;
+            seen = budget.with(self.policy.deadline).look(self, key, tagging, true).await;
         }
     }
 
@@ -1095,11 +1095,13 @@ impl Wait {
 }
 
 impl Budget<'_> {
+    /// Where it is not the first look, it tells what is under a key by its [`Found::Foreign`] too.
     async fn look<S: Store, T: Stored>(
         &mut self,
         core: &ReadThrough<S>,
         key: &CacheKey,
         tagging: Option<&Tagging>,
+        is_again: bool,
     ) -> Result<Seen<T>, StoreError> {
         let limit = core.shared.store.get_limit();
         // What an entry without tags does not come to is on the heap.
@@ -1115,8 +1117,18 @@ impl Budget<'_> {
                 return Ok(Seen::Pass);
             }
             let keys: Vec<_> = [key].into_iter().chain(tagging.keys()).collect();
-            let mut found = self.look_up(&core.shared.store, &keys).await?;
-            let seen = core.seen(key, found.remove(0));
+            let store = &core.shared.store;
+            let (seen, found) = if is_again {
+                // Whoever waits mostly finds no entry yet, and so needs no tags.
+                let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
+                if let Seen::Pass | Seen::Vacant(_) = seen {
+                    return Ok(seen);
+                }
+                (seen, self.look_up(store, &keys[1..]).await?)
+            } else {
+                let mut found = self.look_up(store, &keys).await?;
+                (core.seen(key, found.remove(0)), found)
+            };
             self.alive(core, seen, Some((tagging, found))).await
         })
         .await

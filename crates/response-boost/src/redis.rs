@@ -84,18 +84,23 @@ impl Store for RedisStore {
     }
 
     async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
-        match keys {
-            // The one command on several keys that there is: for each of many tags a command takes a server four times
-            // as long. A cluster does not take it, whose keys are in several slots.
-            [first, others @ ..] if !others.is_empty() && !self.settings.is_cluster => {
-                let mut mget = Cmd::new();
-                mget.arg("MGET");
-                for key in others {
-                    mget.arg(key.as_str());
-                }
-                self.get_group(keys, [get(first), mget]).await
+        // A cluster does not take it for keys of several slots, and a user may lack the right to it.
+        if self.settings.is_cluster || keys.len() < 2 {
+            return self.get_from_nodes(keys).await;
+        }
+        // The one command on several keys that there is: a command for each takes a server several times as long.
+        let mut mget = Cmd::new();
+        mget.arg("MGET");
+        for key in keys {
+            mget.arg(key.as_str());
+        }
+        match self.router.read(keys[0].as_str(), mget).await {
+            Ok(Value::Array(values)) if values.len() == keys.len() => {
+                values.into_iter().map(found).collect()
             }
-            _ => self.get_from_nodes(keys).await,
+            Ok(_) => Err(unexpected_reply()),
+            Err(StoreError::Reply { .. }) => self.get_from_nodes(keys).await,
+            Err(fault) => Err(fault),
         }
     }
 
@@ -171,7 +176,7 @@ impl RedisStore {
         let groups = self.router.by_node(keys);
         let lookups = groups.iter().map(|numbers| {
             let keys: Vec<_> = numbers.iter().map(|&number| keys[number]).collect();
-            Box::pin(async move { self.get_group(&keys, keys.iter().map(|key| get(key))).await })
+            Box::pin(self.get_group(keys))
         });
         let lookups = join_all(lookups.collect()).await;
         let mut values: Vec<_> = keys.iter().map(|_| Found::Nothing).collect();
@@ -183,36 +188,22 @@ impl RedisStore {
         Ok(values)
     }
 
-    /// What is under keys that one server has, by these commands; where it refuses one of them, by one for each.
-    async fn get_group(
-        &self,
-        keys: &[&CacheKey],
-        commands: impl IntoIterator<Item = Cmd>,
-    ) -> Result<Vec<Found>, StoreError> {
-        if let [first, _, ..] = keys {
+    /// What is under keys that one node has.
+    async fn get_group(&self, keys: Vec<&CacheKey>) -> Result<Vec<Found>, StoreError> {
+        if let [first, _, ..] = keys[..] {
             let mut all = Pipeline::with_capacity(keys.len());
-            for command in commands {
-                all.add_command(command);
+            for key in &keys {
+                all.add_command(get(key));
             }
             match self.router.read_all(first.as_str(), all).await? {
-                Some(Value::Array(replies)) => {
-                    let mut values = Vec::with_capacity(keys.len());
-                    for reply in replies {
-                        match reply {
-                            Value::Array(several) => values.extend(several),
-                            one => values.push(one),
-                        }
-                    }
-                    if values.len() == keys.len() {
-                        return values.into_iter().map(found).collect();
-                    }
-                    return Err(unexpected_reply());
+                Some(Value::Array(values)) if values.len() == keys.len() => {
+                    return values.into_iter().map(found).collect();
                 }
                 Some(_) => return Err(unexpected_reply()),
                 None => {}
             }
         }
-        let lookups = keys.iter().map(|key| Box::pin(self.get(key))).collect();
+        let lookups = keys.into_iter().map(|key| Box::pin(self.get(key))).collect();
         join_all(lookups).await.into_iter().collect()
     }
 

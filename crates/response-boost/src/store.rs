@@ -22,8 +22,8 @@ pub trait Store: Send + Sync + 'static {
     /// What is under `key`. `Err`: it is not known.
     fn get(&self, key: &CacheKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
-    /// What is under each of these keys, in their order, asked for at the same time: an entry and the ids of its tags. Of
-    /// all but the first, [`Found::Foreign`] may be [`Found::Nothing`].
+    /// What is under each of these keys, in their order, asked for at the same time: an entry and the ids of its tags.
+    /// What is [`Found::Foreign`] may here be [`Found::Nothing`].
     ///
     /// By default by as many [`get`](Self::get)s.
     fn get_many(

@@ -29,8 +29,8 @@ use crate::{CacheKey, Keep, Namespace, NotStored, Policy};
 /// # Where tags come from
 ///
 /// - The request: [`ResponseCacheLayer::with_tags`](crate::ResponseCacheLayer::with_tags),
-///   [`ValueCache::with_tags`](crate::ValueCache::with_tags). Such a tag costs a load one command, and a hit a command
-///   that is sent with that for the entry.
+///   [`ValueCache::with_tags`](crate::ValueCache::with_tags). Such a tag costs a load one command, and a hit none:
+///   the entry and its tags are one lookup (in a cluster one command for each, all sent at once).
 /// - The policy: [`Policy::with_tag`] gives all entries a tag, such as [`Namespace::whole`].
 /// - The response or the load: [`Keep::with_tags`], or a `Cache-Tag` field ([`Policy::with_response_tags`],
 ///   [`Policy::with_cache_tag_header`]). Since such a tag becomes known only with the entry, a hit reads it after the

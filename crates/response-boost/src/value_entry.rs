@@ -240,6 +240,20 @@ mod tests {
     }
 
     #[test]
+    fn tags_stand_before_the_length_of_the_value() {
+        let tags = r#""tags":[["users:%all","6f1c7d2e8a9b4c5d8e7f60718293a4b5"]],"value_bytes""#;
+        let text = GOLDEN.replacen(r#""value_bytes""#, tags, 1);
+        let read = decode(&text).unwrap();
+        assert_eq!(read.stamps[0].key.as_str(), "users:%all");
+        let mut entry = entry(Some(manas()));
+        entry.set_stamps(read.stamps);
+        let written = entry.encode(&key());
+        assert!(std::str::from_utf8(&written).unwrap().contains(tags));
+        let bad = text.replacen("6f1c", "6f1", 1);
+        assert_eq!(decode(&bad).err().unwrap().to_string(), "a malformed tag");
+    }
+
+    #[test]
     fn nothing_is_told_from_a_value_that_is_null() {
         type Inner = Option<u8>;
         for value in [None, Some(None), Some(Some(1))] {

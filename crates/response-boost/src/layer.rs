@@ -156,8 +156,12 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
     ///
     /// First the change, then this, as for [`invalidate`](Self::invalidate); it guarantees the same. `Err` means that
     /// responses with this tag may still be served.
-    pub async fn invalidate_tag(&self, tag: &Tag) -> Result<(), StoreError> {
-        self.core.invalidate_tag(tag).await
+    pub fn invalidate_tag(
+        &self,
+        tag: &Tag,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<S, K> {
+        let (core, tag) = (Arc::clone(&self.core), tag.clone());
+        async move { core.invalidate_tag(&tag).await }
     }
 
     /// Invalidates what a request has changed: the keys that `keys_of` gives for it, once the service has answered

@@ -206,9 +206,9 @@ pub(crate) async fn invalidate_tags<S: Store>(store: &S, tags: &[Tag]) -> Result
         }
     }
     let keys: Vec<_> = tags.iter().flat_map(Tag::keys).collect();
-    let changed = delete(store, &changes).await;
+    let announced = delete(store, &changes).await;
     let deleted = delete(store, &keys).await;
-    changed.and(deleted)
+    announced.and(deleted)
 }
 
 async fn delete<S: Store>(store: &S, keys: &[CacheKey]) -> Result<(), StoreError> {

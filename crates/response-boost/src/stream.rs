@@ -51,20 +51,26 @@ pub struct UndoneChange {
 /// # Errors
 ///
 /// The store failed.
-pub async fn invalidate_changes<S: Store, C>(
+pub fn invalidate_changes<S: Store, C>(
     store: &S,
     changes: &[C],
     tags_of: impl Fn(&C) -> Vec<Tag>,
-) -> Result<(), UndoneChange> {
-    for (number, changes) in changes.chunks(AT_ONCE).enumerate() {
+) -> impl Future<Output = Result<(), UndoneChange>> + Send {
+    let batches = changes.chunks(AT_ONCE).map(|changes| {
         let mut tags = Vec::new();
         for tag in changes.iter().flat_map(&tags_of) {
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
         }
-        let done = invalidate_tags(store, &tags).await;
-        done.map_err(|fault| UndoneChange { first: number * AT_ONCE, fault })?;
+        tags
+    });
+    let batches: Vec<_> = batches.collect();
+    async move {
+        for (number, tags) in batches.iter().enumerate() {
+            let done = invalidate_tags(store, tags).await;
+            done.map_err(|fault| UndoneChange { first: number * AT_ONCE, fault })?;
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -169,9 +169,9 @@ pub(crate) fn named_by(
     if let (Some(namespace), true) = (&policy.response_tags, policy.reads_cache_tag) {
         for line in response.headers.get_all(CACHE_TAG) {
             // As a list (RFC 9110 §5.6.1), whose elements may be empty.
-            let names = line.to_str().map_err(|_| NotStored::Tags).map(|line| line.split(','));
+            let list = line.to_str().map_err(|_| NotStored::Tags);
             named = named.and_then(|mut named| {
-                for name in names?.map(str::trim_ascii).filter(|name| !name.is_empty()) {
+                for name in list?.split(',').map(str::trim_ascii).filter(|name| !name.is_empty()) {
                     named.push(namespace.tag(name).map_err(|_| NotStored::Tags)?);
                 }
                 Ok(named)

@@ -467,6 +467,7 @@ async fn run(peer: Peer, by: By, flaw: Flaw) -> Seen {
     std::mem::take(&mut *seen)
 }
 
+#[expect(clippy::print_stdout, reason = "how much it has tested")]
 async fn assert_holds(peer: Peer, by: By) {
     let seen = run(peer, by, Flaw::None).await;
     println!("{by:?}: {seen:?}");
@@ -474,6 +475,7 @@ async fn assert_holds(peer: Peer, by: By) {
     assert!(seen.has_all(by), "{seen:?}");
 }
 
+#[expect(clippy::print_stdout, reason = "how much it has tested")]
 async fn assert_breaks(by: By, flaw: Flaw) {
     let seen = run(Peer::Server(RedisServer::start().await), by, flaw).await;
     println!("{by:?}, {flaw:?}: {seen:?}");

@@ -301,11 +301,9 @@ where
     /// # Errors
     ///
     /// The store failed, and values with this tag may still be returned.
-    pub fn invalidate_tag<'a>(
-        &'a self,
-        tag: &'a Tag,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send + 'a {
-        async move { self.core.invalidate_tag(tag).await }
+    pub fn invalidate_tag(&self, tag: &Tag) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let tag = tag.clone();
+        async move { self.core.invalidate_tag(&tag).await }
     }
 
     /// Removes the values stored under all of these keys; each is tried, whatever becomes of the others.

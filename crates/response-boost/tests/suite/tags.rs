@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::{Method, Response};
 use http_body_util::Full;
 use response_boost::{
-    Keep, MemoryStore, Namespace, Policy, Recorder, RedisSettings, RedisStore, ResponseCacheLayer,
-    Store, Tag, ValueCache, ValueError, invalidate_changes,
+    DynStore, Keep, MemoryStore, Namespace, Policy, Recorder, RedisSettings, RedisStore,
+    ResponseCacheLayer, Store, Tag, ValueCache, ValueError, invalidate_changes,
 };
 use test_peers::cluster::{Cluster, Shape};
 use test_peers::redis::{Monitor, RedisServer, info};
@@ -176,9 +176,9 @@ async fn a_hit_is_one_command_with_tags_and_without_tags_the_same_as_ever() {
         let asked = asked(monitor, &server);
         let name = if lookups.len() > 1 { "MGET" } else { "GET" };
         let command: Vec<_> = [name].into_iter().chain(lookups.iter().copied()).collect();
-        let words: String = command.iter().map(|word| format!(" \"{word}\"")).collect();
+        let words: Vec<_> = command.iter().map(|word| format!("\"{word}\"")).collect();
         assert_eq!(asked.len(), 1, "{asked:?}");
-        assert!(asked[0].ends_with(&words), "{asked:?}");
+        assert!(asked[0].ends_with(&words.join(" ")), "{asked:?}");
         let sent = command.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
         let sent: usize = sent.map(|word| word.len()).sum();
         assert_eq!(bytes, sent as u64 + 4, "{path}");
@@ -654,6 +654,24 @@ async fn values_have_tags_by_their_key_and_by_their_load() {
     recorder.watch(values.get_or_load(["1"], load)).await.unwrap();
     let status = recorder.report().status.unwrap().to_string();
     assert_eq!(status, "response-boost; fwd=uri-miss; detail=invalidated");
+}
+
+#[tokio::test]
+async fn a_store_that_is_chosen_at_the_start_has_tags_too() {
+    let server = RedisServer::start().await;
+    let store: Arc<dyn DynStore> = Arc::new(redis(&server));
+    let values = ValueCache::<u32, _>::new(Arc::clone(&store), policy(), namespace())
+        .with_tags(|_| Ok(vec![tag("a")]));
+    // On a server a handler is spawned.
+    let handler = tokio::spawn(async move {
+        let load = async || Ok::<_, Infallible>(Some(1));
+        values.get_or_load(["1"], load).await.unwrap();
+        values.invalidate_tag(&tag("a")).await.unwrap();
+        invalidate_changes(&store, &[1], |_| vec![tag("a")]).await.unwrap();
+        let load = async || Ok::<_, Infallible>(Some(2));
+        values.get_or_load(["1"], load).await
+    });
+    assert_eq!(handler.await.unwrap(), Ok(Some(2)));
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use lambda_gateway::BasePath;
 
 use crate::telemetry::{InvalidLabel, LogFormat, LogSettings};
 use crate::users::{DynamoDbUsers, TableName};
-use response_boost::{IamName, IamSettings, InvalidBeta, Namespace, Policy, RedisSettings};
+use response_boost::{
+    IamName, IamSettings, InvalidBeta, InvalidRate, Namespace, Policy, RedisSettings,
+};
 
 /// The names of the variables.
 pub mod variable {
@@ -66,6 +68,10 @@ pub mod variable {
     pub const CACHE_REFRESH: &str = "CACHE_REFRESH";
     /// How eagerly an entry is loaded anew before it ends: the beta of `XFetch`. 1; 0: never.
     pub const CACHE_EARLY_REFRESH: &str = "CACHE_EARLY_REFRESH";
+    /// The share of hits that are audited: loaded again after the reply and compared with the entry. 0: none.
+    pub const CACHE_AUDIT_RATE: &str = "CACHE_AUDIT_RATE";
+    /// How long an invalidation may take before an audit counts it as lost, in seconds. 10.
+    pub const CACHE_AUDIT_GRACE_SECONDS: &str = "CACHE_AUDIT_GRACE_SECONDS";
     /// How long a lease lives without a sign of its holder, in milliseconds. 2000; 0: no leases.
     pub const CACHE_LEASE_MS: &str = "CACHE_LEASE_MS";
     /// A path before `/users` that no route of the gateway tells; unset: none.
@@ -410,9 +416,19 @@ impl Variables<'_> {
             let policy = beta.and_then(|beta| Policy::new(fresh_for).with_early_refresh(beta));
             policy.map_err(|error| error.to_string())
         });
+        let grace = self.number(variable::CACHE_AUDIT_GRACE_SECONDS, "10", Self::SECONDS);
+        let grace_or_none = Duration::from_secs(grace.as_ref().copied().unwrap_or_default());
+        let audited = self.read(variable::CACHE_AUDIT_RATE, "0", |text| {
+            let rate = text.parse().map_err(|_| InvalidRate);
+            let policy = policy.as_ref().map_or_else(|_| Policy::new(fresh_for), Clone::clone);
+            let policy = rate.and_then(|rate| policy.with_audit(rate, grace_or_none));
+            policy.map_err(|error| error.to_string())
+        });
 
         ttl?;
-        let mut policy = policy?;
+        policy?;
+        let mut policy = audited?;
+        grace?;
         if let Some(seconds) = client? {
             policy = policy.with_client_max_age(Duration::from_secs(seconds));
         }
@@ -587,6 +603,8 @@ mod tests {
             variable::CACHE_MAX_ENTRY_BYTES,
             variable::CACHE_STALE_IF_ERROR_SECONDS,
             variable::CACHE_EARLY_REFRESH,
+            variable::CACHE_AUDIT_RATE,
+            variable::CACHE_AUDIT_GRACE_SECONDS,
             variable::CACHE_LEASE_MS,
             variable::USERS_TABLE,
             variable::AWS_LAMBDA_MAX_CONCURRENCY,
@@ -627,6 +645,8 @@ mod tests {
             (variable::CACHE_MAX_ENTRY_BYTES, "1000"),
             (variable::CACHE_STALE_IF_ERROR_SECONDS, "600"),
             (variable::CACHE_EARLY_REFRESH, "0.5"),
+            (variable::CACHE_AUDIT_RATE, "0.01"),
+            (variable::CACHE_AUDIT_GRACE_SECONDS, "30"),
             (variable::CACHE_LEASE_MS, "4001"),
             (variable::USERS_TABLE, "people.v-2_a"),
             (variable::AWS_LAMBDA_MAX_CONCURRENCY, "10"),
@@ -649,6 +669,8 @@ mod tests {
             .with_lease(Duration::from_millis(4_001))
             .with_load_limit(DynamoDbUsers::TIME_LIMIT + LOAD_MARGIN)
             .with_early_refresh(0.5)
+            .unwrap()
+            .with_audit(0.01, Duration::from_secs(30))
             .unwrap();
         assert_eq!(config.policy, policy);
         assert_eq!(config.users_table.unwrap().as_str(), "people.v-2_a");
@@ -679,6 +701,8 @@ mod tests {
             (variable::CACHE_MAX_ENTRY_BYTES, "99999999999999999999999"),
             (variable::CACHE_STALE_IF_ERROR_SECONDS, "1h"),
             (variable::CACHE_EARLY_REFRESH, "NaN"),
+            (variable::CACHE_AUDIT_RATE, "2"),
+            (variable::CACHE_AUDIT_GRACE_SECONDS, "soon"),
             (variable::CACHE_LEASE_MS, "900001"),
             (variable::USERS_TABLE, "a/b"),
             (variable::AWS_LAMBDA_MAX_CONCURRENCY, "0"),
@@ -704,6 +728,8 @@ mod tests {
                 "invalid CACHE_STALE_IF_ERROR_SECONDS: 1h; accepted: a whole number from 0 to 31536000",
                 "invalid CACHE_LEASE_MS: 900001; accepted: a whole number from 0 to 900000",
                 "invalid CACHE_EARLY_REFRESH: NaN; accepted: a number from 0 to 1000",
+                "invalid CACHE_AUDIT_GRACE_SECONDS: soon; accepted: a whole number from 0 to 31536000",
+                "invalid CACHE_AUDIT_RATE: 2; accepted: a number from 0 to 1",
                 "invalid USERS_TABLE: a/b; accepted: the name of a table: 3 to 255 characters out of A-Z a-z 0-9 _ - .",
                 "invalid AWS_LAMBDA_MAX_CONCURRENCY: 0; accepted: a whole number from 1 to 4294967295",
                 "invalid AWS_LAMBDA_LOG_FORMAT: XML; accepted: JSON or Text",

@@ -124,6 +124,7 @@ impl Entry for Line<'_> {
         let Report { status, connect, command, wait, load, saved, faults, fault, .. } =
             &self.report;
         let Report { refreshes, refresh, after_reply, .. } = &self.report;
+        let Report { audited, audit_raced, audit_stale, .. } = &self.report;
         let outcome = Outcome::of(&self.report);
 
         writer.timestamp(SystemTime::now());
@@ -156,6 +157,9 @@ impl Entry for Line<'_> {
             ("CacheFaults", (*faults).into()),
             ("StoreLoads", load.is_some().into()),
             ("Refreshes", (*refreshes).into()),
+            ("Audited", (*audited).into()),
+            ("AuditRaced", (*audit_raced).into()),
+            ("AuditStale", (*audit_stale).into()),
             ("ColdStarts", self.is_cold_start.into()),
         ] {
             // CloudWatch adds up what is there: what is not is as good as none, and shorter.
@@ -296,6 +300,22 @@ mod tests {
 
     fn label(text: &str) -> Label {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_audit_is_counted_in_series_of_its_own() {
+        let service = label("users");
+        let mut line = longest(&service, Some(CacheStatus::Hit { ttl: 87, refreshes: false }));
+        let Report { audited, audit_raced, audit_stale, .. } = &mut line.report;
+        (*audited, *audit_raced, *audit_stale) = (1, 2, 3);
+        let written: Json =
+            serde_json::from_slice(Lines::new(&label("ResponseBoost")).write(&line)).unwrap();
+        let of = |name: &str| written[name].as_u64();
+        assert_eq!(
+            [of("Audited"), of("AuditRaced"), of("AuditStale")],
+            [Some(1), Some(2), Some(3)]
+        );
+        assert!(written["_aws"].to_string().contains(r#"{"Name":"AuditStale","Unit":"Count"}"#));
     }
 
     #[test]

@@ -330,7 +330,7 @@ class OneChoice(unittest.TestCase):
                                          "CacheMode=existing needs SecurityGroupIds"]),
             ({**EXISTING, "SubnetIds": ""}, ["CacheMode=existing needs SubnetIds"]),
             (EXISTING, []),
-            ({"ReleaseId": "unset"}, ["Deploy with make deploy, which works out ReleaseId; without it the alias would "
+            ({"ReleaseId": "unset"}, ["Deploy with make deploy, which computes ReleaseId; without it the alias would "
                                       "keep its old version"]),
             ({**EXISTING, "RedisIamUser": "alice"}, ["RedisIamUser and RedisIamCache go together"]),
             ({**EXISTING, "RedisIamCache": "shared"}, ["RedisIamUser and RedisIamCache go together"]),
@@ -597,13 +597,15 @@ class OneChoice(unittest.TestCase):
     def test_each_alarm_tells_somebody_and_links_to_its_section(self):
         arn = "arn:aws:sns:eu-west-1:123456789012:on-call"
         resources = deployed(AlarmEmail="oncall@example.org", AlarmTopicArn=arn, UserStore="dynamodb",
-                             ApiAuthorization="AWS_IAM", RunbookUrl="https://wiki.example/runbook")["Resources"]
+                             ApiAuthorization="AWS_IAM", RunbookUrl="https://wiki.example/runbook",
+                             CacheAuditRate="0.001")["Resources"]
         alarms = {name: resource["Properties"] for name, resource in resources.items()
                   if resource["Type"] == "AWS::CloudWatch::Alarm"}
         self.assertEqual(sorted(alarms), [
-            "CacheEcpuAlarm", "CacheFaultsAlarm", "CacheStorageAlarm", "CacheThrottlesAlarm", "ErrorsAlarm",
+            "AuditStaleAlarm", "CacheEcpuAlarm", "CacheFaultsAlarm", "CacheStorageAlarm", "CacheThrottlesAlarm", "ErrorsAlarm",
             "FunctionErrorsAlarm", "FunctionThrottlesAlarm", "InvalidationAgeAlarm", "InvalidationFailuresAlarm",
             "LatencyAlarm", "TableThrottlesAlarm"])
+        self.assertNotIn("AuditStaleAlarm", deployed()["Resources"])
         sections = re.findall(r"^### (\w+Alarm)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
         self.assertEqual(sorted(sections), sorted(alarms), "one section of docs/operations.md for each alarm")
         for name, alarm in alarms.items():
@@ -649,10 +651,10 @@ class OneChoice(unittest.TestCase):
         body, values = dashboard["DashboardBody"]["Fn::Sub"]
         _, with_cache, without_cache = values["CacheWidgets"]["Fn::If"]
         self.assertEqual(dashboard["DashboardName"], {"Fn::Sub": "${Name}-${AWS::Region}"})
-        self.assertEqual(len(json.loads(body.replace("${CacheWidgets}", without_cache))["widgets"]), 6)
+        self.assertEqual(len(json.loads(body.replace("${CacheWidgets}", without_cache))["widgets"]), 8)
         widgets = json.loads(body.replace("${CacheWidgets}", with_cache["Fn::Sub"]))["widgets"]
         for metric in ["ElastiCacheProcessingUnits", "ThrottledCmds", "BytesUsedForCache", "Evictions"]:
-            self.assertIn(metric, json.dumps(widgets[6:]))
+            self.assertIn(metric, json.dumps(widgets[8:]))
         for widget in widgets:
             for metric in widget["properties"]["metrics"]:
                 if metric[0] == "ResponseBoost":

@@ -134,6 +134,22 @@ struct Metadata<'a> {
     body_bytes: usize,
 }
 
+/// A line of metadata, and what follows it.
+pub(crate) fn join(metadata: &impl Serialize, content: &[u8]) -> Bytes {
+    // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
+    let mut bytes = serde_json::to_vec(metadata).unwrap_or_default();
+    bytes.reserve_exact(1 + content.len());
+    bytes.push(b'\n');
+    bytes.extend_from_slice(content);
+    bytes.into()
+}
+
+/// What [`join`] has put together.
+pub(crate) fn split(bytes: &Bytes) -> Result<(&[u8], Bytes), DecodeError> {
+    let line_end = bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
+    Ok((&bytes[..line_end], bytes.slice(line_end + 1..)))
+}
+
 /// What all versions have in common.
 #[derive(Deserialize)]
 pub(crate) struct AnyVersion {
@@ -195,23 +211,14 @@ impl Entry {
             tags: stamps::written(&self.stamps),
             body_bytes: self.body.len(),
         };
-        // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
-        let mut bytes = serde_json::to_vec(&metadata).unwrap_or_default();
-        bytes.reserve_exact(1 + self.body.len());
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&self.body);
-        bytes.into()
+        join(&metadata, &self.body)
     }
 
     /// The entry of this key that these bytes are; the body is a slice of them.
     ///
     /// Whatever the bytes are, this returns and shows none of them in the error.
     pub fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
-        let line_end =
-            bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
-        let line = &bytes[..line_end];
-        let body = bytes.slice(line_end + 1..);
-
+        let (line, body) = split(bytes)?;
         let metadata: Metadata<'_> = match serde_json::from_slice(line) {
             Ok(Metadata { version: VERSION, key: written_for, .. })
                 if written_for != key_hash(key) =>

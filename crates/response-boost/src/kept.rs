@@ -19,6 +19,9 @@ pub(crate) trait Stored: Sized {
 
     fn times(&self) -> Times;
 
+    /// What an audit compares.
+    fn content(&self) -> Content;
+
     /// How long it may be served past its freshness.
     fn stale_for(&self, policy: &Policy) -> StaleFor;
 
@@ -38,7 +41,7 @@ pub(crate) trait Loaded: Sized {
     /// Why it does not replace an entry that stands, which is the better answer then. `None`: it does.
     fn failure(&self, is_fresh: bool) -> Option<Failure>;
 
-    /// What becomes of it if nothing stands in for it.
+    /// Whether and how it is stored, if no entry is served stale instead.
     fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self>;
 
     /// What is answered where the load was cut off and no entry stands in.
@@ -49,8 +52,15 @@ pub(crate) trait Loaded: Sized {
 pub(crate) enum Settled<L: Loaded> {
     /// The entry, and the tags that its answer names.
     Kept(L::Entry, Vec<Tag>),
-    /// It is not stored, for this reason, and the next one for so long presumably neither.
-    Passed(L::Passed, NotStored, Duration),
+    /// It is not stored, for this reason.
+    Passed(L::Passed, NotStored),
+}
+
+/// What is the same in two entries of one key between which nothing changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
 }
 
 /// The times of an entry.

@@ -32,6 +32,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod after_reply;
+mod audit;
 mod body;
 mod budget;
 mod clock;
@@ -79,7 +80,7 @@ pub use self::key::{CacheKey, InvalidNamespace, Namespace};
 pub use self::layer::ResponseCacheLayer;
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
-pub use self::policy::{InvalidBeta, InvalidStatus, Policy};
+pub use self::policy::{InvalidBeta, InvalidRate, InvalidStatus, Policy};
 #[cfg(feature = "iam")]
 pub use self::redis::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
 #[cfg(feature = "tls")]

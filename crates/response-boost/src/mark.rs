@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use uuid::Uuid;
 
+use crate::NotStored;
 use crate::clock::whole_ms;
 
 /// How long a failed load, or a response that today is not stored, is remembered: long enough for those that
@@ -17,6 +18,17 @@ pub(crate) const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// How long it is remembered that the response under a key is one that is never stored: its headers forbid it, or
 /// it is too large. The next one is mostly alike. (Varnish calls this hit-for-miss, and remembers it for two minutes.)
 pub(crate) const LONG_LIFE: Duration = Duration::from_mins(1);
+
+/// How long it is remembered that a load was not stored for this reason.
+///
+/// A status that is not stored may be another one in a moment. Where the status is stored and the response is not, the
+/// next one will be like it.
+pub(crate) fn life_of(why: NotStored) -> Duration {
+    match why {
+        NotStored::Status | NotStored::BrokeOff | NotStored::SlowLoad => SHORT_LIFE,
+        _ => LONG_LIFE,
+    }
+}
 
 const LEASE: &[u8] = b"lease:";
 const PASS: &[u8] = b"pass:";

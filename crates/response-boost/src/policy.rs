@@ -6,6 +6,7 @@ use http::header::HeaderName;
 use http::{Method, StatusCode};
 use thiserror::Error;
 
+use crate::audit::Audit;
 use crate::{Namespace, Tag};
 
 /// The rules of one [`ResponseCacheLayer`](crate::ResponseCacheLayer).
@@ -33,6 +34,7 @@ pub struct Policy {
     pub(crate) stale_if_error: Duration,
     pub(crate) stale_while_revalidate: Duration,
     pub(crate) refreshes_inline: bool,
+    pub(crate) audit: Option<Audit>,
     pub(crate) methods: Vec<Method>,
     /// Those of every entry.
     pub(crate) tags: Vec<Tag>,
@@ -45,6 +47,11 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a number from 0 to {}", InvalidBeta::MOST)]
 pub struct InvalidBeta;
+
+/// Why [`Policy::with_audit`] refused a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a number from 0 to 1")]
+pub struct InvalidRate;
 
 /// What [`Policy::with_status`] was refused for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -85,6 +92,7 @@ impl Policy {
             stale_if_error: Duration::ZERO,
             stale_while_revalidate: Duration::ZERO,
             refreshes_inline: false,
+            audit: None,
             methods: Vec::new(),
             tags: Vec::new(),
             response_tags: None,
@@ -237,6 +245,23 @@ impl Policy {
         self
     }
 
+    /// Audits a share of the hits, from 0 (none, the default) to 1: after the reply the cache loads the response again
+    /// and compares it with the entry. If status or body differ and the same entry still stands after `grace`, an
+    /// invalidation was lost: the cache logs a warning, reports it
+    /// ([`Report::audit_stale`](crate::Report::audit_stale)) and removes the entry.
+    ///
+    /// `grace` is longer than an invalidation ever takes. The service must give the same response while nothing
+    /// changes, and its loads must be strongly consistent; otherwise the audit raises false alarms. Each audited hit
+    /// costs a load. An audited process checks a suspect with its first request after the grace; on a server a timer
+    /// does.
+    pub fn with_audit(mut self, rate: f64, grace: Duration) -> Result<Self, InvalidRate> {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(InvalidRate);
+        }
+        self.audit = (rate > 0.0).then_some(Audit { rate, grace });
+        Ok(self)
+    }
+
     /// Lets requests of another method through the cache, if they have a key: a search by `POST`, say, with a hash of
     /// its body in the key ([`CacheKey::with_body`](crate::CacheKey::with_body)). Such a request must change nothing,
     /// since it may be answered without being asked. The methods share a key, as `GET` and `HEAD` do, unless the key
@@ -329,6 +354,18 @@ mod tests {
         for bad in [-0.1, 1_000.1, f64::NAN, f64::INFINITY] {
             let error = policy().with_early_refresh(bad).unwrap_err();
             assert_eq!(error.to_string(), "a number from 0 to 1000");
+        }
+    }
+
+    #[test]
+    fn an_audit_rate_is_a_number_from_0_to_1() {
+        let audit = |rate| Policy::new(Duration::from_mins(1)).with_audit(rate, Duration::ZERO);
+        assert_eq!(audit(0.0).unwrap().audit, None);
+        for good in [0.001, 1.0] {
+            assert!(audit(good).unwrap().audit.is_some(), "{good}");
+        }
+        for bad in [-0.1, 1.1, f64::NAN] {
+            assert_eq!(audit(bad).unwrap_err().to_string(), "a number from 0 to 1");
         }
     }
 

@@ -19,14 +19,15 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::after_reply;
+use crate::audit::{Audit, Suspect, Suspicions};
 use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
-use crate::kept::{Failure, Loaded, Settled, Stored, Times};
+use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::lease::{Lease, Voids};
-use crate::mark::{self, LONG_LIFE, SHORT_LIFE};
+use crate::mark::{self, SHORT_LIFE};
 use crate::refusals::Refusals;
-use crate::report::{record, timed};
+use crate::report::{Part, record, timed};
 use crate::stamps::{Stamp, Stamps, Tagging};
 use crate::wait::Wait;
 use crate::{
@@ -47,6 +48,8 @@ const RANDOM_BITS: u32 = 53;
 const MOST_REFRESHES: usize = 64;
 /// As much of a value as tells it from all others: an entry's unique id is within it.
 const FINGERPRINT_BYTES: usize = 64;
+/// The part of the report for the time of a load. An audit has a part of its own.
+const LOAD: Part = |report| &mut report.load;
 
 #[derive(Debug)]
 pub(crate) struct ReadThrough<S> {
@@ -61,6 +64,7 @@ pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) voids: Voids,
     pub(crate) refusals: Refusals,
+    pub(crate) suspicions: Suspicions,
     faults: Faults,
     undecodable: Faults,
     refreshes: Semaphore,
@@ -86,11 +90,11 @@ enum Plan<S: Store, T> {
         entry: T,
         status: CacheStatus,
     },
-    /// The entry, which begins like this, is the answer, and is loaded anew after the reply.
-    AnswerAndRefresh {
+    /// The entry, which begins like this, is the answer, and the cache loads it again after the reply.
+    AnswerAndLoad {
         entry: T,
         status: CacheStatus,
-        reason: Reason,
+        purpose: Purpose,
         fingerprint: Bytes,
     },
     Load(Box<Load<S, T>>),
@@ -98,11 +102,19 @@ enum Plan<S: Store, T> {
 
 /// A load that is to be made after the reply, if nobody else is at it by then.
 pub(crate) struct Refresh<F> {
-    reason: Reason,
+    purpose: Purpose,
     /// The entry that was answered begins like this.
     fingerprint: Bytes,
     standing: Standing,
     load: F,
+}
+
+/// What a load after the reply is for.
+enum Purpose {
+    /// To replace the entry.
+    Refresh(Reason),
+    /// To compare it with the entry, which has this content and these tags.
+    Audit(Content, Vec<Stamp>),
 }
 
 /// What is to be known of an entry that is answered if its load gives nothing better.
@@ -114,10 +126,10 @@ struct Standing {
 }
 
 /// What came of a load.
-struct Done<L, E> {
+pub(crate) struct Done<L, E> {
     started_at_ms: u64,
     /// `None`: it was cut off.
-    loaded: Option<Result<L, E>>,
+    pub(crate) loaded: Option<Result<L, E>>,
 }
 
 /// The same where another may be at it.
@@ -214,9 +226,10 @@ enum Taken<S: Store> {
 
 impl<S> ReadThrough<S> {
     pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
-        let (voids, refusals, faults, undecodable) = Default::default();
+        let (voids, refusals, suspicions, faults, undecodable) = Default::default();
         let refreshes = Semaphore::new(MOST_REFRESHES);
-        let shared = Arc::new(Shared { store, voids, refusals, faults, undecodable, refreshes });
+        let shared = Shared { store, voids, refusals, suspicions, faults, undecodable, refreshes };
+        let shared = Arc::new(shared);
         Self { shared, policy: Arc::new(policy), clock }
     }
 
@@ -248,21 +261,30 @@ impl<S: Store> ReadThrough<S> {
     where
         F: Future<Output = Result<L, E>>,
     {
+        if self.policy.audit.is_some() {
+            self.look_for_suspects();
+        }
         let mut budget = self.budget(ends_at_ms);
         let plan = match budget.look::<_, L::Entry>(self, key, tagging, false).await {
             _ if tagging.is_some_and(|tagging| !tagging.is_valid()) => {
                 Plan::load(Reason::Miss, Right::Nothing(Some(NotStored::Tags)))
             }
-            Ok(Seen::Fresh { entry, left, .. }) if !self.is_due(entry.times(), left) => {
-                Plan::Answer { entry, status: hit(left) }
+            Ok(Seen::Fresh { entry, left, fingerprint }) if !self.is_due(entry.times(), left) => {
+                let status = hit(left);
+                if self.policy.audit.is_some_and(Audit::samples) && after_reply::can_load() {
+                    let purpose = Purpose::Audit(entry.content(), entry.stamps().to_vec());
+                    Plan::AnswerAndLoad { entry, status, purpose, fingerprint }
+                } else {
+                    Plan::Answer { entry, status }
+                }
             }
             // On the heap, like all that a hit does not come to: its future is moved for each request.
             seen => Box::pin(self.plan(key, tagging, seen, &mut budget)).await,
         };
         let (entry, status, refresh) = match plan {
             Plan::Answer { entry, status } => (entry, status, None),
-            Plan::AnswerAndRefresh { entry, status, reason, fingerprint } => {
-                (entry, status, Some((reason, fingerprint)))
+            Plan::AnswerAndLoad { entry, status, purpose, fingerprint } => {
+                (entry, status, Some((purpose, fingerprint)))
             }
             Plan::Load(plan) => {
                 let until_end = budget.until_end();
@@ -274,8 +296,8 @@ impl<S: Store> ReadThrough<S> {
         let times = entry.times();
         record(|report| report.saved = Some(times.load_cost));
         let age = Some(times.age(self.clock.now_ms()));
-        let refresh = refresh.map(|(reason, fingerprint)| Refresh {
-            reason,
+        let refresh = refresh.map(|(purpose, fingerprint)| Refresh {
+            purpose,
             fingerprint,
             standing: self.standing(&entry),
             load,
@@ -284,18 +306,27 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// Loads an entry anew whose request has its answer, unless another is at it, has just failed to, or has put
-    /// something in its place. It is optional work: whatever it meets, it leaves it at that.
+    /// something in its place; or audits it. It is optional work: whatever it meets, it leaves it at that.
     pub(crate) async fn refresh<L: Loaded, E: fmt::Display>(
         self: Arc<Self>,
         key: CacheKey,
         tagging: Option<Box<Tagging>>,
-        Refresh { reason, fingerprint, standing, load }: Refresh<
+        Refresh { purpose, fingerprint, standing, load }: Refresh<
             impl Future<Output = Result<L, E>>,
         >,
         ends_at_ms: Option<u64>,
     ) {
         let Ok(_room) = self.shared.refreshes.try_acquire() else { return };
         let mut budget = self.budget(ends_at_ms);
+        let reason = match purpose {
+            Purpose::Refresh(reason) => reason,
+            Purpose::Audit(content, stamps) => {
+                let limit = self.limit_after_reply(budget.until_end());
+                let done = self.run(&mut None, limit, load, |report| &mut report.audit).await;
+                let entry = Suspect { key, fingerprint, stamps };
+                return self.audit(entry, &content, done);
+            }
+        };
         let mut plan = Box::new(Load::<S, L::Entry>::new(reason, Right::Entry(fingerprint)));
         if let Some(lease) = self.policy.lease {
             if self.shared.refusals.forbid(self.clock.now_ms()) {
@@ -324,14 +355,9 @@ impl<S: Store> ReadThrough<S> {
                 return;
             }
         }
-        let until_end = budget.until_end().map_or(Duration::MAX, |left| {
-            // What becomes of the load takes its time too, but no more than the load.
-            let limit = after_reply::limit(left);
-            limit.saturating_sub(self.policy.deadline.min(limit / 2))
-        });
-        let limit = self.policy.load_limit.min(until_end);
+        let limit = self.limit_after_reply(budget.until_end());
         let mut budget = self.budget(ends_at_ms);
-        let done = self.run(&mut plan.lease, limit, load).await;
+        let done = self.run(&mut plan.lease, limit, load, LOAD).await;
         if let Some(status) = self.stood_in(standing, reason, &mut plan.lease, &done) {
             debug!(cache_status = %status, "not refreshed after the reply");
             return;
@@ -342,6 +368,16 @@ impl<S: Store> ReadThrough<S> {
             }
             Err(error) => warn!(%error, "refresh after the reply failed"),
         }
+    }
+
+    /// How long a load after the reply may take.
+    fn limit_after_reply(&self, until_end: Option<Duration>) -> Duration {
+        let until_end = until_end.map_or(Duration::MAX, |left| {
+            // What becomes of the load takes its time too, but no more than the load.
+            let limit = after_reply::limit(left);
+            limit.saturating_sub(self.policy.deadline.min(limit / 2))
+        });
+        self.policy.load_limit.min(until_end)
     }
 
     async fn look<T: Stored>(&self, key: &CacheKey) -> Result<Seen<T>, StoreError> {
@@ -720,7 +756,7 @@ impl<S: Store> ReadThrough<S> {
         if let Some(tagging) = tagging {
             self.stamp(key, tagging, &mut plan, budget).await;
         }
-        let done = self.run(&mut plan.lease, limit, load).await;
+        let done = self.run(&mut plan.lease, limit, load, LOAD).await;
         if let Some(entry) = plan.standing.take() {
             let standing = self.standing(&entry);
             if let Some(status) = self.stood_in(standing, plan.reason, &mut plan.lease, &done) {
@@ -737,6 +773,7 @@ impl<S: Store> ReadThrough<S> {
         lease: &mut Option<Lease<S>>,
         limit: Duration,
         load: impl Future<Output = Result<L, E>>,
+        part: Part,
     ) -> Done<L, E> {
         // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
         // while it is on its way is already older than the answer says.
@@ -748,7 +785,7 @@ impl<S: Store> ReadThrough<S> {
                 None => loading.await,
             }
         };
-        let loaded = timed(|report| &mut report.load, loading).await.ok();
+        let loaded = timed(part, loading).await.ok();
         Done { started_at_ms, loaded }
     }
 
@@ -816,8 +853,8 @@ impl<S: Store> ReadThrough<S> {
         };
         let load_cost = Duration::from_millis(now_ms.saturating_sub(started_at_ms));
         match loaded.settled(started_at_ms, load_cost) {
-            Settled::Passed(passed, why, life) => {
-                self.pass(key, &mut plan, life, budget).await;
+            Settled::Passed(passed, why) => {
+                self.pass(key, &mut plan, mark::life_of(why), budget).await;
                 let status = plan.reason.status(Err(Some(why)));
                 Ok(Answer::Uncacheable { passed, status })
             }
@@ -853,7 +890,7 @@ impl<S: Store> ReadThrough<S> {
         }
         let fresh_for = entry.times().fresh_for(self.clock.now_ms());
         if fresh_for < Duration::from_millis(1) {
-            self.pass(key, plan, SHORT_LIFE, budget).await;
+            self.pass(key, plan, mark::life_of(NotStored::SlowLoad), budget).await;
             return Err(Some(NotStored::SlowLoad));
         }
         let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());
@@ -863,7 +900,7 @@ impl<S: Store> ReadThrough<S> {
         let Some(expected) = plan.expected() else { return Err(Some(NotStored::Invalidated)) };
         let bytes = entry.encode(key);
         if bytes.len() > self.policy.max_entry_bytes {
-            self.pass(key, plan, LONG_LIFE, budget).await;
+            self.pass(key, plan, mark::life_of(NotStored::TooLarge), budget).await;
             return Err(Some(NotStored::TooLarge));
         }
         match budget.spend(self.shared.store.put(key, expected, bytes, life)).await {
@@ -901,7 +938,7 @@ impl<S: Store> ReadThrough<S> {
                 Ok(())
             }
             Err(NotStored::Tags) => {
-                self.pass(key, plan, LONG_LIFE, budget).await;
+                self.pass(key, plan, mark::life_of(NotStored::Tags), budget).await;
                 Err(Some(NotStored::Tags))
             }
             // The lease is released, for another to load.
@@ -983,7 +1020,8 @@ impl<S: Store, T> Plan<S, T> {
     /// The entry is the answer, and is loaded anew after the reply.
     fn after_reply(reason: Reason, entry: T, ttl: i64, fingerprint: Bytes) -> Self {
         let status = CacheStatus::Hit { ttl, refreshes: true };
-        Self::AnswerAndRefresh { entry, status, reason, fingerprint }
+        let purpose = Purpose::Refresh(reason);
+        Self::AnswerAndLoad { entry, status, purpose, fingerprint }
     }
 }
 
@@ -1181,7 +1219,7 @@ fn twice_the_load(standing: Times) -> Duration {
 }
 
 /// A number above 0, and 1 at most.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     // The two numbers are exact as floating point numbers: they have no more bits than its mantissa.
     #[expect(clippy::cast_precision_loss)]
     let (number, end) =

@@ -44,6 +44,15 @@ pub struct Report {
     pub saved: Option<Duration>,
     /// How often a load was made after the reply.
     pub refreshes: u32,
+    /// For the service inside, in an audit.
+    pub audit: Option<Duration>,
+    /// How many hits were loaded again after the reply and compared with the entry
+    /// ([`Policy::with_audit`](crate::Policy::with_audit)).
+    pub audited: u32,
+    /// How many entries differed from the service's response and were gone or replaced after the grace, as they should.
+    pub audit_raced: u32,
+    /// How many entries differed and still stood after the grace: an invalidation was lost. The cache removed them.
+    pub audit_stale: u32,
     /// For the service inside, after the reply.
     pub refresh: Option<Duration>,
     /// For all that was left to do after the reply.
@@ -110,15 +119,21 @@ pub(crate) fn afterwards<F: Future>(work: F) -> impl Future<Output = F::Output> 
         let Some(of_request) = of_request else { return work.await };
         let own = Recorder::default();
         let output = own.watch(work).await;
-        let Report { load, faults, fault, .. } = own.report();
+        let own = own.report();
         let told = RECORDER.scope(of_request, async {
             record(|report| {
-                if let Some(load) = load {
+                if let Some(load) = own.load {
                     report.refreshes += 1;
                     *report.refresh.get_or_insert_default() += load;
                 }
-                report.faults += faults;
-                report.fault = report.fault.or(fault);
+                if let Some(audit) = own.audit {
+                    *report.audit.get_or_insert_default() += audit;
+                }
+                report.audited += own.audited;
+                report.audit_raced += own.audit_raced;
+                report.audit_stale += own.audit_stale;
+                report.faults += own.faults;
+                report.fault = report.fault.or(own.fault);
             });
         });
         told.await;
@@ -127,7 +142,7 @@ pub(crate) fn afterwards<F: Future>(work: F) -> impl Future<Output = F::Output> 
 }
 
 /// A part of a report that is waited for.
-type Part = fn(&mut Report) -> &mut Option<Duration>;
+pub(crate) type Part = fn(&mut Report) -> &mut Option<Duration>;
 
 /// `future`, and how long it was waited for told as this part.
 pub(crate) async fn timed<F: Future>(part: Part, future: F) -> F::Output {

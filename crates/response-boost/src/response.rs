@@ -11,8 +11,7 @@ use http_body::Body;
 use crate::body::{self, CachedBody, Collected};
 use crate::clock::whole_ms;
 use crate::freshness::{self, StaleFor};
-use crate::kept::{Failure, Loaded, Settled, Stored, Times};
-use crate::mark::{LONG_LIFE, SHORT_LIFE};
+use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::read_through::ReadThrough;
 use crate::stamps::Stamp;
 use crate::{CacheKey, DecodeError, Entry, NotStored, Policy, Tag, tag};
@@ -29,6 +28,10 @@ impl Stored for Entry {
     fn times(&self) -> Times {
         let Self { load_started_at_ms, load_cost, ttl, .. } = *self;
         Times { load_started_at_ms, load_cost, ttl }
+    }
+
+    fn content(&self) -> Content {
+        Content { status: self.status, body: self.body.clone() }
     }
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {
@@ -76,15 +79,9 @@ impl<B: Body> Loaded for Response<Collected<B>> {
                 let entry = Entry::of_response(response, loaded_at_ms, load_cost, ttl);
                 Settled::Kept(entry, named.unwrap_or_default())
             }
-            Collected::Passed(body, why) => {
-                // A status that is not stored may be another one in a moment. Where the status is stored and the
-                // response is not, the next one will be like it.
-                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
-                Settled::Passed(Response::from_parts(parts, body), why, life)
-            }
+            Collected::Passed(body, why) => Settled::Passed(Response::from_parts(parts, body), why),
             Collected::BrokeOff(body, _) => {
-                let response = Response::from_parts(parts, body);
-                Settled::Passed(response, NotStored::BrokeOff, SHORT_LIFE)
+                Settled::Passed(Response::from_parts(parts, body), NotStored::BrokeOff)
             }
         }
     }

@@ -62,7 +62,7 @@ use crate::{
 /// the key another part.
 ///
 /// `Some` is stored for the policy's time to live, `None` for its [`with_not_found_ttl`](Policy::with_not_found_ttl),
-/// and not at all where there is none. The load may say otherwise: it then returns `(value, Keep::new(ttl))`, and
+/// and not at all without one. The load may say otherwise: it then returns `(value, Keep::new(ttl))`, and
 /// [`Keep::new`] with zero for what is not to be stored.
 ///
 /// Clones share the store.
@@ -80,8 +80,8 @@ type TagsOf = dyn Fn(&CacheKey) -> Result<Vec<Tag>, InvalidTag> + Send + Sync;
 /// Why there is no value.
 ///
 /// It is an [`Error`](std::error::Error) whatever `E` is, so that `?` makes a `Box<dyn Error>` or an `anyhow::Error` of
-/// it also where `E` is one of these, which are no `Error` themselves. So its `source` is none: the causes of `E` are
-/// those of the `E` in [`Load`](Self::Load).
+/// it also where `E` is one of these, which do not implement `Error` themselves. It has no `source`: find the causes in
+/// the `E` of [`Load`](Self::Load).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ValueError<E> {

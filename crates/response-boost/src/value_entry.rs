@@ -5,7 +5,7 @@
 //! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
 //! ```
 //!
-//! What holds of the form of a response's [entry](crate::entry) holds of this one. Neither is ever taken for the other:
+//! What holds of the form of a response's [entry] holds of this one. Neither is ever taken for the other:
 //! each has fields that the other lacks.
 
 use std::time::Duration;
@@ -17,17 +17,16 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::whole_ms;
-use crate::entry::{AnyVersion, VERSION, key_hash};
+use crate::entry::{self, AnyVersion, VERSION, key_hash};
 use crate::freshness::StaleFor;
-use crate::kept::{Failure, Loaded, Settled, Stored, Times};
-use crate::mark::{LONG_LIFE, SHORT_LIFE};
+use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::stamps::{self, Stamp};
 use crate::{CacheKey, DecodeError, Keep, NotStored, Policy, Tag, tag};
 
 pub(crate) struct ValueEntry<T> {
     pub(crate) value: Option<T>,
     times: Times,
-    /// What is to be stored. An entry that comes from the store has none.
+    /// What is stored.
     json: Bytes,
     stamps: Vec<Stamp>,
 }
@@ -47,9 +46,7 @@ struct Metadata<'a> {
 
 impl<T: DeserializeOwned> Stored for ValueEntry<T> {
     fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
-        let line_end =
-            bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
-        let (line, json) = (&bytes[..line_end], &bytes[line_end + 1..]);
+        let (line, json) = entry::split(bytes)?;
         let metadata: Metadata<'_> =
             serde_json::from_slice(line).map_err(|error| match serde_json::from_slice(line) {
                 Ok(AnyVersion { version }) if version != VERSION => DecodeError::Version(version),
@@ -65,7 +62,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             let expected = metadata.value_bytes;
             return Err(DecodeError::BodyLength { expected, found: json.len() });
         }
-        let value = if json.is_empty() { None } else { Some(serde_json::from_slice(json)) };
+        let value = if json.is_empty() { None } else { Some(serde_json::from_slice(&json)) };
         // What the error says in words may quote the value.
         let value = value.transpose().map_err(|_| DecodeError::Value)?;
         let times = Times {
@@ -74,7 +71,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             ttl: Duration::from_millis(metadata.ttl_ms),
         };
         let stamps = stamps::read_from(metadata.tags)?;
-        Ok(Self { value, times, json: Bytes::new(), stamps })
+        Ok(Self { value, times, json, stamps })
     }
 
     fn encode(&self, key: &CacheKey) -> Bytes {
@@ -88,16 +85,19 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             tags: stamps::written(&self.stamps),
             value_bytes: self.json.len(),
         };
-        // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
-        let mut bytes = serde_json::to_vec(&metadata).unwrap_or_default();
-        bytes.reserve_exact(1 + self.json.len());
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&self.json);
-        bytes.into()
+        entry::join(&metadata, &self.json)
     }
 
     fn times(&self) -> Times {
         self.times
+    }
+
+    fn content(&self) -> Content {
+        // A map may have its members in another order each time.
+        let sorted = serde_json::from_slice(&self.json)
+            .and_then(|json: serde_json::Value| serde_json::to_vec(&json));
+        let body = sorted.map_or_else(|_| self.json.clone(), Bytes::from);
+        Content { status: StatusCode::OK, body }
     }
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {
@@ -173,10 +173,7 @@ impl<T: DeserializeOwned> Loaded for LoadedValue<T> {
                 let entry = ValueEntry { value: self.value, times, json, stamps: Vec::new() };
                 Settled::Kept(entry, self.tags)
             }
-            Err(why) => {
-                let life = if why == NotStored::Status { SHORT_LIFE } else { LONG_LIFE };
-                Settled::Passed(Ok(self.value), why, life)
-            }
+            Err(why) => Settled::Passed(Ok(self.value), why),
         }
     }
 
@@ -220,7 +217,7 @@ mod tests {
         let loaded = LoadedValue::of(value, None, &policy);
         match loaded.settled(1_780_000_000_000, Duration::from_millis(3)) {
             Settled::Kept(entry, _) => entry,
-            Settled::Passed(_, why, _) => panic!("{why}"),
+            Settled::Passed(_, why) => panic!("{why}"),
         }
     }
 

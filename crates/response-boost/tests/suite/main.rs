@@ -1,5 +1,6 @@
 //! The library as its users have it, over memory, a real Redis and real sockets.
 
+mod audit;
 mod axum;
 mod claims;
 mod environment;

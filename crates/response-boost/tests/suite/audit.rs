@@ -1,0 +1,217 @@
+//! Audits of hits, over a real Redis: they find and heal a lost invalidation, and do not count a late one as lost.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use response_boost::{
+    AfterReplyLayer, CacheKey, Deadline, Namespace, Policy, Recorder, RedisSettings, RedisStore,
+    Report, ResponseCacheLayer, ValueCache,
+};
+use test_peers::redis::RedisServer;
+use test_peers::{PATIENCE, wait_for};
+use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+
+const GRACE: Duration = Duration::from_millis(100);
+const DOWN: u32 = u32::MAX;
+
+type Cache = ResponseCacheLayer<RedisStore, fn(&Request<()>) -> Option<CacheKey>>;
+
+fn key_of(path: &str) -> CacheKey {
+    Namespace::parse("contract").unwrap().key([path])
+}
+
+/// A service whose response is its version, and a cache before it.
+struct Process {
+    cache: Cache,
+    version: Arc<AtomicU32>,
+    is_frozen: bool,
+}
+
+impl Process {
+    fn new(redis: &RedisServer, policy: Policy) -> Self {
+        let by_path: fn(&Request<()>) -> Option<CacheKey> =
+            |request| Some(key_of(request.uri().path()));
+        let cache = ResponseCacheLayer::new(store(redis), policy, by_path);
+        Self { cache, version: Arc::new(AtomicU32::new(1)), is_frozen: true }
+    }
+
+    /// Writes a new version, and invalidates nothing.
+    fn write(&self, version: u32) {
+        self.version.store(version, Ordering::SeqCst);
+    }
+
+    /// The response, and what is known once all is done that was left to do.
+    async fn get(&self, path: &str) -> (String, Report) {
+        let version = Arc::clone(&self.version);
+        let service =
+            self.cache.layer(service_fn(move |_: Request<()>| {
+                let version = version.load(Ordering::SeqCst);
+                let status = if version == DOWN { 503 } else { 200 };
+                let body = Full::<Bytes>::from(version.to_string());
+                async move {
+                    Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+                }
+            }));
+        let mut request = Request::new(());
+        *request.uri_mut() = path.parse().unwrap();
+        request.extensions_mut().insert(Deadline::after(PATIENCE));
+        let recorder = Recorder::default();
+        let response = if self.is_frozen {
+            let layer = AfterReplyLayer::new(|_: &Request<()>| Deadline::after(PATIENCE));
+            let mut gateway = layer.layer(service);
+            recorder.watch(async { gateway.ready().await.unwrap().call(request).await }).await
+        } else {
+            recorder.watch(service.oneshot(request)).await
+        };
+        let body = response.unwrap().into_body().collect().await.unwrap().to_bytes();
+        (String::from_utf8(body.to_vec()).unwrap(), recorder.report())
+    }
+}
+
+fn store(redis: &RedisServer) -> RedisStore {
+    let settings = RedisSettings::parse(&redis.url()).unwrap();
+    RedisStore::new(settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE))
+}
+
+fn policy(grace: Duration) -> Policy {
+    let policy = Policy::new(Duration::from_mins(10)).with_deadline(PATIENCE);
+    policy.with_early_refresh(0.0).unwrap().with_audit(1.0, grace).unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_invalidation_is_found_and_healed_each_time() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(GRACE));
+    let paths: Vec<String> = (0..100).map(|number| format!("/{number}")).collect();
+    for path in &paths {
+        process.get(path).await;
+    }
+    process.write(2);
+    let mut found = 0;
+    for path in &paths {
+        let (body, report) = process.get(path).await;
+        assert_eq!((body.as_str(), report.audited, report.refreshes), ("1", 1, 0));
+        found += report.audit_stale;
+    }
+    // The grace is over for all of them.
+    tokio::time::sleep(GRACE).await;
+    let (_, report) = process.get("/another").await;
+    found += report.audit_stale;
+    for path in &paths {
+        let (body, report) = process.get(path).await;
+        assert_eq!((body.as_str(), report.audit_raced), ("2", 0), "{path}");
+    }
+    assert_eq!(found, 100);
+}
+
+#[tokio::test]
+async fn on_a_server_a_timer_looks_for_the_suspect() {
+    let redis = RedisServer::start().await;
+    let process = Process { is_frozen: false, ..Process::new(&redis, policy(GRACE)) };
+    process.get("/").await;
+    process.write(2);
+    assert_eq!(process.get("/").await.0, "1");
+    let key = key_of("/");
+    wait_for("the entry to go", || {
+        (!redis.command::<bool>(&["EXISTS", key.as_str()])).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_invalidation_that_comes_within_the_grace_is_not_lost() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(GRACE));
+    process.get("/").await;
+    process.write(2);
+    assert_eq!(process.get("/").await.1.audited, 1);
+    let key = key_of("/");
+    redis.command::<()>(&["DEL", key.as_str()]);
+    tokio::time::sleep(GRACE).await;
+    let (body, report) = process.get("/").await;
+    assert_eq!((body.as_str(), report.audit_raced, report.audit_stale), ("2", 1, 0));
+}
+
+#[tokio::test]
+async fn a_load_that_fails_says_nothing_of_the_entry() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(Duration::ZERO));
+    process.get("/").await;
+    process.write(DOWN);
+    for _ in 0..3 {
+        let (body, report) = process.get("/").await;
+        assert_eq!((body.as_str(), report.audited, report.audit_stale), ("1", 0, 0));
+        assert!(report.audit.is_some());
+    }
+    assert_eq!(process.get("/").await.0, "1");
+}
+
+#[tokio::test]
+async fn no_hit_is_audited_unless_the_policy_says_so() {
+    let redis = RedisServer::start().await;
+    let policy = policy(GRACE).with_audit(0.0, GRACE).unwrap();
+    let process = Process::new(&redis, policy);
+    process.get("/").await;
+    process.write(2);
+    let (_, report) = process.get("/").await;
+    assert_eq!((report.audit, report.audited, report.after_reply), (None, 0, None));
+}
+
+#[tokio::test]
+async fn values_are_audited_too() {
+    let redis = RedisServer::start().await;
+    let namespace = Namespace::parse("contract").unwrap();
+    let values: ValueCache<u32, _> = ValueCache::new(store(&redis), policy(GRACE), namespace);
+    let get = async |version: u32| {
+        let load = move || async move { Ok::<_, Infallible>(Some(version)) };
+        values.get_or_load(["value"], load).await.unwrap().unwrap()
+    };
+    assert_eq!([get(1).await, get(1).await, get(2).await], [1; 3]);
+    wait_for("the value to go", || {
+        (!redis.command::<bool>(&["EXISTS", "contract:value"])).then_some(())
+    })
+    .await;
+    assert_eq!(get(2).await, 2);
+}
+
+/// Writes while hits are audited, and invalidates each a while later, as a stream does. `AUDIT_HITS` is how many.
+#[tokio::test]
+async fn a_stream_that_is_behind_raises_no_alarm() {
+    let (hits, behind) = match std::env::var("AUDIT_HITS") {
+        Ok(hits) => (hits.parse().unwrap(), Duration::from_secs(1)),
+        Err(_) => (2_000, Duration::from_millis(100)),
+    };
+    let redis = RedisServer::start().await;
+    let grace = 5 * behind;
+    let process = Process::new(&redis, policy(grace));
+    let key = key_of("/");
+    let (mut audited, mut raced, mut version) = (0, 0, 1);
+    let mut pending: Vec<Instant> = Vec::new();
+    let (mut next_write, mut rest) = (0, None::<Instant>);
+    while audited < hits || rest.is_none_or(|rest| rest.elapsed() < grace + behind) {
+        // What is due is invalidated before the next request, however busy the machine is.
+        if pending.iter().any(|written| written.elapsed() >= behind) {
+            pending.retain(|written| written.elapsed() < behind);
+            redis.command::<()>(&["DEL", key.as_str()]);
+        }
+        if audited >= next_write && audited < hits {
+            version += 1;
+            process.write(version);
+            pending.push(Instant::now());
+            next_write += (hits / 1_000).max(100);
+        }
+        if audited >= hits && rest.is_none() {
+            rest = Some(Instant::now());
+        }
+        let (_, report) = process.get("/").await;
+        assert_eq!(report.audit_stale, 0, "after {audited} audited hits");
+        (audited, raced) = (audited + report.audited, raced + report.audit_raced);
+    }
+    println!("{audited} audited hits, {} writes, {raced} raced", version - 1);
+    assert!(raced > 0);
+}

@@ -7,6 +7,7 @@ mod environment;
 mod examples;
 mod guarantee;
 mod leases;
+mod log;
 mod redis_connections;
 mod redis_faults;
 mod refreshes;

@@ -390,7 +390,7 @@ class OneChoice(unittest.TestCase):
     def test_the_cache_lets_its_user_do_what_the_functions_do_and_nothing_else(self):
         access = deployed(CacheNamespace="people")["Resources"]["CacheUser"]["Properties"]["AccessString"]
         self.assertEqual(access.split(), ["on", "~people:*", "resetchannels", "-@all", "+get", "+set", "+del", "+eval",
-                                          "+evalsha", "+type", "+getrange", "+cluster|slots", "+asking"])
+                                          "+evalsha", "+type", "+getrange", "+mget", "+pttl", "+cluster|slots", "+asking"])
 
     def test_each_cache_gets_its_variables(self):
         managed = self.variables()

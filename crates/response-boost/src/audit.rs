@@ -11,11 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
+use crate::budget::Budget;
 use crate::clock::whole_ms;
 use crate::kept::{Content, Loaded, Settled, Stored as _};
 use crate::read_through::{Done, ReadThrough, random};
 use crate::report::record;
-use crate::{CacheKey, Found, Store, after_reply, report};
+use crate::stamps::Stamp;
+use crate::{CacheKey, Found, Store, StoreError, after_reply, report};
 
 /// How many suspects a process remembers. Those beyond it are forgotten: a later audit of theirs finds them again.
 const MOST_SUSPECTS: usize = 1_024;
@@ -37,35 +39,37 @@ impl Audit {
 
 /// An entry that differed from what its service answered.
 #[derive(Debug)]
-struct Suspect {
-    key: CacheKey,
+pub(crate) struct Suspect {
+    pub(crate) key: CacheKey,
     /// The entry begins like this.
-    fingerprint: Bytes,
-    /// When its invalidation has had the grace: milliseconds since the Unix epoch.
-    due_at_ms: u64,
+    pub(crate) fingerprint: Bytes,
+    pub(crate) stamps: Vec<Stamp>,
 }
 
-/// The suspects of a process, in the order in which they fall due.
+/// The suspects of a process, each with the time at which its invalidation has had the grace (milliseconds since the
+/// Unix epoch), in that order.
 #[derive(Debug, Default)]
-pub(crate) struct Suspicions(Mutex<Vec<Suspect>>);
+pub(crate) struct Suspicions(Mutex<Vec<(u64, Suspect)>>);
 
 impl Suspicions {
-    fn suspects(&self) -> MutexGuard<'_, Vec<Suspect>> {
+    fn suspects(&self) -> MutexGuard<'_, Vec<(u64, Suspect)>> {
         // Nothing panics while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, suspect: Suspect) {
+    fn add(&self, due_at_ms: u64, suspect: Suspect) {
         let mut suspects = self.suspects();
-        let is_known = suspects.iter().any(|known| known.fingerprint == suspect.fingerprint);
+        let is_known = suspects.iter().any(|(_, known)| known.fingerprint == suspect.fingerprint);
         if !is_known && suspects.len() < MOST_SUSPECTS {
-            suspects.push(suspect);
+            suspects.push((due_at_ms, suspect));
         }
     }
 
     /// Those that are due, which it forgets.
     fn take_due(&self, now_ms: u64) -> Vec<Suspect> {
-        self.suspects().extract_if(.., |suspect| suspect.due_at_ms <= now_ms).collect()
+        let mut suspects = self.suspects();
+        let due = suspects.extract_if(.., |(due_at_ms, _)| *due_at_ms <= now_ms);
+        due.map(|(_, suspect)| suspect).collect()
     }
 }
 
@@ -87,9 +91,8 @@ impl<S: Store> ReadThrough<S> {
     /// about the entry.
     pub(crate) fn audit<L: Loaded, E: fmt::Display>(
         self: &Arc<Self>,
-        key: CacheKey,
+        entry: Suspect,
         answered: &Content,
-        fingerprint: Bytes,
         done: Done<L, E>,
     ) {
         let Some(audit) = self.policy.audit else { return };
@@ -102,14 +105,13 @@ impl<S: Store> ReadThrough<S> {
         };
         record(|report| report.audited += 1);
         let now_ms = self.clock.now_ms();
-        if let Settled::Kept(entry) = loaded.settled(now_ms, Duration::ZERO)
+        if let Settled::Kept(entry, _) = loaded.settled(now_ms, Duration::ZERO)
             && entry.content() == *answered
         {
             return;
         }
         let due_at_ms = now_ms.saturating_add(whole_ms(audit.grace));
-        let suspect = Suspect { key, fingerprint, due_at_ms };
-        self.shared.suspicions.add(suspect);
+        self.shared.suspicions.add(due_at_ms, entry);
         if !after_reply::has_layer() {
             let core = Arc::clone(self);
             let later = async move {
@@ -121,10 +123,10 @@ impl<S: Store> ReadThrough<S> {
     }
 
     /// Removes a suspect that still stands.
-    async fn convict(&self, Suspect { key, fingerprint, .. }: Suspect) {
+    async fn convict(&self, Suspect { key, fingerprint, stamps }: Suspect) {
         let mut budget = self.budget(None);
-        match budget.spend(self.shared.store.get(&key)).await {
-            Ok(Found::Value(value)) if value.starts_with(&fingerprint) => {
+        match self.stands(&key, &fingerprint, &stamps, &mut budget).await {
+            Ok(true) => {
                 record(|report| report.audit_stale += 1);
                 warn!(
                     "an entry differs from what the service answers, and nothing invalidated it in time; removing it"
@@ -134,10 +136,26 @@ impl<S: Store> ReadThrough<S> {
                     self.tell(&fault, "entry not removed; the next audit of it tries again");
                 }
             }
-            Ok(_) => record(|report| report.audit_raced += 1),
+            Ok(false) => record(|report| report.audit_raced += 1),
             Err(fault) => {
                 self.tell(&fault, "audit not finished");
             }
+        }
+    }
+
+    /// Whether an entry is still there, and none of its tags has been invalidated.
+    async fn stands(
+        &self,
+        key: &CacheKey,
+        fingerprint: &Bytes,
+        stamps: &[Stamp],
+        budget: &mut Budget<'_>,
+    ) -> Result<bool, StoreError> {
+        match budget.spend(self.shared.store.get(key)).await? {
+            Found::Value(value) if value.starts_with(fingerprint) => {
+                self.is_alive(stamps, None, budget).await
+            }
+            _ => Ok(false),
         }
     }
 }

@@ -10,6 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) struct Clock {
     #[cfg(test)]
     held: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+    #[cfg(test)]
+    skew_ms: i64,
 }
 
 impl Clock {
@@ -21,7 +23,10 @@ impl Clock {
             return held.load(std::sync::atomic::Ordering::SeqCst);
         }
         // Before 1970 there is no Lambda: 0 keeps a clock that was never set from failing a request.
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms)
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms);
+        #[cfg(test)]
+        let now_ms = now_ms.saturating_add_signed(self.skew_ms);
+        now_ms
     }
 }
 
@@ -34,7 +39,12 @@ pub(crate) fn whole_ms(duration: std::time::Duration) -> u64 {
 impl Clock {
     /// A clock that stands at `now_ms` until it is moved.
     pub(crate) fn held_at(now_ms: u64) -> Self {
-        Self { held: Some(std::sync::Arc::new(now_ms.into())) }
+        Self { held: Some(std::sync::Arc::new(now_ms.into())), skew_ms: 0 }
+    }
+
+    /// A clock that is wrong by so much.
+    pub(crate) fn skewed(skew_ms: i64) -> Self {
+        Self { held: None, skew_ms }
     }
 
     /// Moves a held clock, and all its clones, on by `by`.

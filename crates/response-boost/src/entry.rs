@@ -7,6 +7,9 @@
 //!
 //! It reads well in `redis-cli`, and a hit slices the body out without parsing it.
 //!
+//! The line of an entry with [tags](crate::Tag) also has their keys and ids before `body_bytes`:
+//! `"tags":[["users:%tag:team-7","6f1c…"]]`.
+//!
 //! Processes of two releases read each other's entries. So what stands here may only be changed
 //! with a new [`VERSION`], which is written one release after it can be read at the earliest; a
 //! reader that meets a version it does not know treats it as a miss.
@@ -25,6 +28,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::clock::whole_ms;
+use crate::stamps::{self, Stamp};
 use crate::{CacheKey, Policy};
 
 /// The version that is written. It has the key's hash, and version 1, which is still read, has none.
@@ -73,6 +77,8 @@ pub struct Entry {
     pub ttl: Duration,
     /// The answer's body.
     pub body: Bytes,
+    /// Its tags, with the ids that they had when its load began.
+    pub(crate) stamps: Vec<Stamp>,
 }
 
 /// Why bytes are no [`Entry`]. None of these shows any of the bytes.
@@ -94,6 +100,9 @@ pub enum DecodeError {
     /// The value is none of the type that is asked for: another release of the type has written it.
     #[error("a value of another form")]
     Value,
+    /// A tag is none: it has another key, or no id.
+    #[error("a malformed tag")]
+    Tag,
     /// The status or a header is none that an answer is kept with.
     #[error("metadata of no answer that is kept")]
     NotHttp,
@@ -120,6 +129,8 @@ struct Metadata<'a> {
     load_started_at_ms: u64,
     load_cost_ms: u64,
     ttl_ms: u64,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<(std::borrow::Cow<'a, str>, &'a str)>,
     body_bytes: usize,
 }
 
@@ -175,6 +186,7 @@ impl Entry {
             load_cost,
             ttl,
             body,
+            stamps: Vec::new(),
         }
     }
 
@@ -196,6 +208,7 @@ impl Entry {
             load_started_at_ms: self.load_started_at_ms,
             load_cost_ms: whole_ms(self.load_cost),
             ttl_ms: whole_ms(self.ttl),
+            tags: stamps::written(&self.stamps),
             body_bytes: self.body.len(),
         };
         join(&metadata, &self.body)
@@ -247,6 +260,7 @@ impl Entry {
             headers.try_append(name, value).map_err(|_| DecodeError::NotHttp)?;
         }
         let entry = Self {
+            stamps: stamps::read_from(metadata.tags)?,
             id: metadata.id.to_owned(),
             status,
             headers,
@@ -341,6 +355,30 @@ pub(super) mod tests {
     fn the_stored_bytes_are_those_of_version_2() {
         assert_eq!(std::str::from_utf8(&entry().encode(&key())).unwrap(), GOLDEN);
         assert_eq!(decode(GOLDEN).unwrap(), entry());
+    }
+
+    #[test]
+    fn tags_stand_before_the_length_of_the_body() {
+        // A tag may have any character that a key may have.
+        let tags = concat!(
+            r#""tags":[["users:%tag:a\"\\","6f1c7d2e8a9b4c5d8e7f60718293a4b5"],"#,
+            r#"["users:%all:3","00000000000000000000000000000000"]],"body_bytes""#,
+        );
+        let text = GOLDEN.replacen(r#""body_bytes""#, tags, 1);
+        let entry = decode(&text).unwrap();
+        let stamps: Vec<_> =
+            entry.stamps.iter().map(|stamp| (stamp.key.as_str(), stamp.id.as_str())).collect();
+        assert_eq!(stamps[0], (r#"users:%tag:a"\"#, "6f1c7d2e8a9b4c5d8e7f60718293a4b5"));
+        assert_eq!(stamps[1], ("users:%all:3", "00000000000000000000000000000000"));
+        assert_eq!(std::str::from_utf8(&entry.encode(&key())).unwrap(), text);
+
+        for bad in ["users:user:1", "6f1c7d2e8a9b4c5d8e7f60718293a4bx", "6f1c"] {
+            let id = if bad.starts_with("6f") { bad } else { "6f1c7d2e8a9b4c5d8e7f60718293a4b5" };
+            let tag = if bad.starts_with("6f") { "users:%all" } else { bad };
+            let tags = format!(r#""tags":[["{tag}","{id}"]],"body_bytes""#);
+            let error = decode(&GOLDEN.replacen(r#""body_bytes""#, &tags, 1)).unwrap_err();
+            assert_eq!(error.to_string(), "a malformed tag");
+        }
     }
 
     #[test]

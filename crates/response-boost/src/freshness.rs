@@ -6,14 +6,15 @@ use headers::{Date, Expires, HeaderMapExt as _};
 use http::header::{AGE, CACHE_CONTROL, EXPIRES, HeaderName, SET_COOKIE, VARY};
 use http::{HeaderMap, response};
 
-use crate::{NotStored, Policy};
+use crate::{NotStored, Policy, Tag};
 
 /// The largest number of seconds that a directive may say; a larger one counts as this one (RFC 9111 §1.2.2).
 const MOST_SECONDS: u64 = 1 << 31;
 
-/// How long the cache stores one response: an extension of the response, which no client sees.
+/// How the cache stores one response: for how long, and with which [`Tag`]s. An extension of the response, which no
+/// client sees.
 ///
-/// It precedes the freshness that `Cache-Control`, `Expires` and the [`Policy`] give, so a service can let the cache
+/// Its time precedes the freshness that `Cache-Control`, `Expires` and the [`Policy`] give, so a service can let the cache
 /// store for an hour what clients are to revalidate each time (`Cache-Control: max-age=0`). A `Cache-Control` that
 /// forbids to store (`no-store`, `private`, `no-cache`) forbids it all the same, the policy still chooses which
 /// statuses are stored, and [`Policy::with_max_ttl`] still bounds the time. Clients see `private, max-age=…` with this
@@ -30,18 +31,39 @@ const MOST_SECONDS: u64 = 1 << 31;
 /// In axum, a handler returns `(Extension(Keep::new(ttl)), body)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
-    ttl: Duration,
+    ttl: Option<Duration>,
+    tags: Vec<Tag>,
 }
 
 impl Keep {
     /// Stores the response for `ttl`, counted from the start of its load. Zero: the response is not stored.
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
-        Self { ttl }
+        Self { ttl: Some(ttl), tags: Vec::new() }
     }
 
-    pub(crate) fn ttl(&self) -> Duration {
+    /// Stores the response with these tags, and as long as without them.
+    #[must_use]
+    pub fn tagged(tags: impl IntoIterator<Item = Tag>) -> Self {
+        Self { ttl: None, tags: tags.into_iter().collect() }
+    }
+
+    /// The same with these tags too.
+    ///
+    /// It takes a policy that lets responses name tags of their namespace
+    /// ([`Policy::with_response_tags`]); without it, a response with tags is not stored (`detail=tags`).
+    #[must_use]
+    pub fn with_tags(mut self, tags: impl IntoIterator<Item = Tag>) -> Self {
+        self.tags.extend(tags);
+        self
+    }
+
+    pub(crate) fn ttl(&self) -> Option<Duration> {
         self.ttl
+    }
+
+    pub(crate) fn tags(&self) -> &[Tag] {
+        &self.tags
     }
 }
 
@@ -67,7 +89,7 @@ pub(crate) fn ttl_of(
     if headers.values().any(|value| value.to_str().is_err()) {
         return Err(NotStored::NotText);
     }
-    let keep = response.extensions.get::<Keep>().map(|keep| keep.ttl);
+    let keep = response.extensions.get::<Keep>().and_then(Keep::ttl);
     let ttl = keep
         .or(said.s_maxage)
         .or(said.max_age)

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::freshness::StaleFor;
-use crate::{CacheKey, DecodeError, NotStored, Policy};
+use crate::stamps::Stamp;
+use crate::{CacheKey, DecodeError, NotStored, Policy, Tag};
 
 /// An entry: what is stored under a key, and can be answered again.
 pub(crate) trait Stored: Sized {
@@ -23,6 +24,11 @@ pub(crate) trait Stored: Sized {
 
     /// How long it may be served past its freshness.
     fn stale_for(&self, policy: &Policy) -> StaleFor;
+
+    /// The tags that it has, with the ids that they had.
+    fn stamps(&self) -> &[Stamp];
+
+    fn set_stamps(&mut self, stamps: Vec<Stamp>);
 }
 
 /// What a load gives.
@@ -44,7 +50,8 @@ pub(crate) trait Loaded: Sized {
 
 /// What becomes of what was loaded.
 pub(crate) enum Settled<L: Loaded> {
-    Kept(L::Entry),
+    /// The entry, and the tags that its answer names.
+    Kept(L::Entry, Vec<Tag>),
     /// It is not stored, for this reason.
     Passed(L::Passed, NotStored),
 }

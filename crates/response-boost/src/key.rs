@@ -194,6 +194,17 @@ impl CacheKey {
         self
     }
 
+    /// A key that is not made of parts alone.
+    pub(crate) fn from_raw(key: String) -> Self {
+        Self(key)
+    }
+
+    /// Adds a part to a key that is not made of parts alone.
+    pub(crate) fn escape(key: &mut String, part: &str) {
+        key.push(':');
+        escape_into(key, part.as_bytes());
+    }
+
     fn with_raw(mut self, part: &str) -> Self {
         self.0.push(':');
         self.0.push_str(part);

@@ -7,9 +7,10 @@ use http::{Request, request};
 use tower_layer::Layer;
 
 use crate::clock::Clock;
-use crate::invalidation::Invalidation;
+use crate::invalidation::{Invalidation, Outdated};
 use crate::read_through::ReadThrough;
-use crate::{CacheKey, Policy, ResponseCache, Store, StoreError};
+use crate::stamps::Tagging;
+use crate::{CacheKey, InvalidTag, Policy, ResponseCache, Store, StoreError, Tag};
 
 /// Stores the responses of the service inside in a [`Store`] and serves them again. For what a function returns, see
 /// [`ValueCache`](crate::ValueCache).
@@ -95,7 +96,9 @@ pub struct ResponseCacheLayer<S, K> {
     core: Arc<ReadThrough<S>>,
     key_of: K,
     policy_of: Option<OfRequest<Option<Arc<Policy>>>>,
+    tags_of: Option<OfRequest<Result<Vec<Tag>, InvalidTag>>>,
     invalidated_by: Option<OfRequest<Vec<CacheKey>>>,
+    tags_invalidated_by: Option<OfRequest<Vec<Tag>>>,
 }
 
 /// A function of a request, whatever its body.
@@ -148,6 +151,19 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         done
     }
 
+    /// Invalidates all responses that have this tag, however many they are: by two commands, and one more for each further
+    /// [shard](Tag::with_shards).
+    ///
+    /// First the change, then this, as for [`invalidate`](Self::invalidate); it guarantees the same. `Err` means that
+    /// responses with this tag may still be served.
+    pub fn invalidate_tag(
+        &self,
+        tag: &Tag,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<S, K> {
+        let (core, tag) = (Arc::clone(&self.core), tag.clone());
+        async move { core.invalidate_tag(&tag).await }
+    }
+
     /// Invalidates what a request has changed: the keys that `keys_of` gives for it, once the service has answered
     /// with a 2xx or 3xx, and before the client has the response (RFC 9111 §4.4).
     ///
@@ -183,6 +199,60 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         keys_of: impl Fn(&request::Parts) -> Vec<CacheKey> + Send + Sync + 'static,
     ) -> Self {
         self.invalidated_by = Some(Arc::new(keys_of));
+        self
+    }
+
+    /// The same with tags: invalidates those that `tags_of` gives for a request that may change something, beside the keys
+    /// of [`with_invalidation`](Self::with_invalidation). A name that cannot be a tag is on no entry, so that there is
+    /// nothing to invalidate.
+    #[must_use]
+    pub fn with_tag_invalidation(
+        mut self,
+        tags_of: impl Fn(&request::Parts) -> Vec<Tag> + Send + Sync + 'static,
+    ) -> Self {
+        self.tags_invalidated_by = Some(Arc::new(tags_of));
+        self
+    }
+
+    /// Gives the response to a request the [`Tag`]s that this function gives for it, so that
+    /// [`invalidate_tag`](Self::invalidate_tag) invalidates all responses of a group.
+    ///
+    /// A hit is then also held against the ids of these tags, which are looked up at the same time as the entry. `Err`, or
+    /// more than 8 tags: the response is loaded and not stored (`detail=tags`).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::request::Parts;
+    /// use response_boost::{MemoryStore, Namespace, Policy, ResponseCacheLayer, StoreError};
+    ///
+    /// # async fn change_the_red_team() {}
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let teams = Namespace::parse("teams")?;
+    /// let (of_request, red) = (teams.clone(), teams.tag("team-red")?);
+    /// let cache = ResponseCacheLayer::new(
+    ///     MemoryStore::default(),
+    ///     Policy::new(Duration::from_secs(600)),
+    ///     move |request: &http::Request<()>| Some(teams.path_key(request.uri())),
+    /// )
+    /// // `/teams/red/users`, `/teams/red/projects` …
+    /// .with_tags(move |request: &Parts| {
+    ///     let team = request.uri.path().split('/').nth(2);
+    ///     team.map(|team| of_request.tag(&format!("team-{team}"))).into_iter().collect()
+    /// });
+    ///
+    /// change_the_red_team().await;
+    /// cache.invalidate_tag(&red).await?;
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(example())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_tags(
+        mut self,
+        tags_of: impl Fn(&request::Parts) -> Result<Vec<Tag>, InvalidTag> + Send + Sync + 'static,
+    ) -> Self {
+        self.tags_of = Some(Arc::new(tags_of));
         self
     }
 
@@ -226,7 +296,14 @@ impl<S, K> ResponseCacheLayer<S, K> {
     }
 
     pub(crate) fn of(core: ReadThrough<S>, key_of: K) -> Self {
-        Self { core: Arc::new(core), key_of, policy_of: None, invalidated_by: None }
+        Self {
+            core: Arc::new(core),
+            key_of,
+            policy_of: None,
+            tags_of: None,
+            invalidated_by: None,
+            tags_invalidated_by: None,
+        }
     }
 
     /// What answers a request: by the layer's policy, or by the request's own.
@@ -250,6 +327,23 @@ impl<S, K> ResponseCacheLayer<S, K> {
         policy.has_method(request.method()).then(|| (self.key_of)(request))?
     }
 
+    /// The tags of the response under a key, as far as they are known before it.
+    pub(crate) fn tagging_of<B>(
+        &self,
+        request: Request<B>,
+        key: &CacheKey,
+        policy: &Policy,
+    ) -> (Request<B>, Option<Box<Tagging>>) {
+        let (request, tags) = match &self.tags_of {
+            Some(tags_of) => {
+                let (request, tags) = with_parts(request, tags_of.as_ref());
+                (request, Some(tags))
+            }
+            None => (request, None),
+        };
+        (request, Tagging::of(key, tags, policy))
+    }
+
     /// What a request that does not go through the cache is going to make old.
     pub(crate) fn invalidated_by<B>(
         &self,
@@ -259,13 +353,16 @@ impl<S, K> ResponseCacheLayer<S, K> {
     where
         S: Store,
     {
-        match &self.invalidated_by {
-            Some(keys_of) if core.policy.may_change(request.method()) => {
-                let (request, keys) = with_parts(request, keys_of.as_ref());
-                (request, Invalidation::of(core, keys))
-            }
-            _ => (request, None),
+        let (keys_of, tags_of) = (&self.invalidated_by, &self.tags_invalidated_by);
+        if !core.policy.may_change(request.method()) || (keys_of.is_none() && tags_of.is_none()) {
+            return (request, None);
         }
+        let (request, outdated) = with_parts(request, &|request| {
+            let keys = keys_of.iter().flat_map(|keys_of| keys_of(request)).map(Outdated::Key);
+            let tags = tags_of.iter().flat_map(|tags_of| tags_of(request)).map(Outdated::Tag);
+            keys.chain(tags).collect()
+        });
+        (request, Invalidation::of(core, outdated))
     }
 }
 
@@ -282,7 +379,9 @@ impl<S, K: Clone> Clone for ResponseCacheLayer<S, K> {
             core: Arc::clone(&self.core),
             key_of: self.key_of.clone(),
             policy_of: self.policy_of.clone(),
+            tags_of: self.tags_of.clone(),
             invalidated_by: self.invalidated_by.clone(),
+            tags_invalidated_by: self.tags_invalidated_by.clone(),
         }
     }
 }

@@ -17,6 +17,8 @@
 //! > forgets the deletion, a demoted primary that still answers, invalidations that the stream gave up.
 //! > Bounded by their own lifetime: client caches (`max-age`).
 //!
+//! The same holds of a [`Tag`], which names a group of entries and invalidates them all by one call.
+//!
 //! **What the service says of its response counts**, by RFC 9111: its `Cache-Control`, `Expires`, `Vary`, `ETag`, or the
 //! extension [`Keep`], which no client sees. [`ResponseCacheLayer`] has a table of what each directive does.
 //!
@@ -40,6 +42,7 @@ mod entry;
 mod faults;
 mod freshness;
 mod invalidation;
+mod join;
 mod kept;
 mod key;
 mod layer;
@@ -57,8 +60,13 @@ mod response;
 #[cfg(all(test, feature = "memory"))]
 mod rfc9111;
 mod service;
+mod stamps;
 mod status;
 mod store;
+mod stream;
+mod tag;
+#[cfg(all(test, feature = "cluster"))]
+mod tag_guarantee;
 mod value;
 mod value_entry;
 mod wait;
@@ -83,4 +91,6 @@ pub use self::report::{Recorder, Report};
 pub use self::service::ResponseCache;
 pub use self::status::{CacheStatus, NotStored};
 pub use self::store::{DynStore, Expected, FaultWord, Found, Store, StoreError};
+pub use self::stream::{UndoneChange, invalidate_changes};
+pub use self::tag::{InvalidTag, Tag};
 pub use self::value::{IntoValue, ValueCache, ValueError, ValueKey};

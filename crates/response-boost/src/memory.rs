@@ -47,6 +47,17 @@ impl MemoryStore {
         }
     }
 
+    fn insert(&self, kept: &mut Kept, key: &CacheKey, bytes: Bytes, ends_at_ms: u64) {
+        kept.remove(key);
+        kept.bytes += size(key, &bytes);
+        kept.values.put(key.clone(), Value { bytes, ends_at_ms });
+        while kept.bytes > self.capacity_bytes
+            && let Some((key, value)) = kept.values.pop_lru()
+        {
+            kept.bytes -= size(&key, &value.bytes);
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn with_clock(clock: Clock) -> Self {
         Self { clock, ..Self::default() }
@@ -91,16 +102,19 @@ impl Store for MemoryStore {
         if !is_expected {
             return Ok(false);
         }
-        kept.remove(key);
-        kept.bytes += size(key, &value);
-        let ends_at_ms = now_ms.saturating_add(whole_ms(life));
-        kept.values.put(key.clone(), Value { bytes: value, ends_at_ms });
-        while kept.bytes > self.capacity_bytes
-            && let Some((key, value)) = kept.values.pop_lru()
-        {
-            kept.bytes -= size(&key, &value.bytes);
-        }
+        self.insert(&mut kept, key, value, now_ms.saturating_add(whole_ms(life)));
         Ok(true)
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        let now_ms = self.clock.now_ms();
+        let mut kept = self.kept();
+        let id = kept.get(key, now_ms).unwrap_or(id);
+        // What is there may be given a longer life, and never a shorter one.
+        let until_ms = kept.values.peek(key).map_or(0, |value| value.ends_at_ms);
+        let ends_at_ms = now_ms.saturating_add(whole_ms(life)).max(until_ms);
+        self.insert(&mut kept, key, id.clone(), ends_at_ms);
+        Ok(id)
     }
 
     fn name(&self) -> &'static str {

@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use thiserror::Error;
 
 use crate::audit::Audit;
+use crate::{Namespace, Tag};
 
 /// The rules of one [`ResponseCacheLayer`](crate::ResponseCacheLayer).
 ///
@@ -35,6 +36,11 @@ pub struct Policy {
     pub(crate) refreshes_inline: bool,
     pub(crate) audit: Option<Audit>,
     pub(crate) methods: Vec<Method>,
+    /// Those of every entry.
+    pub(crate) tags: Vec<Tag>,
+    /// Where responses may name tags of their own.
+    pub(crate) response_tags: Option<Namespace>,
+    pub(crate) reads_cache_tag: bool,
 }
 
 /// What [`Policy::with_early_refresh`] was refused for.
@@ -88,6 +94,9 @@ impl Policy {
             refreshes_inline: false,
             audit: None,
             methods: Vec::new(),
+            tags: Vec::new(),
+            response_tags: None,
+            reads_cache_tag: false,
         }
     }
 
@@ -261,6 +270,50 @@ impl Policy {
     pub fn with_method(mut self, method: Method) -> Self {
         self.methods.push(method);
         self
+    }
+
+    /// Gives every entry this tag: with [`Namespace::whole`], one call invalidates all there is in a namespace.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use response_boost::{Namespace, Policy};
+    ///
+    /// let users = Namespace::parse("users")?;
+    /// let policy = Policy::new(Duration::from_secs(60)).with_tag(users.whole());
+    /// # Ok::<(), response_boost::InvalidNamespace>(())
+    /// ```
+    #[must_use]
+    pub fn with_tag(mut self, tag: Tag) -> Self {
+        self.tags.push(tag);
+        self
+    }
+
+    /// Lets responses name tags of this namespace that only they know, by [`Keep::with_tags`](crate::Keep::with_tags);
+    /// so may the loads of a [`ValueCache`](crate::ValueCache).
+    ///
+    /// Each load then also reads, before it asks the service, an id that every invalidation of a tag of this namespace
+    /// changes (under `<namespace>:%changes`), and again once the entry has the ids of its tags. If it differs, the
+    /// response is not stored: one of its tags may have been invalidated while the service was asked, before its name
+    /// was known. So this suits tags that are invalidated seldom compared to how long a load takes.
+    #[must_use]
+    pub fn with_response_tags(mut self, namespace: Namespace) -> Self {
+        self.response_tags = Some(namespace);
+        self
+    }
+
+    /// The same, and reads tags also from the field `Cache-Tag` of a response, a list separated by commas:
+    /// `Cache-Tag: team-7, user-1`. The field is neither stored nor passed on to clients.
+    #[must_use]
+    pub fn with_cache_tag_header(mut self, namespace: Namespace) -> Self {
+        self.reads_cache_tag = true;
+        self.with_response_tags(namespace)
+    }
+
+    /// The longest that an entry lives whose response does not say how long.
+    pub(crate) fn longest_life(&self) -> Duration {
+        let statuses = self.statuses.iter().map(|(_, ttl)| *ttl);
+        let ttl = statuses.fold(self.ttl, Duration::max).min(self.max_ttl);
+        ttl.saturating_add(self.stale_if_error.max(self.stale_while_revalidate))
     }
 
     /// Whether requests of this method go through the cache.

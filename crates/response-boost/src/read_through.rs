@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::after_reply;
-use crate::audit::{Audit, Suspicions};
+use crate::audit::{Audit, Suspect, Suspicions};
 use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
@@ -28,9 +28,10 @@ use crate::lease::{Lease, Voids};
 use crate::mark::{self, SHORT_LIFE};
 use crate::refusals::Refusals;
 use crate::report::{Part, record, timed};
+use crate::stamps::{Stamp, Stamps, Tagging};
 use crate::wait::Wait;
 use crate::{
-    CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError,
+    CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError, Tag,
 };
 
 /// How much longer than a lease lasts one waits for a sign of life, so as to see that it has ended.
@@ -112,8 +113,8 @@ pub(crate) struct Refresh<F> {
 enum Purpose {
     /// To replace the entry.
     Refresh(Reason),
-    /// To compare it with the entry, which has this content.
-    Audit(Content),
+    /// To compare it with the entry, which has this content and these tags.
+    Audit(Content, Vec<Stamp>),
 }
 
 /// What is to be known of an entry that is answered if its load gives nothing better.
@@ -151,6 +152,8 @@ struct Load<S: Store, T> {
     standing: Option<T>,
     /// The lease of the key, or the announcement of a refresh beside it.
     lease: Option<Lease<S>>,
+    /// The ids of its tags.
+    stamps: Stamps,
 }
 
 /// What a fill may replace.
@@ -251,6 +254,7 @@ impl<S: Store> ReadThrough<S> {
     pub(crate) async fn answer<L: Loaded, E: fmt::Display, F>(
         self: &Arc<Self>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
         ends_at_ms: Option<u64>,
         load: F,
     ) -> Result<Answer<L, Refresh<F>>, E>
@@ -261,18 +265,21 @@ impl<S: Store> ReadThrough<S> {
             self.look_for_suspects();
         }
         let mut budget = self.budget(ends_at_ms);
-        let plan = match budget.look::<_, L::Entry>(self, key).await {
+        let plan = match budget.look::<_, L::Entry>(self, key, tagging, false).await {
+            _ if tagging.is_some_and(|tagging| !tagging.is_valid()) => {
+                Plan::load(Reason::Miss, Right::Nothing(Some(NotStored::Tags)))
+            }
             Ok(Seen::Fresh { entry, left, fingerprint }) if !self.is_due(entry.times(), left) => {
                 let status = hit(left);
                 if self.policy.audit.is_some_and(Audit::samples) && after_reply::can_load() {
-                    let purpose = Purpose::Audit(entry.content());
+                    let purpose = Purpose::Audit(entry.content(), entry.stamps().to_vec());
                     Plan::AnswerAndLoad { entry, status, purpose, fingerprint }
                 } else {
                     Plan::Answer { entry, status }
                 }
             }
             // On the heap, like all that a hit does not come to: its future is moved for each request.
-            seen => Box::pin(self.plan(key, seen, &mut budget)).await,
+            seen => Box::pin(self.plan(key, tagging, seen, &mut budget)).await,
         };
         let (entry, status, refresh) = match plan {
             Plan::Answer { entry, status } => (entry, status, None),
@@ -282,7 +289,8 @@ impl<S: Store> ReadThrough<S> {
             Plan::Load(plan) => {
                 let until_end = budget.until_end();
                 let limit = self.load_limit(&plan, until_end);
-                return Box::pin(self.load(key, plan, limit, load, &mut budget)).await;
+                let loaded = self.load(key, tagging, plan, limit, load, &mut budget);
+                return Box::pin(loaded).await;
             }
         };
         let times = entry.times();
@@ -302,6 +310,7 @@ impl<S: Store> ReadThrough<S> {
     pub(crate) async fn refresh<L: Loaded, E: fmt::Display>(
         self: Arc<Self>,
         key: CacheKey,
+        tagging: Option<Box<Tagging>>,
         Refresh { purpose, fingerprint, standing, load }: Refresh<
             impl Future<Output = Result<L, E>>,
         >,
@@ -311,13 +320,14 @@ impl<S: Store> ReadThrough<S> {
         let mut budget = self.budget(ends_at_ms);
         let reason = match purpose {
             Purpose::Refresh(reason) => reason,
-            Purpose::Audit(content) => {
+            Purpose::Audit(content, stamps) => {
                 let limit = self.limit_after_reply(budget.until_end());
                 let done = self.run(&mut None, limit, load, |report| &mut report.audit).await;
-                return self.audit(key, &content, fingerprint, done);
+                let entry = Suspect { key, fingerprint, stamps };
+                return self.audit(entry, &content, done);
             }
         };
-        let mut announcement = None;
+        let mut plan = Box::new(Load::<S, L::Entry>::new(reason, Right::Entry(fingerprint)));
         if let Some(lease) = self.policy.lease {
             if self.shared.refusals.forbid(self.clock.now_ms()) {
                 return;
@@ -333,21 +343,25 @@ impl<S: Store> ReadThrough<S> {
                 }
             };
             // Between the reply and the announcement another may have been through with it.
-            let seen = budget.look::<_, L::Entry>(&self, &key).await;
-            if !seen.is_ok_and(|seen| seen.is(&fingerprint)) {
+            plan.lease = Some(lease);
+            let seen = budget.look::<_, L::Entry>(&self, &key, tagging.as_deref(), true).await;
+            if !seen.is_ok_and(|seen| plan.right.is_entry(&seen)) {
                 return;
             }
-            announcement = Some(lease);
+        }
+        if let Some(tagging) = &tagging {
+            self.stamp(&key, tagging, &mut plan, &mut budget).await;
+            if plan.expected().is_none() {
+                return;
+            }
         }
         let limit = self.limit_after_reply(budget.until_end());
         let mut budget = self.budget(ends_at_ms);
-        let done = self.run(&mut announcement, limit, load, LOAD).await;
-        if let Some(status) = self.stood_in(standing, reason, &mut announcement, &done) {
+        let done = self.run(&mut plan.lease, limit, load, LOAD).await;
+        if let Some(status) = self.stood_in(standing, reason, &mut plan.lease, &done) {
             debug!(cache_status = %status, "not refreshed after the reply");
             return;
         }
-        let plan = Load::new(reason, Right::Entry(fingerprint));
-        let plan = Box::new(Load { lease: announcement, ..plan });
         match self.settle::<L, E, Infallible>(&key, plan, done, &mut budget).await {
             Ok(Answer::Cacheable { status, .. } | Answer::Uncacheable { status, .. }) => {
                 debug!(cache_status = %status, "refreshed after the reply");
@@ -367,14 +381,19 @@ impl<S: Store> ReadThrough<S> {
     }
 
     async fn look<T: Stored>(&self, key: &CacheKey) -> Result<Seen<T>, StoreError> {
-        let value = match self.shared.store.get(key).await? {
-            Found::Nothing => return Ok(Seen::Vacant(Vacancy::Nothing)),
-            Found::Foreign => return Ok(Seen::Vacant(Vacancy::Foreign)),
+        Ok(self.seen(key, self.shared.store.get(key).await?))
+    }
+
+    /// What it is that was found under a key.
+    fn seen<T: Stored>(&self, key: &CacheKey, found: Found) -> Seen<T> {
+        let value = match found {
+            Found::Nothing => return Seen::Vacant(Vacancy::Nothing),
+            Found::Foreign => return Seen::Vacant(Vacancy::Foreign),
             Found::Value(value) if mark::is_pass(&value, self.clock.now_ms()) => {
-                return Ok(Seen::Pass);
+                return Seen::Pass;
             }
             Found::Value(value) if mark::token_of(&value).is_some() => {
-                return Ok(Seen::Vacant(Vacancy::Lease(value)));
+                return Seen::Vacant(Vacancy::Lease(value));
             }
             Found::Value(value) => value,
         };
@@ -388,24 +407,49 @@ impl<S: Store> ReadThrough<S> {
                     let untold = Some(untold).filter(|&untold| untold > 0);
                     warn!(%error, untold, "what is kept under the key is no entry; replacing it");
                 }
-                return Ok(Seen::Vacant(Vacancy::Other(fingerprint)));
+                return Seen::Vacant(Vacancy::Other(fingerprint));
             }
         };
         let now_ms = self.clock.now_ms();
         let left = entry.times().fresh_for(now_ms);
-        Ok(match Some(left).filter(|left| !left.is_zero()) {
+        match Some(left).filter(|left| !left.is_zero()) {
             Some(left) => Seen::Fresh { entry, left, fingerprint },
             None if self.standing(&entry).may_stand_in(now_ms) => {
                 Seen::Stale { entry, fingerprint }
             }
             None => Seen::Vacant(Vacancy::Other(fingerprint)),
-        })
+        }
+    }
+
+    /// Reads the ids of the tags, before the load. Where they cannot be had, what is loaded is not stored.
+    async fn stamp<T>(
+        &self,
+        key: &CacheKey,
+        tagging: &Tagging,
+        plan: &mut Load<S, T>,
+        budget: &mut Budget<'_>,
+    ) {
+        if plan.expected().is_none() {
+            return;
+        }
+        match budget.spend(tagging.stamp(&self.shared.store)).await {
+            Ok(stamps) => plan.stamps = stamps,
+            Err(fault) => {
+                let word = self.tell(&fault, "tags not read; the answer will not be kept");
+                if let Right::Lease(_) = plan.right {
+                    // Those who wait would each come to this, one after the other.
+                    self.pass(key, plan, SHORT_LIFE, budget).await;
+                }
+                plan.right = Right::Nothing(Some(NotStored::of(&fault, word)));
+            }
+        }
     }
 
     /// What to do with what was seen; where another is loading, with what is seen after that.
     async fn plan<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
         mut seen: Result<Seen<T>, StoreError>,
         budget: &mut Budget<'_>,
     ) -> Plan<S, T> {
@@ -454,15 +498,15 @@ impl<S: Store> ReadThrough<S> {
             }
             in_hand = otherwise.standing;
             timed(|report| &mut report.wait, wait.pause(limit)).await;
-            seen = budget.with(self.policy.deadline).look(self, key).await;
+            seen = budget.with(self.policy.deadline).look(self, key, tagging, true).await;
         }
     }
 
     /// The store cannot be asked: load without it. What was seen before may stand in.
     fn without_store<T>(&self, fault: &StoreError, standing: Option<T>) -> Plan<S, T> {
         let reason = Reason::Fault(self.tell(fault, "cache not read; loading without it"));
-        let (right, lease) = (Right::Nothing(None), None);
-        Plan::Load(Box::new(Load { right, reason, standing, lease }))
+        let load = Load::new(reason, Right::Nothing(None));
+        Plan::Load(Box::new(Load { standing, ..load }))
     }
 
     /// There is no answer: who takes the lease loads and fills, the others wait for that.
@@ -485,8 +529,8 @@ impl<S: Store> ReadThrough<S> {
         match self.take(key, vacancy, life, wait, budget).await {
             Taken::Lease(lease) => {
                 let right = Right::Lease(lease.token().clone());
-                let (reason, standing, lease) = (Reason::Miss, None, Some(lease));
-                Step::Go(Plan::Load(Box::new(Load { right, reason, standing, lease })))
+                let load = Load::new(Reason::Miss, right);
+                Step::Go(Plan::Load(Box::new(Load { lease: Some(lease), ..load })))
             }
             Taken::Another(whose) => Step::Wait {
                 whose,
@@ -703,11 +747,15 @@ impl<S: Store> ReadThrough<S> {
     async fn load<L: Loaded, E: fmt::Display, R>(
         self: &Arc<Self>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
         mut plan: Box<Load<S, L::Entry>>,
         limit: Duration,
         load: impl Future<Output = Result<L, E>>,
         budget: &mut Budget<'_>,
     ) -> Result<Answer<L, R>, E> {
+        if let Some(tagging) = tagging {
+            self.stamp(key, tagging, &mut plan, budget).await;
+        }
         let done = self.run(&mut plan.lease, limit, load, LOAD).await;
         if let Some(entry) = plan.standing.take() {
             let standing = self.standing(&entry);
@@ -810,8 +858,8 @@ impl<S: Store> ReadThrough<S> {
                 let status = plan.reason.status(Err(Some(why)));
                 Ok(Answer::Uncacheable { passed, status })
             }
-            Settled::Kept(entry) => {
-                let stored = self.keep(key, &mut plan, &entry, budget).await;
+            Settled::Kept(mut entry, named) => {
+                let stored = self.keep(key, &mut plan, &mut entry, &named, budget).await;
                 let times = entry.times();
                 let was_older = times.load_started_at_ms < started_at_ms;
                 let age = was_older.then(|| times.age(now_ms));
@@ -826,10 +874,11 @@ impl<S: Store> ReadThrough<S> {
         &self,
         key: &CacheKey,
         plan: &mut Load<S, T>,
-        entry: &T,
+        entry: &mut T,
+        named: &[Tag],
         budget: &mut Budget<'_>,
     ) -> Result<(), Option<NotStored>> {
-        let Some(expected) = plan.expected() else {
+        if plan.expected().is_none() {
             return Err(match plan.right {
                 Right::Nothing(why) => why,
                 // The lease has gone while its holder was loading: withdrawn, or by others.
@@ -838,18 +887,22 @@ impl<S: Store> ReadThrough<S> {
                 }
                 _ => Some(NotStored::Invalidated),
             });
-        };
+        }
         let fresh_for = entry.times().fresh_for(self.clock.now_ms());
-        let bytes = entry.encode(key);
         if fresh_for < Duration::from_millis(1) {
             self.pass(key, plan, mark::life_of(NotStored::SlowLoad), budget).await;
             return Err(Some(NotStored::SlowLoad));
         }
+        let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());
+        if !(named.is_empty() && plan.stamps.is_empty()) {
+            self.tag(key, plan, entry, (named, life), budget).await?;
+        }
+        let Some(expected) = plan.expected() else { return Err(Some(NotStored::Invalidated)) };
+        let bytes = entry.encode(key);
         if bytes.len() > self.policy.max_entry_bytes {
             self.pass(key, plan, mark::life_of(NotStored::TooLarge), budget).await;
             return Err(Some(NotStored::TooLarge));
         }
-        let life = fresh_for.saturating_add(entry.stale_for(&self.policy).longest());
         match budget.spend(self.shared.store.put(key, expected, bytes, life)).await {
             Ok(stored) => {
                 self.shared.refusals.accepted();
@@ -866,6 +919,30 @@ impl<S: Store> ReadThrough<S> {
                 }
                 Err(Some(NotStored::of(&fault, word)))
             }
+        }
+    }
+
+    /// Puts into an entry, which is to live for so long, the ids of its tags. `Err`: it may not be stored.
+    async fn tag<T: Stored>(
+        &self,
+        key: &CacheKey,
+        plan: &mut Load<S, T>,
+        entry: &mut T,
+        (named, life): (&[Tag], Duration),
+        budget: &mut Budget<'_>,
+    ) -> Result<(), Option<NotStored>> {
+        let stamps = std::mem::take(&mut plan.stamps);
+        match Box::pin(self.stamps_of(key, stamps, named, life, budget)).await {
+            Ok(stamps) => {
+                entry.set_stamps(stamps);
+                Ok(())
+            }
+            Err(NotStored::Tags) => {
+                self.pass(key, plan, mark::life_of(NotStored::Tags), budget).await;
+                Err(Some(NotStored::Tags))
+            }
+            // The lease is released, for another to load.
+            Err(why) => Err(Some(why)),
         }
     }
 
@@ -966,26 +1043,44 @@ impl<L: Loaded, E: fmt::Display> Done<L, E> {
     }
 }
 
-impl<T> Seen<T> {
-    /// Whether it is the entry that begins like this.
-    fn is(&self, start: &Bytes) -> bool {
+impl<T: Stored> Seen<T> {
+    /// The tags of an entry.
+    fn stamps(&self) -> &[Stamp] {
+        match self {
+            Self::Fresh { entry, .. } | Self::Stale { entry, .. } => entry.stamps(),
+            Self::Pass | Self::Vacant(_) => &[],
+        }
+    }
+
+    /// The same with an entry that is of no use, since one of its tags is dead.
+    fn dead(self) -> Self {
         match self {
             Self::Fresh { fingerprint, .. } | Self::Stale { fingerprint, .. } => {
-                fingerprint == start
+                Self::Vacant(Vacancy::Other(fingerprint))
             }
-            Self::Pass | Self::Vacant(_) => false,
+            other @ (Self::Pass | Self::Vacant(_)) => other,
         }
+    }
+}
+
+impl Right {
+    /// Whether what was seen is the entry that may be replaced.
+    fn is_entry<T>(&self, seen: &Seen<T>) -> bool {
+        let (Seen::Fresh { fingerprint, .. } | Seen::Stale { fingerprint, .. }) = seen else {
+            return false;
+        };
+        matches!(self, Self::Entry(start) if start == fingerprint)
     }
 }
 
 impl<S: Store, T> Load<S, T> {
     fn new(reason: Reason, right: Right) -> Self {
-        Self { right, reason, standing: None, lease: None }
+        Self { right, reason, standing: None, lease: None, stamps: Stamps::default() }
     }
 
     /// To load what stands under the key anew.
     fn refresh(reason: Reason, standing: T, right: Right, lease: Option<Lease<S>>) -> Self {
-        Self { right, reason, standing: Some(standing), lease }
+        Self { standing: Some(standing), lease, ..Self::new(reason, right) }
     }
 
     /// What must be under the key for a fill; `None`: nothing may be stored.
@@ -1022,7 +1117,7 @@ impl Reason {
 
 impl NotStored {
     /// What a fault of the store means for the response that it should have stored.
-    fn of(fault: &StoreError, word: FaultWord) -> Self {
+    pub(crate) fn of(fault: &StoreError, word: FaultWord) -> Self {
         match fault {
             StoreError::Reply { .. } => Self::FillRefused,
             _ => Self::Fault(word),
@@ -1038,12 +1133,54 @@ impl Wait {
 }
 
 impl Budget<'_> {
+    /// Where it is not the first look, it tells what is under a key by its [`Found::Foreign`] too.
     async fn look<S: Store, T: Stored>(
         &mut self,
         core: &ReadThrough<S>,
         key: &CacheKey,
+        tagging: Option<&Tagging>,
+        is_again: bool,
     ) -> Result<Seen<T>, StoreError> {
-        self.spend_within(core.shared.store.get_limit(), pin!(core.look(key))).await
+        let limit = core.shared.store.get_limit();
+        // What an entry without tags does not come to is on the heap.
+        let Some(tagging) = tagging else {
+            let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
+            if seen.stamps().is_empty() {
+                return Ok(seen);
+            }
+            return Box::pin(self.alive(core, seen, None)).await;
+        };
+        Box::pin(async {
+            if !tagging.is_valid() {
+                return Ok(Seen::Pass);
+            }
+            let keys: Vec<_> = [key].into_iter().chain(tagging.keys()).collect();
+            let store = &core.shared.store;
+            let (seen, found) = if is_again {
+                // Whoever waits mostly finds no entry yet, and so needs no tags.
+                let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
+                if let Seen::Pass | Seen::Vacant(_) = seen {
+                    return Ok(seen);
+                }
+                (seen, self.look_up(store, &keys[1..]).await?)
+            } else {
+                let mut found = self.look_up(store, &keys).await?;
+                (core.seen(key, found.remove(0)), found)
+            };
+            self.alive(core, seen, Some((tagging, found))).await
+        })
+        .await
+    }
+
+    /// What was seen, if its tags are alive.
+    async fn alive<S: Store, T: Stored>(
+        &mut self,
+        core: &ReadThrough<S>,
+        seen: Seen<T>,
+        tagging: Option<(&Tagging, Vec<Found>)>,
+    ) -> Result<Seen<T>, StoreError> {
+        let is_alive = core.is_alive(seen.stamps(), tagging, self).await?;
+        Ok(if is_alive { seen } else { seen.dead() })
     }
 }
 

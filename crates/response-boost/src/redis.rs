@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 
 #[cfg(feature = "iam")]
 pub use self::iam::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
@@ -34,6 +34,7 @@ use self::router::Router;
 pub use self::settings::{InvalidCa, InvalidClientCertificate};
 pub use self::settings::{InvalidRedisUrl, RedisSettings};
 use crate::clock::whole_ms;
+use crate::join::join_all;
 use crate::{CacheKey, Expected, Found, Store, StoreError, mark};
 
 /// Keeps entries in Redis or Valkey, one key each.
@@ -74,15 +75,32 @@ impl RedisStore {
 
 impl Store for RedisStore {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
-        let mut get = Cmd::new();
-        get.arg("GET").arg(key.as_str());
-        match self.router.read(key.as_str(), get).await {
-            Ok(Value::BulkString(bytes)) => Ok(Found::Value(bytes.into())),
-            Ok(Value::Nil) => Ok(Found::Nothing),
-            Ok(_) => Err(unexpected_reply()),
+        match self.router.read(key.as_str(), get(key)).await {
+            Ok(value) => found(value),
             // A list or a hash under our key was not put by us.
             Err(StoreError::Reply { code, .. }) if code == "WRONGTYPE" => Ok(Found::Foreign),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        // A cluster does not take it for keys of several slots, and a user may lack the right to it.
+        if self.settings.is_cluster || keys.len() < 2 {
+            return self.get_from_nodes(keys).await;
+        }
+        // The one command on several keys that there is: a command for each takes a server several times as long.
+        let mut mget = Cmd::new();
+        mget.arg("MGET");
+        for key in keys {
+            mget.arg(key.as_str());
+        }
+        match self.router.read(keys[0].as_str(), mget).await {
+            Ok(Value::Array(values)) if values.len() == keys.len() => {
+                values.into_iter().map(found).collect()
+            }
+            Ok(_) => Err(unexpected_reply()),
+            Err(StoreError::Reply { .. }) => self.get_from_nodes(keys).await,
+            Err(fault) => Err(fault),
         }
     }
 
@@ -103,28 +121,7 @@ impl Store for RedisStore {
         // that replaces what it names is harmless: the second time, what it names is not there.
         let is_claim = mark::token_of(&value).is_some();
         let again = if is_claim { Again::Forbidden } else { Again::Allowed };
-        let run = async |command: &str, script: &str| {
-            let mut run = Cmd::new();
-            run.arg(command).arg(script).arg(1).arg(key.as_str());
-            run.arg(&value[..]).arg(whole_ms(life)).arg(start);
-            self.router.write(key.as_str(), run, again).await
-        };
-        let mut reply = None;
-        if let Some(hash) = script.hash.get() {
-            reply = match run("EVALSHA", hash).await {
-                // The server does not know it, has forgotten it, or does not take scripts by their hash.
-                Err(StoreError::Reply { code, .. }) if is_refused_by_hash(&code) => None,
-                reply => Some(reply?),
-            };
-        }
-        let reply = if let Some(reply) = reply {
-            reply
-        } else {
-            let reply = run("EVAL", script.code).await?;
-            script.hash.get_or_init(|| redis::Script::new(script.code).get_hash().to_owned());
-            reply
-        };
-        match reply {
+        match self.run(script, key, (&value, life, start), again).await? {
             Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected_reply()),
         }
@@ -135,6 +132,13 @@ impl Store for RedisStore {
         delete.arg("DEL").arg(key.as_str());
         match self.router.insist(key.as_str(), delete).await? {
             Value::Int(_) => Ok(()),
+            _ => Err(unexpected_reply()),
+        }
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        match self.run(&STAMP, key, (&id, life, b""), Again::Forbidden).await? {
+            Value::BulkString(id) => Ok(id.into()),
             _ => Err(unexpected_reply()),
         }
     }
@@ -152,7 +156,83 @@ impl Store for RedisStore {
     }
 }
 
+fn get(key: &CacheKey) -> Cmd {
+    let mut get = Cmd::new();
+    get.arg("GET").arg(key.as_str());
+    get
+}
+
+fn found(value: Value) -> Result<Found, StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(Found::Value(bytes.into())),
+        Value::Nil => Ok(Found::Nothing),
+        _ => Err(unexpected_reply()),
+    }
+}
+
 impl RedisStore {
+    /// What is under each of these keys, in one write to each node of a cluster.
+    async fn get_from_nodes(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        let groups = self.router.by_node(keys);
+        let lookups = groups.iter().map(|numbers| {
+            let keys: Vec<_> = numbers.iter().map(|&number| keys[number]).collect();
+            Box::pin(self.get_group(keys))
+        });
+        let lookups = join_all(lookups.collect()).await;
+        let mut values: Vec<_> = keys.iter().map(|_| Found::Nothing).collect();
+        for (numbers, group) in groups.iter().zip(lookups) {
+            for (&number, value) in numbers.iter().zip(group?) {
+                values[number] = value;
+            }
+        }
+        Ok(values)
+    }
+
+    /// What is under keys that one node has.
+    async fn get_group(&self, keys: Vec<&CacheKey>) -> Result<Vec<Found>, StoreError> {
+        if let [first, _, ..] = keys[..] {
+            let mut all = Pipeline::with_capacity(keys.len());
+            for key in &keys {
+                all.add_command(get(key));
+            }
+            match self.router.read_all(first.as_str(), all).await? {
+                Some(Value::Array(values)) if values.len() == keys.len() => {
+                    return values.into_iter().map(found).collect();
+                }
+                Some(_) => return Err(unexpected_reply()),
+                None => {}
+            }
+        }
+        let lookups = keys.into_iter().map(|key| Box::pin(self.get(key))).collect();
+        join_all(lookups).await.into_iter().collect()
+    }
+
+    /// The reply to a script, which is given these arguments.
+    async fn run(
+        &self,
+        script: &Script,
+        key: &CacheKey,
+        (value, life, start): (&Bytes, Duration, &[u8]),
+        again: Again,
+    ) -> Result<Value, StoreError> {
+        let run = async |command: &str, script: &str| {
+            let mut run = Cmd::new();
+            run.arg(command).arg(script).arg(1).arg(key.as_str());
+            run.arg(&value[..]).arg(whole_ms(life)).arg(start);
+            self.router.write(key.as_str(), run, again).await
+        };
+        if let Some(hash) = script.hash.get() {
+            match run("EVALSHA", hash).await {
+                // The server does not know it, has forgotten it, or does not take scripts by their hash.
+                Err(StoreError::Reply { code, .. }) if is_refused_by_hash(&code) => {}
+                reply => return reply,
+            }
+        }
+        let reply = run("EVAL", script.code).await?;
+        script.hash.get_or_init(|| redis::Script::new(script.code).get_hash().to_owned());
+        Ok(reply)
+    }
+
     async fn set(
         &self,
         key: &CacheKey,
@@ -204,6 +284,16 @@ static CLAIM: Script = Script::new(
     "local held = redis.call('TYPE', KEYS[1]).ok \
      if held == 'string' or held == 'none' then return 0 end \
      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
+);
+
+/// The value of a key, else `ARGV[1]`, which is put there; its life is then `ARGV[2]` ms, and half of that at least. It
+/// is renewed seldom, so that it mostly is a command that changes nothing.
+static STAMP: Script = Script::new(
+    "local id = false \
+     if redis.call('TYPE', KEYS[1]).ok == 'string' then id = redis.call('GET', KEYS[1]) end \
+     if id and redis.call('PTTL', KEYS[1]) >= ARGV[2] / 2 then return id end \
+     id = id or ARGV[1] \
+     redis.call('SET', KEYS[1], id, 'PX', ARGV[2]) return id",
 );
 
 /// Whether an error reply means that the script was not run, and may be if its code is sent.

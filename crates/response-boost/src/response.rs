@@ -13,7 +13,8 @@ use crate::clock::whole_ms;
 use crate::freshness::{self, StaleFor};
 use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::read_through::ReadThrough;
-use crate::{CacheKey, DecodeError, Entry, NotStored, Policy};
+use crate::stamps::Stamp;
+use crate::{CacheKey, DecodeError, Entry, NotStored, Policy, Tag, tag};
 
 impl Stored for Entry {
     fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
@@ -35,6 +36,14 @@ impl Stored for Entry {
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {
         StaleFor::of(&self.headers, policy)
+    }
+
+    fn stamps(&self) -> &[Stamp] {
+        &self.stamps
+    }
+
+    fn set_stamps(&mut self, stamps: Vec<Stamp>) {
+        self.stamps = stamps;
     }
 }
 
@@ -59,14 +68,16 @@ impl<B: Body> Loaded for Response<Collected<B>> {
     }
 
     fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self> {
-        let (parts, body) = self.into_parts();
+        let (mut parts, body) = self.into_parts();
         match body {
             Collected::Whole(body, ttl) => {
                 // A cache inside the service may have had it for a while.
                 let age_at_load = freshness::age_at_load(&parts.headers);
                 let loaded_at_ms = started_at_ms.saturating_sub(whole_ms(age_at_load));
+                let named = parts.extensions.remove::<Named>().map(|Named(tags)| tags);
                 let response = Response::from_parts(parts, body);
-                Settled::Kept(Entry::of_response(response, loaded_at_ms, load_cost, ttl))
+                let entry = Entry::of_response(response, loaded_at_ms, load_cost, ttl);
+                Settled::Kept(entry, named.unwrap_or_default())
             }
             Collected::Passed(body, why) => Settled::Passed(Response::from_parts(parts, body), why),
             Collected::BrokeOff(body, _) => {
@@ -83,6 +94,10 @@ impl<B: Body> Loaded for Response<Collected<B>> {
     }
 }
 
+/// The tags that a response names for itself.
+#[derive(Clone)]
+struct Named(Vec<Tag>);
+
 impl<S> ReadThrough<S> {
     /// A response of the service inside with its body, if it may be stored; else the body is not waited for.
     pub(crate) async fn collect<B>(&self, response: Response<B>) -> Response<Collected<B>>
@@ -90,10 +105,17 @@ impl<S> ReadThrough<S> {
         B: Body<Data = Bytes>,
         B::Error: fmt::Display,
     {
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms());
-        let body = match freshness::ttl_of(&parts, &self.policy, now) {
-            Ok(ttl) => body::collect(body, ttl, self.policy.max_entry_bytes).await,
+        let ttl = freshness::ttl_of(&parts, &self.policy, now);
+        let named = tag::named_by(&mut parts, &self.policy);
+        let body = match ttl.and_then(|ttl| Ok((ttl, named?))) {
+            Ok((ttl, named)) => {
+                if !named.is_empty() {
+                    parts.extensions.insert(Named(named));
+                }
+                body::collect(body, ttl, self.policy.max_entry_bytes).await
+            }
             Err(why) => Collected::Passed(CachedBody::passed(body), why),
         };
         Response::from_parts(parts, body)

@@ -97,7 +97,7 @@ where
                 }
             });
         };
-        let mut request = request;
+        let (mut request, tagging) = self.layer.tagging_of(request, &key, &core.policy);
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
             if is_head {
@@ -110,11 +110,14 @@ where
                 make_canonical(request.headers_mut());
                 Ok(collects.collect(inner.call(request).await?).await)
             };
-            let (mut response, status) = match core.answer(&key, ends_at_ms, load).await? {
+            let (mut response, status) = match core
+                .answer(&key, tagging.as_deref(), ends_at_ms, load)
+                .await?
+            {
                 Answer::Cacheable { entry, age, status, refresh } => {
                     let response = cacheable_response(entry, age, &core.policy);
                     if let Some(refresh) = refresh {
-                        let refreshed = core.refresh(key, refresh, ends_at_ms);
+                        let refreshed = core.refresh(key, tagging, refresh, ends_at_ms);
                         after_reply::defer(report::afterwards(refreshed));
                     }
                     (response, status)

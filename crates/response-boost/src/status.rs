@@ -79,6 +79,9 @@ pub enum NotStored {
     NotText,
     /// `not-json`: JSON cannot hold the value that was loaded, such as a map whose keys are no strings.
     NotJson,
+    /// `tags`: the response has more than 8 tags, a malformed one, or one that the policy does not let it name
+    /// ([`Policy::with_response_tags`](crate::Policy::with_response_tags)).
+    Tags,
     /// `too-large`: the entry exceeds [`Policy::with_max_entry_bytes`](crate::Policy::with_max_entry_bytes).
     TooLarge,
     /// `trailers`: the body ends with trailer fields, which an entry cannot hold.
@@ -91,7 +94,7 @@ pub enum NotStored {
     SlowLoad,
     /// `pass`: a moment ago a response under this key was not stored, so nobody reserved the right to store this one.
     Pass,
-    /// `invalidated`: the key was invalidated while the response was loaded, or the lease had ended.
+    /// `invalidated`: the key or a tag was invalidated while the response was loaded, or the lease had ended.
     Invalidated,
     /// `fill-refused`: the store answers, but refuses to store.
     FillRefused,
@@ -114,6 +117,7 @@ impl fmt::Display for NotStored {
             Self::Vary => "vary",
             Self::NotText => "not-text",
             Self::NotJson => "not-json",
+            Self::Tags => "tags",
             Self::TooLarge => "too-large",
             Self::Trailers => "trailers",
             Self::BrokeOff => "broke-off",

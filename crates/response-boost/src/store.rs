@@ -9,6 +9,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::CacheKey;
+use crate::join::join_all;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -20,6 +21,18 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub trait Store: Send + Sync + 'static {
     /// What is under `key`. `Err`: it is not known.
     fn get(&self, key: &CacheKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
+
+    /// What is under each of these keys, in their order, asked for at the same time: an entry and the ids of its tags.
+    /// What is [`Found::Foreign`] may here be [`Found::Nothing`].
+    ///
+    /// By default by as many [`get`](Self::get)s.
+    fn get_many(
+        &self,
+        keys: &[&CacheKey],
+    ) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send {
+        let lookups = keys.iter().map(|key| Box::pin(self.get(key))).collect();
+        async move { join_all(lookups).await.into_iter().collect() }
+    }
 
     /// Keeps `value` under `key` for `life` if there is what is expected, in one step: nothing comes
     /// between the look and the change.
@@ -38,6 +51,42 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// `Err`: it is not known whether it is gone.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The id of a [tag](crate::Tag): the value under `key`, else `id`, which it then puts there. Either lives for half
+    /// of `life` at least from now on. Between the look and the change comes nothing.
+    ///
+    /// `id` is another one at each call, and must be put once at most, as a lease must (an id that came back after it
+    /// was deleted would bring entries back that were invalidated): a store whose commands are sent again where a reply
+    /// is lost must not do so here.
+    ///
+    /// By default by [`get`](Self::get) and [`put`](Self::put), in two round trips or three.
+    fn stamp(
+        &self,
+        key: &CacheKey,
+        id: Bytes,
+        life: Duration,
+    ) -> impl Future<Output = Result<Bytes, StoreError>> + Send {
+        async move {
+            // Another may come between, again and again; hardly so often.
+            for _ in 0..8 {
+                let found = self.get(key).await?;
+                let (expected, value) = match &found {
+                    Found::Nothing => (Expected::Nothing, id.clone()),
+                    Found::Foreign => (Expected::Foreign, id.clone()),
+                    Found::Value(value) => (Expected::StartsWith(value), value.clone()),
+                };
+                let is_new = !matches!(found, Found::Value(_));
+                if self.put(key, expected, value.clone(), life).await? {
+                    return Ok(value);
+                }
+                // It may have been put, and be gone again by now.
+                if is_new {
+                    break;
+                }
+            }
+            Err(StoreError::Failed("the id of a tag changes all the time".into()))
+        }
+    }
 
     /// The longest that a [`get`](Self::get) takes, where the store sees to that itself. A request that
     /// may wait that long then needs no timer of its own around it, each of which is a system call.
@@ -86,6 +135,7 @@ mod sealed {
     /// [`Store`], with its futures on the heap.
     pub trait DynStore: Send + Sync + 'static {
         fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found>;
+        fn dyn_get_many<'a>(&'a self, keys: &'a [&CacheKey]) -> Boxed<'a, Vec<Found>>;
         fn dyn_put<'a>(
             &'a self,
             key: &'a CacheKey,
@@ -94,6 +144,12 @@ mod sealed {
             life: Duration,
         ) -> Boxed<'a, bool>;
         fn dyn_delete<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, ()>;
+        fn dyn_stamp<'a>(
+            &'a self,
+            key: &'a CacheKey,
+            id: Bytes,
+            life: Duration,
+        ) -> Boxed<'a, Bytes>;
         fn dyn_get_limit(&self) -> Option<Duration>;
         fn dyn_closed_for(&self) -> Option<Duration>;
         fn dyn_name(&self) -> &'static str;
@@ -102,6 +158,10 @@ mod sealed {
     impl<S: Store> DynStore for S {
         fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found> {
             Box::pin(self.get(key))
+        }
+
+        fn dyn_get_many<'a>(&'a self, keys: &'a [&CacheKey]) -> Boxed<'a, Vec<Found>> {
+            Box::pin(self.get_many(keys))
         }
 
         fn dyn_put<'a>(
@@ -116,6 +176,15 @@ mod sealed {
 
         fn dyn_delete<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, ()> {
             Box::pin(self.delete(key))
+        }
+
+        fn dyn_stamp<'a>(
+            &'a self,
+            key: &'a CacheKey,
+            id: Bytes,
+            life: Duration,
+        ) -> Boxed<'a, Bytes> {
+            Box::pin(self.stamp(key, id, life))
         }
 
         fn dyn_get_limit(&self) -> Option<Duration> {
@@ -137,6 +206,10 @@ impl Store for dyn DynStore {
         self.dyn_get(key).await
     }
 
+    async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        self.dyn_get_many(keys).await
+    }
+
     async fn put(
         &self,
         key: &CacheKey,
@@ -149,6 +222,10 @@ impl Store for dyn DynStore {
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
         self.dyn_delete(key).await
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        self.dyn_stamp(key, id, life).await
     }
 
     fn get_limit(&self) -> Option<Duration> {
@@ -170,6 +247,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).get(key).await
     }
 
+    async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
+        (**self).get_many(keys).await
+    }
+
     async fn put(
         &self,
         key: &CacheKey,
@@ -182,6 +263,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
         (**self).delete(key).await
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        (**self).stamp(key, id, life).await
     }
 
     fn get_limit(&self) -> Option<Duration> {

@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,10 +10,14 @@ use tracing::debug;
 
 use crate::after_reply;
 use crate::clock::Clock;
+use crate::join::join_all;
 use crate::read_through::{Answer, ReadThrough};
 use crate::report::{self, record};
+use crate::stamps::Tagging;
 use crate::value_entry::{CutOff, LoadedValue};
-use crate::{CacheKey, CacheStatus, Deadline, Keep, Namespace, Policy, Store, StoreError};
+use crate::{
+    CacheKey, CacheStatus, Deadline, InvalidTag, Keep, Namespace, Policy, Store, StoreError, Tag,
+};
 
 /// Stores what a function of yours returns in a [`Store`], and returns it again: permissions, configuration, what
 /// another API has said.
@@ -68,8 +70,12 @@ pub struct ValueCache<T, S> {
     core: Arc<ReadThrough<S>>,
     namespace: Arc<Namespace>,
     deadline: Option<Deadline>,
+    tags_of: Option<Arc<TagsOf>>,
     value: PhantomData<fn() -> T>,
 }
+
+/// The tags of the value under a key.
+type TagsOf = dyn Fn(&CacheKey) -> Result<Vec<Tag>, InvalidTag> + Send + Sync;
 
 /// Why there is no value.
 ///
@@ -164,7 +170,30 @@ where
     #[must_use]
     pub fn new(store: S, policy: Policy, namespace: Namespace) -> Self {
         let core = Arc::new(ReadThrough::new(store, policy, Clock::default()));
-        Self { core, namespace: Arc::new(namespace), deadline: None, value: PhantomData }
+        let namespace = Arc::new(namespace);
+        Self { core, namespace, deadline: None, tags_of: None, value: PhantomData }
+    }
+
+    /// Gives each value the [`Tag`]s that this function gives for its key. A load may add some that only it knows:
+    /// [`Keep::with_tags`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use response_boost::{MemoryStore, Namespace, Policy, ValueCache};
+    ///
+    /// let users = Namespace::parse("users")?;
+    /// let (policy, namespace) = (Policy::new(Duration::from_secs(60)), users.clone());
+    /// let teams = ValueCache::<Vec<u64>, _>::new(MemoryStore::default(), policy, users)
+    ///     .with_tags(move |_| Ok(vec![namespace.tag("all-teams")?]));
+    /// # Ok::<(), response_boost::InvalidNamespace>(())
+    /// ```
+    #[must_use]
+    pub fn with_tags(
+        mut self,
+        tags_of: impl Fn(&CacheKey) -> Result<Vec<Tag>, InvalidTag> + Send + Sync + 'static,
+    ) -> Self {
+        self.tags_of = Some(Arc::new(tags_of));
+        self
     }
 
     /// The same cache for a request that must be answered by then. None is known otherwise but that of the invocation
@@ -195,6 +224,8 @@ where
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         let key = key.within(&self.namespace);
+        let tags = self.tags_of.as_ref().map(|tags_of| tags_of(&key));
+        let tagging = Tagging::of(&key, tags, &self.core.policy);
         let policy = Arc::clone(&self.core.policy);
         let load = async move {
             let (value, keep) = load().await?.into_value();
@@ -203,11 +234,12 @@ where
         // No `async fn`: that it is `Send` is to be known here, since the compiler fails to prove it of a `dyn DynStore`.
         async move {
             let ends_at_ms = Deadline::left_of(self.deadline, self.core.clock.now_ms());
-            let answer = self.core.answer(&key, ends_at_ms, load).await;
+            let answer = self.core.answer(&key, tagging.as_deref(), ends_at_ms, load).await;
             let (value, status) = match answer.map_err(ValueError::Load)? {
                 Answer::Cacheable { entry, status, refresh, .. } => {
                     if let Some(refresh) = refresh {
-                        let refreshed = Arc::clone(&self.core).refresh(key, refresh, ends_at_ms);
+                        let core = Arc::clone(&self.core);
+                        let refreshed = core.refresh(key, tagging, refresh, ends_at_ms);
                         after_reply::defer(report::afterwards(refreshed));
                     }
                     (Ok(entry.value), status)
@@ -264,6 +296,16 @@ where
         async move { self.core.invalidate(&key).await }
     }
 
+    /// Invalidates all values that have this tag, by at most two commands and one more for each further shard.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, and values with this tag may still be returned.
+    pub fn invalidate_tag(&self, tag: &Tag) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let tag = tag.clone();
+        async move { self.core.invalidate_tag(&tag).await }
+    }
+
     /// Removes the values stored under all of these keys; each is tried, whatever becomes of the others.
     ///
     /// # Errors
@@ -284,6 +326,7 @@ impl<T, S> Clone for ValueCache<T, S> {
             core: Arc::clone(&self.core),
             namespace: Arc::clone(&self.namespace),
             deadline: self.deadline,
+            tags_of: self.tags_of.clone(),
             value: PhantomData,
         }
     }
@@ -301,23 +344,4 @@ impl<T, S: fmt::Debug> fmt::Debug for ValueCache<T, S> {
 fn tell(status: CacheStatus) {
     record(|report| report.status = Some(status));
     debug!(cache_status = %status, "returned");
-}
-
-/// What all of these come to, in their order. All are begun before one is waited for.
-async fn join_all<F: Future>(futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
-    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
-    let mut pending: Vec<_> = futures.into_iter().map(Some).collect();
-    std::future::poll_fn(|cx| {
-        let mut is_over = true;
-        for (slot, output) in pending.iter_mut().zip(&mut outputs) {
-            let Some(future) = slot else { continue };
-            match future.as_mut().poll(cx) {
-                Poll::Ready(done) => (*slot, *output) = (None, Some(done)),
-                Poll::Pending => is_over = false,
-            }
-        }
-        if is_over { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
 }

@@ -20,13 +20,15 @@ use crate::clock::whole_ms;
 use crate::entry::{self, AnyVersion, VERSION, key_hash};
 use crate::freshness::StaleFor;
 use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
-use crate::{CacheKey, DecodeError, Keep, NotStored, Policy};
+use crate::stamps::{self, Stamp};
+use crate::{CacheKey, DecodeError, Keep, NotStored, Policy, Tag, tag};
 
 pub(crate) struct ValueEntry<T> {
     pub(crate) value: Option<T>,
     times: Times,
     /// What is stored.
     json: Bytes,
+    stamps: Vec<Stamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,6 +39,8 @@ struct Metadata<'a> {
     load_started_at_ms: u64,
     load_cost_ms: u64,
     ttl_ms: u64,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<(std::borrow::Cow<'a, str>, &'a str)>,
     value_bytes: usize,
 }
 
@@ -66,7 +70,8 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             load_cost: Duration::from_millis(metadata.load_cost_ms),
             ttl: Duration::from_millis(metadata.ttl_ms),
         };
-        Ok(Self { value, times, json })
+        let stamps = stamps::read_from(metadata.tags)?;
+        Ok(Self { value, times, json, stamps })
     }
 
     fn encode(&self, key: &CacheKey) -> Bytes {
@@ -77,6 +82,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             load_started_at_ms: self.times.load_started_at_ms,
             load_cost_ms: whole_ms(self.times.load_cost),
             ttl_ms: whole_ms(self.times.ttl),
+            tags: stamps::written(&self.stamps),
             value_bytes: self.json.len(),
         };
         entry::join(&metadata, &self.json)
@@ -100,12 +106,21 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             while_revalidate: policy.stale_while_revalidate,
         }
     }
+
+    fn stamps(&self) -> &[Stamp] {
+        &self.stamps
+    }
+
+    fn set_stamps(&mut self, stamps: Vec<Stamp>) {
+        self.stamps = stamps;
+    }
 }
 
 /// A value that was loaded, and what is to be stored of it.
 pub(crate) struct LoadedValue<T> {
     value: Option<T>,
     stored: Result<(Bytes, Duration), NotStored>,
+    tags: Vec<Tag>,
 }
 
 /// The load was cut off.
@@ -114,12 +129,18 @@ pub(crate) struct CutOff;
 
 impl<T: Serialize> LoadedValue<T> {
     pub(crate) fn of(value: Option<T>, keep: Option<&Keep>, policy: &Policy) -> Self {
-        let stored = Self::ttl_of(value.as_ref(), keep, policy).and_then(|ttl| {
+        let tags = tag::allowed(keep.map_or(&[][..], Keep::tags), policy);
+        let (tags, tagged) = match tags {
+            Ok(tags) => (tags.to_vec(), Ok(())),
+            Err(why) => (Vec::new(), Err(why)),
+        };
+        let ttl = Self::ttl_of(value.as_ref(), keep, policy);
+        let stored = ttl.and_then(|ttl| tagged.map(|()| ttl)).and_then(|ttl| {
             let json = value.as_ref().map(serde_json::to_vec).transpose();
             let json = json.map_err(|_| NotStored::NotJson)?;
             Ok((json.unwrap_or_default().into(), ttl))
         });
-        Self { value, stored }
+        Self { value, stored, tags }
     }
 
     /// As of a response: 200 where there is a value, else 404.
@@ -130,7 +151,7 @@ impl<T: Serialize> LoadedValue<T> {
     ) -> Result<Duration, NotStored> {
         let status = if value.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
         let by_policy = policy.ttl_of(status).ok_or(NotStored::Status)?;
-        let ttl = keep.map_or(by_policy, Keep::ttl).min(policy.max_ttl);
+        let ttl = keep.and_then(Keep::ttl).unwrap_or(by_policy).min(policy.max_ttl);
         if ttl.is_zero() { Err(NotStored::NotFresh) } else { Ok(ttl) }
     }
 }
@@ -149,7 +170,8 @@ impl<T: DeserializeOwned> Loaded for LoadedValue<T> {
         match self.stored {
             Ok((json, ttl)) => {
                 let times = Times { load_started_at_ms, load_cost, ttl };
-                Settled::Kept(ValueEntry { value: self.value, times, json })
+                let entry = ValueEntry { value: self.value, times, json, stamps: Vec::new() };
+                Settled::Kept(entry, self.tags)
             }
             Err(why) => Settled::Passed(Ok(self.value), why),
         }
@@ -194,7 +216,7 @@ mod tests {
         let policy = Policy::new(Duration::from_mins(2)).with_not_found_ttl(Duration::from_mins(2));
         let loaded = LoadedValue::of(value, None, &policy);
         match loaded.settled(1_780_000_000_000, Duration::from_millis(3)) {
-            Settled::Kept(entry) => entry,
+            Settled::Kept(entry, _) => entry,
             Settled::Passed(_, why) => panic!("{why}"),
         }
     }
@@ -212,6 +234,20 @@ mod tests {
         assert_eq!(text.replacen(id, "ID", 1), GOLDEN);
         let read = decode(GOLDEN).unwrap();
         assert_eq!((read.value, read.times), (Some(manas()), entry(Some(manas())).times));
+    }
+
+    #[test]
+    fn tags_stand_before_the_length_of_the_value() {
+        let tags = r#""tags":[["users:%all","6f1c7d2e8a9b4c5d8e7f60718293a4b5"]],"value_bytes""#;
+        let text = GOLDEN.replacen(r#""value_bytes""#, tags, 1);
+        let read = decode(&text).unwrap();
+        assert_eq!(read.stamps[0].key.as_str(), "users:%all");
+        let mut entry = entry(Some(manas()));
+        entry.set_stamps(read.stamps);
+        let written = entry.encode(&key());
+        assert!(std::str::from_utf8(&written).unwrap().contains(tags));
+        let bad = text.replacen("6f1c", "6f1", 1);
+        assert_eq!(decode(&bad).err().unwrap().to_string(), "a malformed tag");
     }
 
     #[test]

@@ -115,17 +115,21 @@ impl Link {
         self.shared.arrivals.silence().is_some_and(|silence| silence < time)
     }
 
-    /// Sends a command, after an `ASKING` if `is_asking`, and waits for its reply.
+    /// Sends a command, after an `ASKING` if `is_asking`, and waits for its reply; or `all` of several in one write, whose
+    /// replies are an array then.
     pub(super) async fn send(
         &self,
         shared: &Shared,
         command: &Cmd,
+        all: Option<&Pipeline>,
         is_asking: bool,
         limit: ReplyLimit,
     ) -> RedisResult<Value> {
         let mut connection = self.connection.clone();
         let reply = async {
-            if is_asking {
+            if let Some(all) = all {
+                connection.send_packed_commands(all, 0, all.len()).await.map(Value::Array)
+            } else if is_asking {
                 // In one write: between the two no other command of this connection may come.
                 let mut both = Pipeline::with_capacity(2);
                 both.cmd("ASKING").add_command(command.clone());

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -54,9 +54,11 @@ struct State {
 /// Where the outcome of an attempt will be seen.
 type Opening = watch::Receiver<Option<RedisResult<Link>>>;
 
-/// A command on one key.
+/// A command on one key, or several that read.
 pub(super) struct Command {
-    pub(super) cmd: Cmd,
+    cmd: Cmd,
+    /// Where they are several.
+    all: Option<Box<Pipeline>>,
     pub(super) reads: bool,
     pub(super) again: Again,
 }
@@ -74,6 +76,26 @@ pub(super) enum Again {
 pub(super) struct Patience {
     pub(super) connect: Duration,
     pub(super) response: Duration,
+}
+
+impl Command {
+    pub(super) fn new(cmd: Cmd, reads: bool, again: Again) -> Self {
+        Self { cmd, all: None, reads, again }
+    }
+
+    /// Several that read.
+    pub(super) fn all(all: Pipeline) -> Self {
+        Self { all: Some(Box::new(all)), ..Self::new(Cmd::new(), true, Again::Allowed) }
+    }
+
+    /// It, or the first of several.
+    fn first(&self) -> &Cmd {
+        self.all.as_ref().and_then(|all| all.cmd_iter().next()).unwrap_or(&self.cmd)
+    }
+
+    pub(super) fn are_several(&self) -> bool {
+        self.all.is_some()
+    }
 }
 
 impl Patience {
@@ -150,7 +172,7 @@ impl Node {
     /// Draws the consequences of a failure for those who come after, and says what it was.
     pub(super) fn judge(&self, command: Option<&Command>, failed: &Failed) -> StoreError {
         let reads = command.is_some_and(|command| command.reads);
-        let is_large = command.is_some_and(|command| is_large(&command.cmd));
+        let is_large = command.is_some_and(|command| is_large(command.first()));
         let Verdict { throws_away, opens } = failed.verdict(reads, is_large);
         if throws_away {
             self.throw_away(failed);
@@ -158,7 +180,7 @@ impl Node {
         if opens {
             self.state().breaker.fault(self.shared.clock.now_ms());
         }
-        failed.told(command.map(|command| &command.cmd), &self.address, &self.shared.settings)
+        failed.told(command.map(Command::first), &self.address, &self.shared.settings)
     }
 
     /// The connection is of no more use.
@@ -191,9 +213,10 @@ impl Node {
         let (link, was_open) = self.link(patience.connect, Some(command)).await?;
         exchange.link = Some(link.clone());
         let whole = patience.whole().saturating_sub(exchange.started.elapsed());
-        let silence = if is_large(&command.cmd) { whole } else { patience.response };
+        let silence = if is_large(command.first()) { whole } else { patience.response };
         let limit = ReplyLimit { silence, whole };
-        let reply = link.send(&self.shared, &command.cmd, is_asking, limit).await;
+        let reply =
+            link.send(&self.shared, &command.cmd, command.all.as_deref(), is_asking, limit).await;
         reply.map_err(|error| {
             let is_slow = error.is_timeout() && link.has_received_within(patience.response);
             Failed { error, link: Some(link), was_open, is_slow }
@@ -217,7 +240,7 @@ impl Node {
                     && state.replacing.admit(now_ms) != Admission::Refused
                 {
                     // Beside this request, which need not wait for it.
-                    let (attempt, opening) = self.attempt(Some(question.cmd.clone()));
+                    let (attempt, opening) = self.attempt(Some(question.first().clone()));
                     state.opening = Some(opening);
                     drop(state);
                     attempt.begin();
@@ -300,7 +323,7 @@ impl Attempt {
     /// The link, once it has answered as a server does that is well.
     async fn asked(&self, link: Link, question: &Cmd) -> Result<Link, Failed> {
         let limit = ReplyLimit { silence: ATTEMPT_LIMIT, whole: ATTEMPT_LIMIT };
-        let Err(error) = link.send(&self.node.shared, question, false, limit).await else {
+        let Err(error) = link.send(&self.node.shared, question, None, false, limit).await else {
             return Ok(link);
         };
         let failed = Failed { error, link: Some(link.clone()), was_open: false, is_slow: false };

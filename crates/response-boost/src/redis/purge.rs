@@ -81,7 +81,7 @@ async fn remove(node: &Arc<Node>, keys: Vec<Vec<u8>>) -> Result<u64, StoreError>
 }
 
 async fn ask(node: &Arc<Node>, cmd: Cmd) -> Result<Value, StoreError> {
-    let command = Command { cmd, reads: false, again: Again::Allowed };
+    let command = Command::new(cmd, false, Again::Allowed);
     let patience = Patience { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
     let reply = node.exchange(&command, false, patience).await;
     reply.map_err(|failed| node.judge(Some(&command), &failed))

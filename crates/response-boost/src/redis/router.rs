@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use super::node::{ATTEMPT_LIMIT, Again, Command, Node, Patience};
 use super::settings::{Address, RedisSettings};
 use super::shared::Shared;
 use super::unexpected_reply;
-use crate::StoreError;
+use crate::{CacheKey, StoreError};
 
 /// How many slots a cluster has.
 const SLOTS: u16 = 16_384;
@@ -58,7 +58,37 @@ impl Router {
     /// While the server fails it is refused at once, and now and then sent as a probe that nobody waits
     /// for.
     pub(super) async fn read(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
-        let command = Command { cmd, reads: true, again: Again::Allowed };
+        self.read_by(key, Command::new(cmd, true, Again::Allowed)).await
+    }
+
+    /// The replies to commands that read keys of one server, sent in one write; they are an array. `None`: they are to be
+    /// asked for one by one, since the server has refused one.
+    pub(super) async fn read_all(
+        self: &Arc<Self>,
+        key: &str,
+        all: Pipeline,
+    ) -> Result<Option<Value>, StoreError> {
+        let command = Command::all(all);
+        match self.read_by(key, command).await {
+            Err(StoreError::Reply { .. }) => Ok(None),
+            replies => replies.map(Some),
+        }
+    }
+
+    /// The keys, as their numbers, by the node that has them.
+    pub(super) fn by_node(&self, keys: &[&CacheKey]) -> Vec<Vec<usize>> {
+        let mut nodes: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
+        for (number, key) in keys.iter().enumerate() {
+            let node = self.node_of(key.as_str());
+            match nodes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &node)) {
+                Some((_, numbers)) => numbers.push(number),
+                None => nodes.push((node, vec![number])),
+            }
+        }
+        nodes.into_iter().map(|(_, numbers)| numbers).collect()
+    }
+
+    async fn read_by(self: &Arc<Self>, key: &str, command: Command) -> Result<Value, StoreError> {
         let started = Instant::now();
         let mut node = self.node_of(key);
         self.shared.background.go_on_after_reply();
@@ -93,13 +123,13 @@ impl Router {
         if !node.is_trusted() {
             return Err(StoreError::BreakerOpen);
         }
-        let command = Command { cmd, reads: false, again };
+        let command = Command::new(cmd, false, again);
         self.ask(node, &command, Instant::now()).await
     }
 
     /// The reply to a command that is to be sent even while the server fails.
     pub(super) async fn insist(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
-        let command = Command { cmd, reads: false, again: Again::Allowed };
+        let command = Command::new(cmd, false, Again::Allowed);
         self.ask(self.node_of(key), &command, Instant::now()).await
     }
 
@@ -146,6 +176,13 @@ impl Router {
     ) -> Result<Value, StoreError> {
         match node.exchange(command, false, self.patience()).await {
             Ok(reply) => Ok(reply),
+            // Which of them it refuses is seen when they are sent one by one.
+            Err(Failed { error, link: Some(_), .. })
+                if command.are_several() && error.code().is_some() =>
+            {
+                let code = error.code().unwrap_or_default().to_owned();
+                Err(StoreError::Reply { code, cause: error.into() })
+            }
             // On the heap: it is seldom, and would make the future of each request larger.
             Err(failed) if self.shared.settings.is_cluster && failed.is_unsettled() => {
                 let left = self.limit().saturating_sub(started.elapsed());
@@ -305,7 +342,7 @@ impl Router {
     ) -> Result<Vec<Range>, StoreError> {
         let mut cmd = Cmd::new();
         cmd.arg("CLUSTER").arg("SLOTS");
-        let command = Command { cmd, reads: false, again: Again::Allowed };
+        let command = Command::new(cmd, false, Again::Allowed);
         let reply = node.exchange(&command, false, patience).await;
         let reply = reply.map_err(|failed| node.judge(Some(&command), &failed))?;
         let Value::Array(ranges) = reply else { return Err(unexpected_reply()) };

@@ -138,6 +138,22 @@ async fn an_invalidation_that_comes_within_the_grace_is_not_lost() {
 }
 
 #[tokio::test]
+async fn an_invalidation_of_a_tag_is_not_lost_either() {
+    let redis = RedisServer::start().await;
+    let tag = Namespace::parse("contract").unwrap().whole();
+    let process = Process::new(&redis, policy(GRACE).with_tag(tag.clone()));
+    process.get("/").await;
+    process.write(2);
+    assert_eq!(process.get("/").await.1.audited, 1);
+    process.cache.invalidate_tag(&tag).await.unwrap();
+    tokio::time::sleep(GRACE).await;
+    // The entry is still there, dead.
+    let (body, report) = process.get("/another").await;
+    assert_eq!((body.as_str(), report.audit_raced, report.audit_stale), ("2", 1, 0));
+    assert_eq!(process.get("/").await.0, "2");
+}
+
+#[tokio::test]
 async fn a_load_that_fails_says_nothing_of_the_entry() {
     let redis = RedisServer::start().await;
     let process = Process::new(&redis, policy(Duration::ZERO));

@@ -87,6 +87,37 @@ async fn values_of_the_demonstration_are_stored_under_its_keys() {
     assert!(redis.command::<bool>(&["EXISTS", "users:user:2"]));
 }
 
+#[tokio::test]
+async fn a_change_of_a_user_invalidates_the_list_of_its_team() {
+    let mut server = Running(example("tags").env("PORT", "0").spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("http://").unwrap();
+    let (address, _) = address.split_once('/').unwrap();
+    let ask = async |request: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    };
+    let assert_list = async |team: &str, cache_status: &str, names: &str| {
+        let response = ask(&format!("GET /teams/{team}/users")).await;
+        assert!(response.contains(&format!("response-boost; {cache_status}")), "{response}");
+        assert!(response.ends_with(&format!("\r\n\r\n{names}")), "{response}");
+    };
+    let (miss, hit) = ("fwd=uri-miss; stored", "hit; ttl=");
+    for (team, names) in [("red", "Ada\nGrace\n"), ("blue", ""), ("green", "")] {
+        assert_list(team, miss, names).await;
+        assert_list(team, hit, names).await;
+    }
+    assert!(ask("PUT /users/1/blue").await.starts_with("HTTP/1.1 204"));
+    assert_list("red", miss, "Grace\n").await;
+    assert_list("blue", miss, "Ada\n").await;
+    assert_list("green", hit, "").await;
+}
+
 #[test]
 fn a_store_of_ones_own_serves_what_an_earlier_process_has_stored() {
     let folder = Folder::new();
@@ -208,6 +239,7 @@ fn the_docs_name_each_reason_why_a_response_is_not_stored() {
         NotStored::Vary,
         NotStored::NotText,
         NotStored::NotJson,
+        NotStored::Tags,
         NotStored::TooLarge,
         NotStored::Trailers,
         NotStored::BrokeOff,

@@ -50,8 +50,7 @@ impl Deployment {
         let deployment = Self { peers, name, runtime };
         for server in deployment.servers() {
             // As the template gives them; what else the library sent would be refused.
-            let rights =
-                "-@all +get +set +del +eval +evalsha +type +getrange +cluster|slots +asking";
+            let rights = "-@all +get +set +del +eval +evalsha +type +getrange +mget +pttl +cluster|slots +asking";
             let user = format!("ACL SETUSER app on >pw ~{NAMESPACE}:* {rights}");
             server.command::<()>(&user.split(' ').collect::<Vec<_>>());
         }

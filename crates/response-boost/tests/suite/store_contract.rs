@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use response_boost::{
-    CacheKey, Expected, Found, MemoryStore, Namespace, RedisSettings, RedisStore, Store,
+    CacheKey, Expected, Found, MemoryStore, Namespace, RedisSettings, RedisStore, Store, StoreError,
 };
 use test_peers::PATIENCE;
 use test_peers::redis::{RedisServer, info, send};
@@ -20,6 +20,13 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $promise() {
                 super::$promise(super::MemoryStore::default()).await;
+            })+
+        }
+
+        mod without_stamps_of_its_own {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::Least(super::MemoryStore::default())).await;
             })+
         }
 
@@ -47,7 +54,35 @@ contract!(
     a_conditional_put_has_a_life_of_its_own,
     one_of_many_gets_a_key_that_is_free,
     many_at_once_do_not_disturb_each_other,
+    the_first_id_is_that_of_all_until_it_is_deleted,
+    one_of_many_ids_is_that_of_all,
+    an_id_lives_for_half_of_its_life_after_each_stamp,
 );
+
+/// A store of a user's own that has no more than it must.
+struct Least(MemoryStore);
+
+impl Store for Least {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        self.0.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        // Another comes between now and then.
+        tokio::task::yield_now().await;
+        self.0.put(key, expected, value, life).await
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        self.0.delete(key).await
+    }
+}
 
 /// A busy machine is no fault of the store.
 fn patient(url: &str) -> RedisSettings {
@@ -216,6 +251,83 @@ async fn many_at_once_do_not_disturb_each_other(store: impl Store) {
     assert_eq!(seen.len(), 100);
 }
 
+async fn the_first_id_is_that_of_all_until_it_is_deleted(store: impl Store) {
+    let (one, other) = (key(&["a"]), key(&["b"]));
+    let stamp = async |key, id: &'static str| store.stamp(key, id.into(), LIFE).await.unwrap();
+    assert_eq!(stamp(&one, "1").await, "1");
+    assert_eq!(stamp(&one, "2").await, "1");
+    assert_eq!(stamp(&other, "3").await, "3");
+    assert_eq!(get(&store, &one).await.unwrap(), "1");
+    store.delete(&one).await.unwrap();
+    assert_eq!(stamp(&one, "4").await, "4");
+    assert_eq!(stamp(&other, "5").await, "3");
+}
+
+async fn one_of_many_ids_is_that_of_all(store: impl Store) {
+    let store = Arc::new(store);
+    let tasks: Vec<_> = (0..50)
+        .map(|number: u32| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                store.stamp(&key(&["a"]), number.to_string().into(), LIFE).await.ok()
+            })
+        })
+        .collect();
+    let mut ids = HashSet::new();
+    for task in tasks {
+        ids.extend(task.await.unwrap());
+    }
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert_eq!(get(&*store, &key(&["a"])).await, ids.into_iter().next());
+}
+
+async fn an_id_lives_for_half_of_its_life_after_each_stamp(store: impl Store) {
+    let a_moment = Duration::from_millis(2);
+    for id in ["1", "2"] {
+        assert_eq!(store.stamp(&key(&["a"]), id.into(), a_moment).await.unwrap(), id);
+        let end = async { while get(&store, &key(&["a"])).await.is_some() {} };
+        tokio::time::timeout(PATIENCE, end).await.expect("a life of 2 ms does not end");
+    }
+    // Renewed: it outlives what it was made for.
+    let stamp = async |id: &'static str, life| store.stamp(&key(&["a"]), id.into(), life).await;
+    let short = Duration::from_millis(100);
+    loop {
+        let first = stamp("3", short).await.unwrap();
+        if stamp("4", LIFE).await.unwrap() == first {
+            break;
+        }
+        store.delete(&key(&["a"])).await.unwrap();
+    }
+    let past_the_first_end = Instant::now() + 2 * short;
+    while Instant::now() < past_the_first_end {
+        assert_eq!(get(&store, &key(&["a"])).await.unwrap(), "3");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Redis alone lets its tests see how long a key lives.
+#[tokio::test]
+async fn an_id_is_renewed_seldom_and_its_life_is_never_cut() {
+    let server = RedisServer::start().await;
+    let store = RedisStore::new(patient(&server.url()));
+    let tag = key(&["a"]);
+    let pttl = || server.command::<i64>(&["PTTL", tag.as_str()]);
+    store.stamp(&tag, "1".into(), Duration::from_secs(1_000)).await.unwrap();
+    server.command::<()>(&["PEXPIRE", tag.as_str(), "500100"]);
+    // Still half of its life, and far more than a shorter one.
+    for life in [1, 1_000] {
+        store.stamp(&tag, "2".into(), Duration::from_secs(life)).await.unwrap();
+        assert!(pttl() <= 500_100, "renewed");
+    }
+    server.command::<()>(&["PEXPIRE", tag.as_str(), "499900"]);
+    store.stamp(&tag, "2".into(), Duration::from_secs(1_000)).await.unwrap();
+    assert!(pttl() > 900_000, "not renewed");
+    // A restore may have lost its expiry.
+    server.command::<()>(&["PERSIST", tag.as_str()]);
+    assert_eq!(store.stamp(&tag, "2".into(), Duration::from_secs(1_000)).await.unwrap(), "1");
+    assert!(pttl() > 900_000, "without an end");
+}
+
 /// Redis alone has other types.
 #[tokio::test]
 async fn what_others_have_put_is_replaced_when_it_is_expected() {
@@ -233,6 +345,10 @@ async fn what_others_have_put_is_replaced_when_it_is_expected() {
     // A server that has forgotten the scripts is told them again.
     server.command::<()>(&["SCRIPT", "FLUSH"]);
     assert!(put_if(&store, &key, Expected::StartsWith(b"1"), "2").await);
+
+    server.command::<()>(&["DEL", key.as_str()]);
+    server.command::<()>(&["HSET", key.as_str(), "field", "value"]);
+    assert_eq!(store.stamp(&key, "id".into(), LIFE).await.unwrap(), "id");
 }
 
 /// Redis alone is shared with others.

@@ -17,6 +17,8 @@ use test_peers::cluster::Cluster;
 use test_peers::redis::RedisServer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
+use crate::log::{LevelFilter, Log};
+
 const KEY: [&str; 2] = ["user", "1"];
 const STORED_KEY: &str = "users:user:1";
 const MINUTE: Duration = Duration::from_mins(1);
@@ -154,6 +156,26 @@ async fn a_value_of_another_form_is_replaced() {
     let (value, status) = ask(&new, async || Ok(Some(manas()))).await;
     assert_eq!((value, &*status), (Ok(Some(manas())), "response-boost; fwd=uri-miss; stored"));
     assert_eq!(ask(&new, no_load).await.0, Ok(Some(manas())));
+}
+
+/// As after a release that has changed the type.
+#[tokio::test]
+async fn values_of_another_form_are_logged_once() {
+    let redis = RedisServer::start().await;
+    let old = values::<String>(RedisSettings::parse(&redis.url()).unwrap(), policy());
+    let new = users(&redis, policy());
+    let log = Log::of_this_thread(LevelFilter::WARN);
+    for id in 0..5 {
+        let key = ["user".to_owned(), id.to_string()];
+        let name = async || Ok::<_, Infallible>(Some("Manas".to_owned()));
+        old.get_or_load(key.clone(), name).await.unwrap();
+        new.get_or_load(key.clone(), async || Loaded::Ok(Some(manas()))).await.unwrap();
+        assert_eq!(new.get_or_load(key, no_load).await.unwrap(), Some(manas()));
+    }
+    let lines = log.written();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.contains("no entry; replacing it error=a value of another form"), "{lines}");
+    assert!(!lines.contains("Manas"), "{lines}");
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
 //! One path, many responses: nobody gets one that was made for somebody else.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +23,8 @@ use response_boost::{
 use test_peers::PATIENCE;
 use test_peers::redis::RedisServer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::log::{LevelFilter, Log};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 
@@ -152,33 +152,11 @@ async fn a_variant_that_the_key_does_not_tell_apart_is_not_stored() {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn of_two_callers_none_gets_the_others_response_and_no_secret_is_written_anywhere() {
     const CALLERS: [(&str, &str); 2] =
         [("Ada", "Bearer ada-0c2f1e9a4b"), ("Bob", "Bearer bob-7d3e5f8c6a")];
-    let log = Log::default();
-    let lines = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_ansi(false)
-        .with_writer(move || lines.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    // Beside one subscriber alone, whichever thread comes to a line first decides for all whether anybody listens.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let log = Log::of_this_thread(LevelFilter::TRACE);
     let redis = RedisServer::start().await;
     let settings = RedisSettings::parse(&redis.operator_url())
         .unwrap()
@@ -217,7 +195,7 @@ async fn of_two_callers_none_gets_the_others_response_and_no_secret_is_written_a
         })
         .await;
 
-    let mut written = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let mut written = log.written();
     let lines = written.lines().count();
     assert!(lines >= REQUESTS, "each answer has a line: {lines}");
     let keys: Vec<String> = redis.command(&["KEYS", "*"]);

@@ -1,0 +1,518 @@
+//! What tags guarantee, in thousands of interleavings over a real Redis: no request that begins after an invalidation of
+//! a tag is answered with what a tagged entry held before it. And that this test would notice.
+//!
+//! Clocks are up to 50 ms apart, the keys of tags are evicted, replies are lost, connections closed, clients hang up.
+//! `GUARANTEE_ANSWERS` is how many answers each run waits for.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{LocalBoxFuture, join_all};
+use http::Response;
+use http_body_util::{BodyExt as _, Full};
+use test_peers::PATIENCE;
+use test_peers::cluster::{Cluster, Shape};
+use test_peers::redis::RedisServer;
+use tower::{ServiceExt as _, service_fn};
+use tower_layer::Layer as _;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::read_through::ReadThrough;
+use crate::{
+    CacheKey, Expected, Found, Keep, Namespace, Policy, RedisSettings, RedisStore,
+    ResponseCacheLayer, Store, StoreError, Tag,
+};
+
+type Request = http::Request<()>;
+type TestCache = ResponseCacheLayer<Arc<Rough>, fn(&Request) -> Option<CacheKey>>;
+
+const KEYS: usize = 12;
+const TAGS: usize = 6;
+const ENVIRONMENTS: usize = 6;
+const ANSWERS: usize = 10_000;
+/// A run that has not yet seen what it waits for goes on for so many times its answers: chance is no fault.
+const TIMES_AS_MANY: usize = 20;
+/// Clocks are right, or wrong by so much.
+const SKEWS_MS: [i64; 3] = [0, -50, 50];
+
+/// Who names the tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Request,
+    /// The answer alone knows: which tag it is changes all the time.
+    Answer,
+}
+
+/// What can be wrong, so that the guarantee does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    None,
+    /// An entry is dead if its tag was invalidated later than it was loaded, by the clocks.
+    WallClock,
+    /// The ids are read after the load.
+    ReadLate,
+    /// Whether anything was invalidated meanwhile is not looked at.
+    NoChangeId,
+}
+
+struct World {
+    by: By,
+    flaw: Flaw,
+    answers: usize,
+    /// The version of what has each tag.
+    tags: Vec<Versions>,
+    /// Which tag what is under each key has, where that is not told by the key.
+    tag_of: Vec<AtomicU64>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Versions {
+    current: AtomicU64,
+    /// The newest whose invalidation has returned: nothing older may be the answer from now on.
+    invalidated: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    answers: usize,
+    hits: usize,
+    stored: usize,
+    stood_in: usize,
+    refreshed: usize,
+    /// Since a tag was invalidated while it was not known yet.
+    not_stored: usize,
+    bypassed: usize,
+    too_old: usize,
+}
+
+impl Seen {
+    /// Whether all has happened that is to be tested.
+    fn has_all(&self, by: By) -> bool {
+        let Self { hits, stored, stood_in, refreshed, not_stored, .. } = *self;
+        [hits, stored, stood_in, refreshed].iter().all(|&count| count >= 10)
+            && (by == By::Request || not_stored >= 10)
+    }
+}
+
+/// A store that is slow at every step, whose replies are lost now and then, and that does what is wrong.
+struct Rough {
+    store: RedisStore,
+    flaw: Flaw,
+    clock: Clock,
+}
+
+/// The id that is that of every tag, where they do not count.
+const SAME: &str = "00000000000000000000000000000000";
+
+impl Rough {
+    /// Now, by the clock of this process, as an id.
+    fn now(&self) -> Bytes {
+        format!("{:032x}", self.clock.now_ms()).into()
+    }
+
+    /// The entry with other ids, of the same length, as the flaw has them.
+    async fn restamped(&self, value: Bytes) -> Bytes {
+        let Ok(text) = std::str::from_utf8(&value) else { return value };
+        let Some(start) = text.find(r#""tags":["#) else { return value };
+        let Some(end) = text[start..].find("]]").map(|end| start + end + 2) else { return value };
+        let mut tags: Vec<(String, String)> = serde_json::from_str(&text[start + 7..end]).unwrap();
+        for (key, id) in &mut tags {
+            *id = self.other_id(&CacheKey::from_raw(key.clone()), id).await;
+        }
+        let tags = serde_json::to_string(&tags).unwrap();
+        [&text[..start + 7], &tags, &text[end..]].concat().into()
+    }
+
+    async fn other_id(&self, tag: &CacheKey, id: &str) -> String {
+        if self.flaw == Flaw::ReadLate {
+            let id = self.store.stamp(tag, new_id(), PATIENCE).await;
+            return id.map_or_else(|_| SAME.to_owned(), |id| String::from_utf8(id.into()).unwrap());
+        }
+        let is_alive = match self.store.get(tag).await {
+            Ok(Found::Value(invalidated_at)) => invalidated_at < id.as_bytes(),
+            found => found.is_ok_and(|found| found == Found::Nothing),
+        };
+        if is_alive { SAME.to_owned() } else { "f".repeat(32) }
+    }
+}
+
+fn is_tag(key: &CacheKey) -> bool {
+    key.as_str().contains(":%tag:")
+}
+
+fn is_changes(key: &CacheKey) -> bool {
+    key.as_str().ends_with(":%changes")
+}
+
+impl Store for Rough {
+    async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
+        delay().await;
+        if (self.flaw == Flaw::WallClock && is_tag(key))
+            || (self.flaw == Flaw::NoChangeId && is_changes(key))
+        {
+            return Ok(Found::Value(SAME.into()));
+        }
+        let mut found = self.store.get(key).await?;
+        if let (Flaw::WallClock, Found::Value(value)) = (self.flaw, &found) {
+            found = Found::Value(self.restamped(value.clone()).await);
+        }
+        delay().await;
+        Ok(found)
+    }
+
+    async fn put(
+        &self,
+        key: &CacheKey,
+        expected: Expected<'_>,
+        mut value: Bytes,
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        delay().await;
+        if self.flaw == Flaw::ReadLate {
+            value = self.restamped(value).await;
+        }
+        let put = self.store.put(key, expected, value, life).await;
+        delay().await;
+        if below(60) == 0 { Err(lost()) } else { put }
+    }
+
+    async fn delete(&self, key: &CacheKey) -> Result<(), StoreError> {
+        delay().await;
+        let deleted = if self.flaw == Flaw::WallClock && is_tag(key) {
+            let put = self.store.put(key, Expected::Anything, self.now(), PATIENCE).await;
+            put.map(drop)
+        } else {
+            self.store.delete(key).await
+        };
+        delay().await;
+        if below(60) == 0 { Err(lost()) } else { deleted }
+    }
+
+    async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
+        delay().await;
+        match self.flaw {
+            Flaw::WallClock if is_tag(key) => return Ok(self.now()),
+            Flaw::NoChangeId if is_changes(key) => return Ok(SAME.into()),
+            Flaw::ReadLate if is_tag(key) => return Ok(SAME.into()),
+            _ => {}
+        }
+        let stamped = self.store.stamp(key, id, life).await;
+        delay().await;
+        if below(60) == 0 { Err(lost()) } else { stamped }
+    }
+}
+
+fn new_id() -> Bytes {
+    Uuid::new_v4().simple().to_string().into()
+}
+
+fn lost() -> StoreError {
+    StoreError::Timeout("lost".into())
+}
+
+fn below(end: usize) -> usize {
+    usize::try_from(Uuid::new_v4().as_u128() % end as u128).unwrap()
+}
+
+async fn delay() {
+    let ms = [0, 0, 0, 1, 2, 5, 20][below(7)];
+    if ms > 0 && below(3) == 0 {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    } else {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn namespace() -> Namespace {
+    Namespace::parse("guarantee").unwrap()
+}
+
+fn tag(number: usize) -> Tag {
+    // One of them has shards.
+    let tag = namespace().tag(&number.to_string()).unwrap();
+    if number == 0 { tag.with_shards(3) } else { tag }
+}
+
+/// Those of a key whose request says them.
+fn tags_of(key: usize) -> [usize; 2] {
+    [key % TAGS, (key + 1) % TAGS]
+}
+
+fn key_of(path: &str) -> usize {
+    path[1..].parse().unwrap()
+}
+
+fn environment(peer: &Peer, world: &World, number: usize) -> TestCache {
+    let settings = peer.settings();
+    let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
+    let policy = Policy::new(Duration::from_millis(150))
+        .with_deadline(PATIENCE)
+        .with_lease(Duration::from_millis(200))
+        .with_load_limit(Duration::from_millis(150))
+        .with_stale_if_error(Duration::from_millis(300))
+        .with_stale_while_revalidate(Duration::from_millis(100))
+        .with_early_refresh(50.0)
+        .unwrap();
+    let policy = match world.by {
+        By::Request => policy,
+        By::Answer => policy.with_response_tags(namespace()),
+    };
+    let clock = Clock::skewed(SKEWS_MS[number % SKEWS_MS.len()]);
+    let store = RedisStore::new(settings);
+    let store = Arc::new(Rough { store, flaw: world.flaw, clock: clock.clone() });
+    let core = ReadThrough::new(store, policy, clock);
+    let cache = TestCache::of(core, |request| Some(namespace().key([&request.uri().path()[1..]])));
+    match world.by {
+        By::Request => cache.with_tags(|request| {
+            Ok(tags_of(key_of(request.uri.path())).into_iter().map(tag).collect())
+        }),
+        By::Answer => cache,
+    }
+}
+
+impl World {
+    fn new(by: By, flaw: Flaw) -> Arc<Self> {
+        let answers = std::env::var("GUARANTEE_ANSWERS").map_or(ANSWERS, |n| n.parse().unwrap());
+        let tags = (0..TAGS).map(|_| Versions::default()).collect();
+        let tag_of = (0..KEYS).map(|key| AtomicU64::new((key % TAGS) as u64)).collect();
+        Arc::new(Self { by, flaw, answers, tags, tag_of, seen: Mutex::default() })
+    }
+
+    fn is_over(&self) -> bool {
+        let seen = self.seen.lock().unwrap();
+        match self.flaw {
+            Flaw::None if seen.answers >= self.answers && seen.has_all(self.by) => true,
+            Flaw::None => seen.answers >= TIMES_AS_MANY * self.answers,
+            _ => seen.too_old > 0 || seen.answers >= TIMES_AS_MANY * self.answers,
+        }
+    }
+
+    /// A load: it reads at some moment of its own, and may fail. Its answer is the version of each of its tags.
+    async fn load(&self, key: usize) -> Response<Full<Bytes>> {
+        delay().await;
+        let tags = match self.by {
+            By::Request => tags_of(key).to_vec(),
+            By::Answer => {
+                vec![usize::try_from(self.tag_of[key].load(Ordering::SeqCst)).unwrap()]
+            }
+        };
+        let mut versions = HashMap::new();
+        for &tag in &tags {
+            versions.insert(tag, self.tags[tag].current.load(Ordering::SeqCst));
+            delay().await;
+        }
+        let status = if below(10) == 0 { 503 } else { 200 };
+        let body = serde_json::to_vec(&versions).unwrap();
+        let mut response = Response::builder().status(status).body(Full::from(body)).unwrap();
+        if self.by == By::Answer {
+            response.extensions_mut().insert(Keep::tagged(tags.into_iter().map(tag)));
+        }
+        response
+    }
+
+    /// One request, held against what had been invalidated before it.
+    async fn read(self: &Arc<Self>, cache: &TestCache) {
+        let key = below(KEYS);
+        let floors: Vec<_> =
+            self.tags.iter().map(|tag| tag.invalidated.load(Ordering::SeqCst)).collect();
+        let world = Arc::clone(self);
+        let service = service_fn(move |request: Request| {
+            let world = Arc::clone(&world);
+            async move { Ok::<_, Infallible>(world.load(key_of(request.uri().path())).await) }
+        });
+        let request = http::Request::builder().uri(format!("/{key}")).body(()).unwrap();
+        let answer = cache.layer(service).oneshot(request);
+        // Some clients hang up.
+        let patience = if below(30) == 0 { 1 + below(40) as u64 } else { u64::from(u32::MAX) };
+        let answer = tokio::time::timeout(Duration::from_millis(patience), answer).await;
+        let Ok(Ok(answer)) = answer else { return };
+        let (parts, body) = answer.into_parts();
+        if parts.status != 200 {
+            return;
+        }
+        let body = body.collect().await.unwrap().to_bytes();
+        let versions: HashMap<usize, u64> = serde_json::from_slice(&body).unwrap();
+        let status = parts.headers["cache-status"].to_str().unwrap();
+        let seen = &mut *self.seen.lock().unwrap();
+        seen.answers += 1;
+        seen.too_old += usize::from(versions.iter().any(|(tag, version)| *version < floors[*tag]));
+        for (count, what) in [
+            (&mut seen.hits, "; hit"),
+            (&mut seen.stored, "; stored"),
+            (&mut seen.stood_in, "; fwd-status=503"),
+            (&mut seen.refreshed, "refresh-after-reply"),
+            (&mut seen.not_stored, "; detail=invalidated"),
+            (&mut seen.bypassed, "; fwd=bypass"),
+        ] {
+            *count += usize::from(status.contains(what));
+        }
+    }
+
+    /// One change of what has a tag, and its invalidation, by the library or by hand.
+    async fn write(&self, cache: &TestCache, peer: &Peer) {
+        // Some are seldom invalidated, so that entries live until their end.
+        let number = below(if below(20) == 0 { TAGS } else { TAGS / 3 });
+        let version = self.tags[number].current.fetch_add(1, Ordering::SeqCst) + 1;
+        delay().await;
+        if below(8) == 0 && self.flaw != Flaw::WallClock {
+            peer.delete(&tag(number).changes());
+            for key in tag(number).keys() {
+                peer.delete(&key);
+            }
+        } else {
+            // A reply may be lost, a connection closed; then it is the caller's to try again.
+            while cache.invalidate_tag(&tag(number)).await.is_err() {}
+        }
+        self.tags[number].invalidated.fetch_max(version, Ordering::SeqCst);
+        let pause = below(30) as u64;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// What is not invalidated by anybody: memory is short, and keys get other tags.
+    async fn disturb(&self, peer: &Peer) {
+        match below(4) {
+            0 => peer.delete(&tag(0).changes()),
+            1 | 2 => peer.delete(&tag(below(TAGS)).key_for(&namespace().key(["0"]))),
+            _ => {}
+        }
+        self.tag_of[below(KEYS)].store(below(TAGS) as u64, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What the processes share.
+enum Peer {
+    Server(RedisServer),
+    Cluster(Box<Cluster>),
+}
+
+impl Peer {
+    async fn cluster() -> Self {
+        let shape = Shape { primaries: 3, has_replicas: false, is_tls: false };
+        Self::Cluster(Box::new(Cluster::of(shape).await))
+    }
+
+    fn settings(&self) -> RedisSettings {
+        match self {
+            Self::Server(server) => RedisSettings::parse(&server.url()).unwrap(),
+            Self::Cluster(cluster) => RedisSettings::parse(&cluster.url(0)).unwrap().with_cluster(),
+        }
+    }
+
+    fn nodes(&self) -> &[RedisServer] {
+        match self {
+            Self::Server(server) => std::slice::from_ref(server),
+            Self::Cluster(cluster) => &cluster.nodes,
+        }
+    }
+
+    /// By hand, as an operator would.
+    fn delete(&self, key: &CacheKey) {
+        let node = match self {
+            Self::Server(server) => server,
+            Self::Cluster(cluster) => &cluster.nodes[cluster.primary_of(key.as_str())],
+        };
+        node.command::<()>(&["DEL", key.as_str()]);
+    }
+}
+
+async fn run(peer: Peer, by: By, flaw: Flaw) -> Seen {
+    let world = World::new(by, flaw);
+    let mut tasks: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
+    let concurrent = environment(&peer, &world, 2);
+    for number in 0..2 * ENVIRONMENTS {
+        // Half of them are processes of their own, and the others requests of one.
+        let cache = if number % 2 == 0 {
+            environment(&peer, &world, number / 2)
+        } else {
+            concurrent.clone()
+        };
+        let world = Arc::clone(&world);
+        tasks.push(Box::pin(async move {
+            while !world.is_over() {
+                world.read(&cache).await;
+            }
+        }));
+    }
+    for number in [1, 2] {
+        let cache = environment(&peer, &world, number);
+        let (world, peer) = (Arc::clone(&world), &peer);
+        tasks.push(Box::pin(async move {
+            while !world.is_over() {
+                world.write(&cache, peer).await;
+            }
+        }));
+    }
+    if flaw == Flaw::None {
+        let (world, peer) = (Arc::clone(&world), &peer);
+        tasks.push(Box::pin(async move {
+            while !world.is_over() {
+                world.disturb(peer).await;
+                if below(10) == 0 {
+                    for node in peer.nodes() {
+                        node.command::<u64>(&["CLIENT", "KILL", "USER", "default"]);
+                    }
+                }
+            }
+        }));
+    }
+    join_all(tasks).await;
+    let mut seen = world.seen.lock().unwrap();
+    std::mem::take(&mut *seen)
+}
+
+#[expect(clippy::print_stdout, reason = "how much it has tested")]
+async fn assert_holds(peer: Peer, by: By) {
+    let seen = run(peer, by, Flaw::None).await;
+    println!("{by:?}: {seen:?}");
+    assert_eq!(seen.too_old, 0, "{seen:?}");
+    assert!(seen.has_all(by), "{seen:?}");
+}
+
+#[expect(clippy::print_stdout, reason = "how much it has tested")]
+async fn assert_breaks(by: By, flaw: Flaw) {
+    let seen = run(Peer::Server(RedisServer::start().await), by, flaw).await;
+    println!("{by:?}, {flaw:?}: {seen:?}");
+    assert!(seen.too_old > 0, "{seen:?}");
+}
+
+#[tokio::test]
+async fn no_answer_is_older_than_an_invalidation_of_a_tag_before_it() {
+    assert_holds(Peer::Server(RedisServer::start().await), By::Request).await;
+}
+
+#[tokio::test]
+async fn no_answer_that_names_its_tags_is_older_than_an_invalidation_before_it() {
+    assert_holds(Peer::Server(RedisServer::start().await), By::Answer).await;
+}
+
+#[tokio::test]
+async fn no_answer_is_older_than_an_invalidation_of_a_tag_before_it_in_a_cluster() {
+    assert_holds(Peer::cluster().await, By::Request).await;
+}
+
+#[tokio::test]
+async fn no_answer_that_names_its_tags_is_older_than_an_invalidation_before_it_in_a_cluster() {
+    assert_holds(Peer::cluster().await, By::Answer).await;
+}
+
+#[tokio::test]
+async fn with_the_times_of_clocks_instead_of_ids_it_does_not_hold() {
+    assert_breaks(By::Request, Flaw::WallClock).await;
+}
+
+#[tokio::test]
+async fn with_ids_that_are_read_after_the_load_it_does_not_hold() {
+    assert_breaks(By::Request, Flaw::ReadLate).await;
+}
+
+#[tokio::test]
+async fn without_the_id_of_changes_it_does_not_hold() {
+    assert_breaks(By::Answer, Flaw::NoChangeId).await;
+}

@@ -56,7 +56,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let started = Instant::now();
             for _ in 0..HITS {
                 let response = service.call(Request::new(())).await?;
-                is_hit &= response.headers()["cache-status"].as_bytes().starts_with(b"response-boost; hit");
+                is_hit &= response.headers()["cache-status"]
+                    .as_bytes()
+                    .starts_with(b"response-boost; hit");
             }
             // The first round is the fill.
             if is_hit {

@@ -26,8 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let names: Result<Vec<_>, _> =
             (0..tags).map(|tag| bench.tag(&format!("{number}-{tag}"))).collect();
         let tags = names?;
-        let policy = Policy::new(Duration::from_secs(3_600)).with_response_tags(bench.clone());
-        let policy = if by_request { Policy::new(Duration::from_secs(3_600)) } else { policy };
+        let policy = Policy::new(Duration::from_hours(1)).with_response_tags(bench.clone());
+        let policy = if by_request { Policy::new(Duration::from_hours(1)) } else { policy };
         let key = bench.key(["tags", &number.to_string()]);
         let cache = ResponseCacheLayer::new(
             RedisStore::new(settings.clone()),

@@ -32,7 +32,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::var("REDIS_URL")?;
     let store = RedisStore::new(RedisSettings::parse(&url)?);
-    let policy = Policy::new(Duration::from_secs(3_600));
+    let policy = Policy::new(Duration::from_hours(1));
     let users = ValueCache::<User, _>::new(store, policy, Namespace::parse("bench")?);
     let mut bare = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let () = bare.set("bench:bare", serde_json::to_vec(&manas())?).await?;

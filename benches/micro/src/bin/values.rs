@@ -1,4 +1,4 @@
-//! A hit of `ValueCache::get_or_load` against a bare `GET` and serde_json, by turns in one process over one Redis:
+//! A hit of `ValueCache::get_or_load` against a bare `GET` and `serde_json`, by turns in one process over one Redis:
 //! `REDIS_URL=redis://127.0.0.1:6379 cargo run --release -p response-boost-micro --bin values`.
 
 use std::convert::Infallible;

@@ -158,6 +158,8 @@ fn put(event: &mut Value, place: &str, odd: Value) {
 }
 
 fn text(value: &Value) -> Option<String> {
+    // What nests more deeply than `serde_json` reads counts as absent, with all that is in it.
+    serde_json::from_str::<Value>(&value.to_string()).ok()?;
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(_) | Value::Bool(_) => Some(value.to_string()),

@@ -1,7 +1,7 @@
 //! Sign-in to ElastiCache and `MemoryDB` with IAM: a token instead of a password.
 //!
-//! A token is a request to connect, signed in its URL (Signature Version 4), without the scheme.
-//! ElastiCache takes it for 15 minutes, so one is made for each connection and none is kept.
+//! A token is the URL of a signed request to connect (Signature Version 4), without its scheme. ElastiCache accepts it
+//! for 15 minutes, so each connection gets a new one and none is stored.
 //! <https://docs.aws.amazon.com/AmazonElastiCache/latest/dg/auth-iam.html>
 //! <https://docs.aws.amazon.com/memorydb/latest/devguide/auth-iam.html>
 
@@ -19,16 +19,16 @@ use aws_sigv4::sign::v4;
 use redis::{ErrorKind, RedisError};
 use url::Url;
 
-/// The longest that ElastiCache takes a token for.
+/// How long ElastiCache accepts a token.
 const EXPIRES_IN: Duration = Duration::from_mins(15);
 
-/// Who signs in to which cache, and with what.
+/// The user, the cache and the credentials for an IAM sign-in.
 #[derive(Clone)]
 pub struct IamSettings {
     user: IamName,
     cache: IamName,
     is_serverless: bool,
-    /// What the signature is for.
+    /// The service that the signature names.
     service: &'static str,
     provider: Arc<Provider>,
 }
@@ -37,9 +37,9 @@ type Failure = Box<dyn Error + Send + Sync>;
 type Provider =
     dyn Fn() -> Pin<Box<dyn Future<Output = Result<AwsCredentials, Failure>> + Send>> + Send + Sync;
 
-/// What a token is signed with, and for which region.
+/// The credentials that sign a token, and their region.
 ///
-/// Its `Debug` shows none of it.
+/// `Debug` shows none of these fields.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct AwsCredentials {
@@ -47,23 +47,23 @@ pub struct AwsCredentials {
     pub access_key_id: String,
     /// `AWS_SECRET_ACCESS_KEY`.
     pub secret_access_key: String,
-    /// `AWS_SESSION_TOKEN`: there is one with all credentials but those of a user.
+    /// `AWS_SESSION_TOKEN`. All credentials have one, except those of an IAM user.
     pub session_token: Option<String>,
     /// `AWS_REGION`.
     pub region: String,
 }
 
-/// The name (not the address) of a cache or of a user of ElastiCache, which has them in lower case.
+/// The name (not the address) of an ElastiCache cache or user. ElastiCache stores names in lower case.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IamName(String);
 
-/// What an [`IamName`] was refused for.
+/// Why an [`IamName`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a name as ElastiCache gives them: a letter, then letters, digits and hyphens")]
 pub struct InvalidIamName;
 
 impl IamName {
-    /// Checks a name, and puts it into lower case.
+    /// Parses a name and converts it to lower case.
     pub fn parse(text: &str) -> Result<Self, InvalidIamName> {
         let is_name = text.starts_with(|first: char| first.is_ascii_alphabetic())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -73,7 +73,7 @@ impl IamName {
 
 impl fmt::Debug for IamName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It may be a user's, which is not to be shown anywhere.
+        // The name may be a user's, which no log may show.
         f.debug_struct("IamName").finish_non_exhaustive()
     }
 }
@@ -94,16 +94,16 @@ impl AwsCredentials {
         }
     }
 
-    /// The credentials of temporary sign-ins have a session token.
+    /// Adds the session token of temporary credentials.
     #[must_use]
     pub fn with_session_token(mut self, token: impl Into<String>) -> Self {
         self.session_token = Some(token.into());
         self
     }
 
-    /// Those of a Lambda function, which are in its environment: `std::env::var` is what looks them up.
+    /// Reads the credentials of a Lambda function from its environment; pass a function such as `std::env::var`.
     ///
-    /// `Err`: one of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION` is not there.
+    /// `Err`: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` or `AWS_REGION` is not set.
     pub fn from_lookup<E>(
         lookup: impl Fn(&'static str) -> Result<String, E>,
     ) -> Result<Self, MissingVariable> {
@@ -117,7 +117,7 @@ impl AwsCredentials {
     }
 }
 
-/// A variable with a part of the credentials is not set.
+/// A required environment variable is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not set")]
 pub struct MissingVariable(&'static str);
@@ -138,9 +138,9 @@ impl fmt::Debug for IamSettings {
 }
 
 impl IamSettings {
-    /// Signs in as `user` to `cache`, which is serverless unless [`without_serverless`] says otherwise.
+    /// Signs in as `user` to `cache`, a serverless cache unless [`without_serverless`] says otherwise.
     ///
-    /// `provider` is asked for the credentials of each new connection, so that it can renew those that end.
+    /// The store calls `provider` for each new connection, so that it can renew expiring credentials.
     ///
     /// ```
     /// use response_boost::{AwsCredentials, IamName, IamSettings};
@@ -166,26 +166,26 @@ impl IamSettings {
         Self { user, cache, is_serverless: true, service: "elasticache", provider }
     }
 
-    /// The cache is a replication group of nodes and not serverless, which is part of what is signed.
+    /// The cache is a replication group of nodes and not serverless. The signature covers this.
     #[must_use]
     pub fn without_serverless(mut self) -> Self {
         self.is_serverless = false;
         self
     }
 
-    /// The cache is a cluster of `MemoryDB`, which is another service to sign for, and never serverless.
+    /// The cache is a `MemoryDB` cluster: the signature names another service, and it is never serverless.
     #[must_use]
     pub fn for_memorydb(mut self) -> Self {
         (self.is_serverless, self.service) = (false, "memorydb");
         self
     }
 
-    /// The name to sign in with.
+    /// The user to sign in as.
     pub(super) fn user(&self) -> &str {
         &self.user.0
     }
 
-    /// A fresh token.
+    /// Signs a new token.
     pub(super) async fn token(&self) -> Result<String, RedisError> {
         let failed = |what, error: Failure| {
             RedisError::from((ErrorKind::AuthenticationFailed, what, error.to_string()))

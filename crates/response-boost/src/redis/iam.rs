@@ -247,15 +247,15 @@ mod tests {
         if is_serverless { serverless } else { serverless.without_serverless() }
     }
 
-    /// What stands in a token, whatever its order and however it is escaped.
+    /// The parameters of a token, in any order and with any escaping.
     fn parts(token: &str) -> (String, BTreeMap<String, String>) {
         let url = Url::parse(&format!("http://{token}")).unwrap();
         assert_eq!(url.path(), "/");
         (url.host_str().unwrap().to_owned(), url.query_pairs().into_owned().collect())
     }
 
-    /// The first is the answer that AWS's own examples give, and all of them are what the signer of
-    /// botocore, an independent witness, makes of the same (`SigV4QueryAuth`, service `elasticache`).
+    /// The first expectation is the one in AWS's own examples. An independent implementation, the signer of botocore
+    /// (`SigV4QueryAuth`, service `elasticache`), produces all of them from the same input.
     #[test]
     fn tokens_are_the_known_answers() {
         // 2024-08-02T12:11:50Z and 2026-02-28T23:59:59Z.
@@ -307,7 +307,8 @@ mod tests {
         let credentials = AwsCredentials::new("accessKey", "secretKey", "eu-west-1");
         let signed =
             iam("user123", "my-cache", true).for_memorydb().sign(credentials, time).unwrap();
-        // By Signature Version 4 as AWS documents it, in a script that gives the answer above for ElastiCache too.
+        // Produced by a script that follows AWS's documentation of Signature Version 4 and reproduces the token above
+        // for ElastiCache.
         let token = "my-cache/?Action=connect&User=user123&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=accessKey%2F20240802%2Feu-west-1%2Fmemorydb%2Faws4_request&X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=1d84f42519a157c62107a4470cf2ce20e4126cf8b7e4f9f4f20567138b7ebc4b";
         assert_eq!(parts(&signed), parts(token));
     }

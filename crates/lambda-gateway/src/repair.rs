@@ -64,7 +64,7 @@ fn with_whole_pairs(json: &str) -> String {
     whole + rest
 }
 
-/// The code unit of an escape (`\u00e9`) that the text begins with.
+/// The code unit of the escape (`\u00e9`) at the start of the text.
 fn code_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());

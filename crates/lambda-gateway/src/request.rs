@@ -625,7 +625,7 @@ mod tests {
             ("/users/{id}", "/users/2", &Value::Null, "/users/2"),
             ("/users/{id}", "/users/2", &json!({ "other": "1" }), "/users/2"),
             ("", "/users/2", &Value::Null, "/users/2"),
-            // What does not agree with the event's path is not believed.
+            // A route that contradicts the event's path is ignored.
             ("/users", "/users/2", &json!({}), "/users/2"),
             ("/Prod", "/Prod/users/2", &id, "/Prod/users/2"),
             ("/users", "/users/", &Value::Null, "/users/"),

@@ -182,12 +182,12 @@ pub fn info(connection: &mut Connection, field: &str) -> u64 {
 
 struct Process {
     server: Child,
-    /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
+    /// Kills the server however this process ends, because the pipe closes then.
     watchdog: Child,
 }
 
 impl Process {
-    /// `None`: it ended at once.
+    /// `None`: the server exited at once.
     async fn start(port: u16, folder: &Folder, arguments: &[String]) -> Option<Self> {
         let server = Command::new(program())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
@@ -195,7 +195,7 @@ impl Process {
             .args(["--user", "default", "nopass"])
             .args(function_rights().split(' '))
             .args(["--user", OPERATOR, "on", "nopass", "~*", "&*", "+@all"])
-            // As which a replica signs in to its primary.
+            // The user as which a replica signs in to its primary.
             .args(["--masteruser", OPERATOR, "--masterauth", "any"])
             .args(arguments)
             .stdin(Stdio::null())
@@ -212,7 +212,7 @@ impl Process {
             if process.server.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            // Another server may have won the port.
+            // Another server may have taken the port.
             let pid = u64::from(process.server.id());
             let is_this = info(&mut connect(port).ok()?, "process_id") == pid;
             is_this.then_some(true)
@@ -230,7 +230,7 @@ impl Drop for Process {
     }
 }
 
-/// The server that all tests run against: `REDIS_SERVER`, as `make test` sets it, or what is installed.
+/// The server binary for all tests: `REDIS_SERVER`, as `make test` sets it, or the installed one.
 fn program() -> &'static OsStr {
     static PROGRAM: LazyLock<OsString> = LazyLock::new(|| {
         let installed = || ["valkey-server", "redis-server"].map(OsString::from);
@@ -245,13 +245,13 @@ fn program() -> &'static OsStr {
     &PROGRAM
 }
 
-/// Without a timeout: the signal of a child that stops or goes on interrupts a read that has one, and the
-/// kernel goes on with a read that has none (`SA_RESTART` in signal(7)).
+/// Without a timeout: a signal of a child that stops or continues interrupts a read with a timeout, while the kernel
+/// restarts a read without one (`SA_RESTART` in signal(7)).
 fn connect(port: u16) -> RedisResult<Connection> {
     Client::open(operator_url(port))?.get_connection()
 }
 
-/// Who may do everything, with any password.
+/// A user who may do everything, with any password.
 pub const OPERATOR: &str = "operator";
 
 fn operator_url(port: u16) -> String {
@@ -263,14 +263,14 @@ fn function_rights() -> String {
     let template = include_str!("../../../template.yaml");
     let line = template.lines().find_map(|line| line.trim().strip_prefix("AccessString: !Sub "));
     let keys_of = |namespace| format!("~{namespace}:*");
-    // The last is a key without any part, which the contract of a store has and no function.
+    // The last pattern is a key without parts, which the contract of a store includes but no function uses.
     let keys = ["users", "contract", "guarantee"].map(keys_of).join(" ") + " ~contract";
     let rights = line.expect("an AccessString").replace(&keys_of("${CacheNamespace}"), &keys);
     assert!(rights.contains("~users:*"), "{rights}");
     rights
 }
 
-/// Below those that the kernel gives out: a server that is away for a moment is to find its port free again.
+/// Below the range of ports that the kernel assigns, so that a server that restarts finds its port free.
 pub fn free_port() -> u16 {
     const PORTS: Range<u16> = 20_000..32_000;
     loop {

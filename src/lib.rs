@@ -5,12 +5,12 @@
 //! ```text
 //! gateway event (REST v1, HTTP v2, function URL, ALB)
 //!   → telemetry        opens the record of this invocation
-//!   → lambda-gateway   made safe and turned into an http::Request
-//!   → response-boost   no key: straight through; a key: read through the store
+//!   → lambda-gateway   turns it into a safe http::Request
+//!   → response-boost   without a key: bypassed; with a key: read through the store
 //!       → hit          the stored response, its body never parsed; 304 if the client has it already
-//!       → miss         users → user store → answer, kept for its time to live
-//!       → fault        as a miss, but nothing is kept: the cache never fails a request
-//!   → telemetry        writes the line: what became of it, how long it waited for what, metrics
+//!       → miss         users → user store → response, stored for its TTL
+//!       → fault        like a miss, but nothing is stored: the cache never fails a request
+//!   → telemetry        writes the line: the outcome, the wait for each dependency, metrics
 //! ```
 //!
 //! # The modules

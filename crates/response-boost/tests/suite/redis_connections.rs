@@ -566,7 +566,7 @@ mod tls {
         assert!(showing(&certificate, "no key").is_err());
     }
 
-    /// The store holds no token between connections, so all stores of a process may share the settings.
+    /// In a cluster, too, each connection signs in with a new token.
     #[tokio::test]
     async fn a_sign_in_is_made_afresh_for_each_connection() {
         use response_boost::{AwsCredentials, IamName, IamSettings};

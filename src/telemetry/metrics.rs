@@ -277,7 +277,7 @@ mod tests {
         let refreshes = matches!(status, Some(CacheStatus::Hit { refreshes: true, .. }));
         report.refreshes = refreshes.into();
         (report.refresh, report.after_reply) = (time.filter(|_| refreshes), time);
-        // A request that waited for another process's load is not a hit.
+        // A request that waited for another request's load is not a hit.
         report.wait = time.filter(|_| !refreshes);
         (report.faults, report.fault) =
             (12, Some(response_boost::StoreError::Timeout("late".into()).word("redis")));

@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Reusable timers that limit the time of futures; clones share them.
 ///
 /// Setting a new timer wakes tokio's driver by a system call; postponing one that is set does not. So each timer serves
-/// one future after another. At any time the pool has one timer for each running future.
+/// one future after another. The pool has as many timers as futures run at the same time.
 #[derive(Clone, Debug, Default)]
 pub struct Timers {
     idle: Arc<Mutex<Vec<Timer>>>,

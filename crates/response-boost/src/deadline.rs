@@ -9,7 +9,7 @@ use crate::clock::whole_ms;
 
 /// The time by which the whole request must be answered; an extension of the request.
 ///
-/// The cache then waits for the store no longer than half of the time left, waits for another process's load only while
+/// The cache then waits for the store no longer than half of the time left, waits for another request's load only while
 /// enough time remains for its own, and cancels a load after eleven twelfths of the time left. Without this extension a
 /// request has no deadline.
 ///

@@ -18,7 +18,7 @@ use crate::{CacheKey, InvalidTag, Policy, ResponseCache, Store, StoreError, Tag}
 /// A layer needs a store, a [`Policy`], and a function that derives the [`CacheKey`] from a request. Where that
 /// function returns `None`, the request bypasses the cache. So does every request whose method is neither `GET` nor
 /// `HEAD`, whatever its key, unless [`Policy::with_method`] names the method. `GET` and `HEAD` share a key, because the
-/// layer always loads with `GET`.
+/// layer loads with `GET` for both.
 ///
 /// # Example
 ///
@@ -80,7 +80,7 @@ use crate::{CacheKey, InvalidTag, Policy, ResponseCache, Store, StoreError, Tag}
 /// `If-*`, no `Range` and no client `Cache-Control`. The cache ignores the client's `Cache-Control` because it is part
 /// of the origin (RFC 9111 §5.2.1).
 ///
-/// # Who may ask
+/// # Authorization
 ///
 /// The key alone decides which response a client gets. In particular, `Authorization` neither bypasses the cache nor
 /// enters the key, unlike in a cache between client and origin (RFC 9111 §3.5): this layer is part of the origin, and

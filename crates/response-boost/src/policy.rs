@@ -170,7 +170,7 @@ impl Policy {
         self
     }
 
-    /// Limits how long a request waits for the store in total; 600 ms by default. Waiting for another process's load
+    /// Limits how long a request waits for the store in total; 600 ms by default. Waiting for another request's load
     /// does not count.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
@@ -181,7 +181,7 @@ impl Policy {
     /// Sets how long a process holds the lease on a key without renewing it; 2 s by default. A process renews its lease
     /// at half-life while it loads, so a load may take longer than `lease`. If the process dies, the others wait for
     /// this long. (A load that blocks its thread cannot renew the lease; if it takes longer than the lease, its
-    /// response is not stored.) Zero turns leases off: every process loads.
+    /// response is not stored.) Zero turns leases off: every request loads.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease).filter(|lease| !lease.is_zero());
@@ -193,7 +193,7 @@ impl Policy {
     /// cancelled load counts as failed: the cache serves the existing entry, otherwise a 503. The limit includes the
     /// part of the body that the cache collects.
     ///
-    /// A request waits for another process's load only while it has enough time left for a load of its own: this limit,
+    /// A request waits for another request's load only while it has enough time left for a load of its own: this limit,
     /// or half of the time it had at first, whichever is less.
     #[must_use]
     pub fn with_load_limit(mut self, limit: Duration) -> Self {

@@ -22,7 +22,7 @@ pub enum CacheStatus {
     Miss {
         /// Whether the response is now stored. Also `false` if that is unknown.
         stored: bool,
-        /// `Some(true)`: the request waited for another process's load and got its response. `Some(false)`: it waited
+        /// `Some(true)`: the request waited for another request's load and got its response. `Some(false)`: it waited
         /// in vain and loaded itself. `None`: it did not wait.
         collapsed: Option<bool>,
         /// Why the cache did not store the response, if it loaded one and knows why.
@@ -32,14 +32,14 @@ pub enum CacheStatus {
     Stale {
         /// Whether the response is now stored. Also `false` if that is unknown.
         stored: bool,
-        /// Whether the response comes from another process's load, for which this request waited.
+        /// Whether the response comes from another request's load, for which this request waited.
         collapsed: bool,
         /// Whether the entry was still fresh.
         early: bool,
         /// Why the cache did not store the response, if it loaded one and knows why.
         detail: Option<NotStored>,
     },
-    /// The load failed, or another process's load failed less than a second ago, so the cache serves the entry (RFC
+    /// The load failed, or another request's load failed less than a second ago, so the cache serves the entry (RFC
     /// 5861 §4).
     StoodIn {
         /// The status of the failed response, if the service sent one.
@@ -100,7 +100,7 @@ pub enum NotStored {
     Invalidated,
     /// `fill-refused`: the store answers reads but refuses to write.
     FillRefused,
-    /// `no-time`: another process was loading, and this request had too little time left to wait for it.
+    /// `no-time`: another request was loading, and this one had too little time left to wait for it.
     NoTime,
     /// The store failed during the load, with this fault: `redis-timeout` and so on.
     Fault(FaultWord),

@@ -85,7 +85,7 @@ type TagsOf = dyn Fn(&CacheKey) -> Result<Vec<Tag>, InvalidTag> + Send + Sync;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ValueError<E> {
-    /// The load returned this error, and the cache had no stored value to return instead.
+    /// The load returned this error, and the cache had no usable stored value to return instead.
     Load(E),
     /// The load took longer than [`Policy::with_load_limit`] or the [`Deadline`] allows, and the cache had no stored
     /// value to return instead. (The layer responds with a 503.)

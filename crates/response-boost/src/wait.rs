@@ -1,4 +1,4 @@
-//! Waiting for another process's load.
+//! Waiting for another request's load.
 
 use std::time::Duration;
 

@@ -113,7 +113,7 @@ async fn too_old<S: Store>(
             loads.notified().await;
             version.store(2, Ordering::SeqCst);
             server.command::<u64>(&["DEL", key.as_str()]);
-            // The claim arrives now, at the latest.
+            // Waits for the late claim, which may have arrived already.
             let is_there = || {
                 let exists = server.command::<u64>(&["EXISTS", key.as_str()]) == 1;
                 let is_past = matches!(proxy.mode(), Mode::Pass) && proxy.is_idle();

@@ -398,7 +398,7 @@ async fn assert_a_refused_fill_holds_nobody_up(what: &str, refuse: &[&str], allo
     let redis = Arc::new(RedisServer::start().await);
     let all = processes(7, &redis.url(), &policy());
     let (first, others) = all.split_first().unwrap();
-    // Connected, and known to be accepted by the store.
+    // Now the process is connected, and knows that the store accepts its writes.
     ask(first, &Origin::at_once(200, "before")).await.assert("before", STORED);
     redis.command::<()>(&["DEL", KEY]);
     let refuses = {

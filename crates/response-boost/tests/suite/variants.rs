@@ -66,7 +66,7 @@ const ENCODINGS: [&str; 5] = ["", "gzip", "deflate", "identity", "gzip, deflate"
 const ORIGINS: [&str; 4] = ["", "https://a.example", "https://b.example", "https://c.example"];
 const COMBINATIONS: usize = PAGES.len() * LANGUAGES.len() * ENCODINGS.len() * ORIGINS.len();
 
-/// The combination of a request by its number: each occurs equally often, in a mixed order.
+/// The combination for the request of this number, in a mixed order that is unrelated to the choices.
 fn combination(number: usize) -> usize {
     (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16) % COMBINATIONS
 }

@@ -16,7 +16,7 @@ const HIT: &str = "response-boost; hit; ttl=120";
 const BYPASS: &str = "response-boost; fwd=bypass; detail=redis-refused";
 
 /// The report of the release check on a version that answers like `answer`, which returns the status and the
-/// Cache-Status for a path and the number of earlier requests for it. Also how often the version was invoked.
+/// Cache-Status for a path and the number of requests for that path so far. Also how often the version was invoked.
 async fn reported(
     variables: &[(&str, &str)],
     answer: impl Fn(&str, usize) -> (u64, &'static str) + Send + Sync + 'static,

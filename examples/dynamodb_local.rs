@@ -1,5 +1,4 @@
-//! A DynamoDB on this machine, in memory, for `make run STORE=dynamodb`: dynoxide on the port that is
-//! the argument.
+//! An in-memory DynamoDB on this machine, for `make run STORE=dynamodb`: dynoxide on the port given as the argument.
 
 use dynoxide::Database;
 use dynoxide::server::start;

@@ -1,5 +1,5 @@
-//! Removes all that is kept in a namespace: `make purge NAMESPACE=…`, with the variables that the
-//! function has (`REDIS_URL` and so on).
+//! Removes everything stored in a namespace: `make purge NAMESPACE=…`, with the same variables as the function
+//! (`REDIS_URL` and so on).
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ async fn run() -> Result<(), String> {
     let is_terminal = std::io::stderr().is_terminal();
     let mut lines = 0;
     let progress = |removed| {
-        // A line that is written over, or in a log a line now and then.
+        // On a terminal, one line that is overwritten; in a log, a line now and then.
         if is_terminal {
             eprint!("\r{removed} keys removed");
         } else if removed / 100_000 > lines {

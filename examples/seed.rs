@@ -1,10 +1,10 @@
 //! Puts users into a DynamoDB table: `make seed TABLE=… [USERS=file.json]`.
 //!
-//! The file is a JSON array of users, or a user a line. Without one it is the three that are part of
-//! the program. A user that is in the table already is replaced, so it can be run again. With
-//! `--create` the table is made first where there is none.
+//! The file is a JSON array of users, or has one user per line. Without a file, it writes the three embedded users. A
+//! user that is already in the table is replaced, so the command can be repeated. With `--create`, it first creates the
+//! table if it does not exist.
 //!
-//! What cannot be written is named at the end, and then the exit code is 1.
+//! At the end it names the users that it could not write, and exits with 1.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -21,9 +21,9 @@ use serde_json::Value;
 use users_function::aws;
 use users_function::users::{EmbeddedUsers, TableName, User, UserId, UserStore as _};
 
-/// The most that DynamoDB takes in one request.
+/// The most items that DynamoDB accepts in one request.
 const BATCH: usize = 25;
-/// How often what DynamoDB has left unwritten is sent again, with a pause that doubles from 50 ms.
+/// How often to resend items that DynamoDB left unwritten, with a pause that doubles from 50 ms.
 const ATTEMPTS: u32 = 10;
 
 type Error = Box<dyn std::error::Error>;
@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether everything was written.
+/// Returns whether everything was written.
 async fn run(mut arguments: Vec<String>) -> Result<bool, Error> {
     let create = arguments.first().is_some_and(|first| first == "--create");
     if create {
@@ -81,7 +81,7 @@ async fn embedded() -> Result<Vec<User>, Error> {
     Ok(users)
 }
 
-/// The users of a file, and what in it is none.
+/// The users in a file, and the records that are not users.
 fn read(file: &str) -> Result<(Vec<User>, Vec<String>), Error> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     let records: Vec<(String, Result<Value, serde_json::Error>)> = if text
@@ -103,7 +103,7 @@ fn read(file: &str) -> Result<(Vec<User>, Vec<String>), Error> {
     let mut places = HashMap::new();
     for (place, record) in records {
         match record.and_then(serde_json::from_value::<User>) {
-            // Of two, the table would hold either.
+            // With two records for one user, either could end up in the table.
             Ok(user) => match places.insert(user.id, place.clone()) {
                 None => users.push(user),
                 Some(first) => {
@@ -117,7 +117,7 @@ fn read(file: &str) -> Result<(Vec<User>, Vec<String>), Error> {
     Ok((users, refused))
 }
 
-/// Makes the table if there is none, and waits until it can be used.
+/// Creates the table if it does not exist, and waits until it is usable.
 async fn make(client: &Client, table: &TableName) -> Result<(), Error> {
     let id = AttributeDefinition::builder()
         .attribute_name("id")
@@ -148,7 +148,7 @@ async fn make(client: &Client, table: &TableName) -> Result<(), Error> {
     }
 }
 
-/// How many were written, and what stopped it before all were.
+/// Returns how many users were written, and what stopped it before the end.
 async fn write(client: &Client, table: &TableName, users: Vec<User>) -> (usize, Option<Error>) {
     let total = users.len();
     let mut written = 0;
@@ -158,7 +158,7 @@ async fn write(client: &Client, table: &TableName, users: Vec<User>) -> (usize, 
         if stopped_by.is_some() {
             return (written, stopped_by);
         }
-        // A line that is written over, or in a log a line now and then.
+        // On a terminal, one line that is overwritten; in a log, a line now and then.
         if std::io::stderr().is_terminal() {
             let end = if written == total { "\n" } else { "" };
             eprint!("\r{written} of {total}{end}");
@@ -169,7 +169,7 @@ async fn write(client: &Client, table: &TableName, users: Vec<User>) -> (usize, 
     (written, None)
 }
 
-/// How many of these were not written, and why.
+/// Returns how many users of the batch were not written, and why.
 async fn write_batch(client: &Client, table: &TableName, batch: &[User]) -> (usize, Option<Error>) {
     let put = |user: &User| {
         let put = PutRequest::builder().set_item(Some(serde_dynamo::to_item(user)?)).build()?;
@@ -182,7 +182,7 @@ async fn write_batch(client: &Client, table: &TableName, batch: &[User]) -> (usi
     for attempt in 0..ATTEMPTS {
         let unwritten = left.len();
         let sent = client.batch_write_item().request_items(table.as_str(), left).send().await;
-        // What it had no capacity for is left.
+        // DynamoDB leaves items for which it had no capacity.
         let rest = match sent {
             Ok(sent) => sent.unprocessed_items.unwrap_or_default().remove(table.as_str()),
             Err(error) => return (unwritten, Some(aws::causes(&error).into())),

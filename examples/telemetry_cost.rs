@@ -1,6 +1,6 @@
-//! What the line of a request costs a warm hit: the same function with it and without it, in turns,
-//! in one run; and with as many bytes written to the same place, which is what any line costs there.
-//! Lines go to standard output, so give it a reader, as Lambda does (its waking up is most of the cost):
+//! Measures what the line of a request adds to a warm hit: the same function with the line, without it, and with as
+//! many bytes written directly, alternating in one run. Direct writes cost what any line would cost. Lines go to
+//! standard output, so give it a reader, as on Lambda (waking the reader is most of the cost):
 //!
 //! ```sh
 //! cargo run --release --example telemetry_cost | cat >/dev/null
@@ -22,7 +22,7 @@ use users_function::users::{EmbeddedUsers, Route, UsersApi, routed};
 
 const ROUNDS: usize = 400;
 const REQUESTS_A_ROUND: u32 = 500;
-/// About as many as the line of a hit has.
+/// About the length of a hit's line.
 const LINE_BYTES: usize = 660;
 
 fn main() -> Result<(), Error> {
@@ -63,7 +63,7 @@ fn main() -> Result<(), Error> {
     })
 }
 
-/// The time that one of many requests takes.
+/// The average time of a request.
 async fn round<S>(function: &mut S, bare: &[u8]) -> Result<Duration, Error>
 where
     S: Service<LambdaInvocation, Response = Reply, Error = Diagnostic>,
@@ -87,7 +87,7 @@ where
     Ok(started.elapsed() / REQUESTS_A_ROUND)
 }
 
-/// As the runtime makes it.
+/// Builds the event as the runtime does.
 fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> LambdaEvent<Payload> {
     LambdaEvent { payload: body.into(), context }
 }

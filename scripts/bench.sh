@@ -10,7 +10,7 @@ parts=${BENCH_PARTS:-compare,counts,memory,scale,faults,micro}
 check_prerequisites
 ensure_test_server
 
-# In one folder, so that nothing that both have is built twice.
+# One target folder, so that shared dependencies are built once.
 export CARGO_TARGET_DIR=$PWD/target
 cargo build --release --locked --bin users
 cargo build --release --locked --bins --manifest-path benches/Cargo.toml

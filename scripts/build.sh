@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make build`: the functions as Lambda takes them, for Amazon Linux 2023.
+# `make build`: builds the functions for Lambda's Amazon Linux 2023.
 . "$(dirname "$0")/lib.sh"
 
 architecture=${ARCHITECTURE:-$(uname -m)}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a month of the template costs, with and without its cache: the tables of docs/costs.md.
+"""The monthly cost of the template, with and without its cache: the tables of docs/costs.md.
 
     scripts/costs.py                                         # as in the document
     scripts/costs.py requests_per_second=50 hit_ratio=0.6    # other parameters
@@ -15,14 +15,14 @@ from typing import NamedTuple
 HOURS = 730
 SECONDS = HOURS * 3600
 DAYS = HOURS / 24
-# AWS meters some of it in units of 2^30 bytes, which is up to 7 % cheaper.
+# AWS meters some of it in units of 2^30 bytes, which makes it up to 7 % cheaper.
 GB = 1e9
 MILLION = 1e6
 VALKEY_LEAST_GB = 0.1
-# Lambda's own sampling, which cannot be set: the first request of a second, and 5 % of the others.
+# Lambda's own sampling, which is fixed: the first request of each second, and 5 % of the others.
 TRACED_EACH_SECOND = 1
 TRACED_OF_OTHERS = 0.05
-# Where a search for a break-even ends, in requests a second.
+# Where the search for a break-even stops, in requests per second.
 MOST_REQUESTS = 100_000
 
 
@@ -31,11 +31,11 @@ class Price(NamedTuple):
     unit: str
     source: str
     date: str
-    # Where more of it costs less: up to how many units in a month, and USD for each of these.
+    # Volume discounts: up to how many units per month, and the USD for each of these.
     tiers: tuple = ()
 
     def of(self, quantity):
-        """USD for a quantity in a month."""
+        """USD for a quantity per month."""
         cost, below = 0.0, 0.0
         for end, usd in self.tiers or ((math.inf, self.usd),):
             cost += max(0.0, min(quantity, end) - below) * usd
@@ -130,23 +130,23 @@ PARAMETERS = {
     "dashboards": Parameter(0, 0, math.inf, "that are billed"),
     "users_traced": Parameter(1, 0, 1, "active tracing of `users`; 0: off"),
     "invalidate_traced": Parameter(1, 0, 1, "active tracing of `invalidate`; 0: off"),
-    # Up to what the gateway bills as one request.
+    # Up to the size that the gateway bills as one request.
     "response_bytes": Parameter(1000, 0, 512 * 1024, "an answer with its head; 0 leaves data transfer out"),
 }
 
-# One thing at a time that makes a difference to whether the cache pays.
+# One change at a time that affects whether the cache pays off.
 VARIATIONS = [
     "hit_ratio=0.5", "hit_ratio=0.99", "memory_hit_ratio=0.5", "memory_hit_ratio=0.8",
     "change_ratio=0", "change_ratio=0.05", "invalidate_traced=0", "read_units=0.5", "read_units=2",
     "dynamodb_million_reads=0.052", "cached_gb=1", "cached_gb=10",
 ]
-# A store by what a million lookups cost and what one takes.
+# A user store, by the price of a million lookups and the time of one.
 STORE_PRICES = [0, 0.125, 1, 10]
 STORE_TIMES_MS = [1, 7, 30, 100, 500]
 
 
 def parse(arguments):
-    """The prices and parameters, with those of `name=value` in place of the defaults."""
+    """The prices and parameters; `name=value` overrides a default."""
     values = {name: parameter.value for name, parameter in PARAMETERS.items()} | PRICES
     errors, seen = [], set()
     for argument in arguments:
@@ -188,14 +188,14 @@ def value_of(name, text):
 
 
 def month(v, load, cached):
-    """USD of a month at `load` requests a second, by what they are for."""
+    """USD per month at `load` requests per second, by item."""
     requests = load * SECONDS
     changes = requests * v.change_ratio
     hit_ratio = v.hit_ratio if cached else v.memory_hit_ratio
     loads = requests * (1 - hit_ratio)
 
     def running(invocations, ms):
-        # Billed in whole milliseconds; rounded first, or 0.4 + 3 * 0.2 would be two of them.
+        # Billed in whole milliseconds. Rounded first, because 0.4 + 3 * 0.2 would otherwise count as two of them.
         gb_seconds = invocations * math.ceil(round(ms, 6)) / 1000 * v.memory_mb / 1024
         return v.lambda_million.of(invocations / MILLION) + v.lambda_gb_second.of(gb_seconds)
 
@@ -208,7 +208,7 @@ def month(v, load, cached):
 
     hit_ms, miss_ms = v.own_ms, v.own_ms + v.store_ms
     if cached:
-        # GET; and on a miss SET NX and EVALSHA, too.
+        # A GET, and on a miss a SET NX and an EVALSHA too.
         hit_ms, miss_ms = hit_ms + v.redis_ms, miss_ms + 3 * v.redis_ms
     function_logs = requests * v.log_line_bytes / GB
     access_logs = requests * v.access_log_bytes / GB
@@ -232,7 +232,7 @@ def month(v, load, cached):
     }
     if cached:
         invocations = changes / v.changes_per_invocation
-        # The entry is on its way once: in the answer to GET on a hit, in EVALSHA on a miss.
+        # The entry is transferred once: in the reply to GET on a hit, in EVALSHA on a miss.
         whole = max(1, v.entry_bytes / 1000)
         ecpus = (requests - loads) * whole + loads * (2 + max(whole, v.script_ecpus)) + changes
         costs["ElastiCache"] = (v.valkey_gb_hour.of(max(v.cached_gb, VALKEY_LEAST_GB) * HOURS)
@@ -247,12 +247,12 @@ def month(v, load, cached):
 
 
 def saved(v, load):
-    """USD a month that the deployment costs less with the cache than without."""
+    """How many USD per month the cache saves."""
     return sum(month(v, load, False).values()) - sum(month(v, load, True).values())
 
 
 def break_even(v):
-    """From how many requests a second on the cache saves money, or None."""
+    """From how many requests per second on the cache saves money, or None."""
     below, above = 0, MOST_REQUESTS
     if saved(v, above) <= 0:
         return None

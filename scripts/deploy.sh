@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make deploy`: builds the functions and deploys the stack of CONFIG in samconfig.toml. CloudFormation takes the role
-# ROLE_ARN, or without it the rights of whoever runs this.
+# `make deploy`: builds the functions and deploys the stack of CONFIG in samconfig.toml. CloudFormation assumes the role
+# ROLE_ARN, or else uses the caller's rights.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
@@ -8,10 +8,10 @@ ensure_cargo_lambda
 ensure_zig
 . scripts/stack.sh
 
-# Separated by spaces; no value of a parameter has one in it.
+# Separated by spaces, which no parameter value contains.
 read -r -a given <<<"${PARAMETERS:-}"
 
-# Before the build, which takes minutes: whatever cannot work is reported now.
+# Before the build, which takes minutes, so that a problem is reported now.
 file=$(mktemp -d)/parameters.yaml
 trap 'rm -rf "$(dirname "$file")"' EXIT
 listed=$(python3 scripts/parameters.py "$config" - "$file" ${given[@]+"${given[@]}"})
@@ -19,8 +19,8 @@ architecture=$(sed -n 's/^Architecture=//p' <<<"$listed")
 check_target "$architecture"
 deployed check "$file"
 
-# CodeDeploy refuses to move an alias that is not where CloudFormation believes it to be, and the release that was
-# rolled back would be no news to CloudFormation.
+# CodeDeploy refuses to move an alias that is not where CloudFormation expects it, and CloudFormation would see no
+# change in the release that was rolled back.
 moved=$(deployed moved)
 if [ -n "$moved" ]; then
   say "The alias was moved by hand (make rollback): this release goes live at once, without check and alarms."
@@ -30,7 +30,7 @@ fi
 
 sam build --parameter-overrides "Architecture=$architecture"
 python3 scripts/parameters.py "$config" .aws-sam/build "$file" ${given[@]+"${given[@]}"} >/dev/null
-# CloudFormation may have deleted less than it should have, whatever became of the deployment.
+# CloudFormation may leave resources behind, whether the deployment succeeds or not.
 status=0
 sam deploy "${stack[@]}" ${prefix[@]+"${prefix[@]}"} --no-confirm-changeset ${ROLE_ARN:+--role-arn "$ROLE_ARN"} \
   --parameter-overrides "file://$file" || status=$?

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make destroy`: deletes the deployed stack, and says first what that means.
+# `make destroy`: deletes the deployed stack, after a warning about the consequences.
 . "$(dirname "$0")/lib.sh"
 . scripts/stack.sh
 

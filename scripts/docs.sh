@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make docs`: openapi.yaml as a page whose requests go to the function of `make run`.
+# `make docs`: serves openapi.yaml as a page whose requests go to the function of `make run`.
 . "$(dirname "$0")/lib.sh"
 
 port=${DOCS_PORT:-9080}

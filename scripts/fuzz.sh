@@ -14,14 +14,14 @@ ensure_cargo_tool cargo-fuzz 0.13.2
 
 export CARGO_TARGET_DIR=$PWD/target/fuzz
 
-# Made from the outline of what is expected, by the tests themselves.
+# The tests generate these cases from a model of valid events.
 export PROPTEST_CASES=1000000
 say "$PROPTEST_CASES payloads, in this process and to the real function, odd events beside lambda_http, and as many entries"
 cargo test --locked --release --config profile.release.lto=false \
   --config profile.release.codegen-units=16 --workspace --lib --test suite -- any_ whatever_
 
-# Found by what they reach in the code. What is new in this run is stored outside of the corpus that is
-# in the repository: a person takes from it what is worth it.
+# The fuzzer finds these by code coverage. New inputs of this run stay outside of the repository's corpus; a person adds
+# the useful ones.
 for target in event entry; do
   found=$CARGO_TARGET_DIR/corpus/$target
   mkdir -p "$found"

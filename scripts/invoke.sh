@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make invoke`: one event to the function (users, or invalidate) that `make run` has started.
+# `make invoke`: sends one event to the function (users, or invalidate) that `make run` has started.
 . "$(dirname "$0")/lib.sh"
 
 event=${EVENT:-events/http-existing.json}

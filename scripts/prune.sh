@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make prune`: deletes the versions of the users function that get no requests.
+# `make prune`: deletes the versions of the users function that serve no requests.
 . "$(dirname "$0")/lib.sh"
 . scripts/stack.sh
 

@@ -1,9 +1,9 @@
-"""Whether a library's public API names types of its own, of std, and of the crates given, and no others.
+"""Checks that a library's public API names only types of its own, of std, and of the given crates.
 
     public_types.py target/doc/CRATE.json http bytes ...
 
-Another crate's type in an API makes each major version of that crate one of the API's own. The first argument is
-what rustdoc writes with `--output-format json`.
+Another crate's type in an API turns each major version of that crate into one of the API. The first argument is the
+output of rustdoc with `--output-format json`.
 """
 
 import json
@@ -15,7 +15,7 @@ STD = {"std", "core", "alloc"}
 def named_types(value):
     """The ids of all types and traits that a part of an item names."""
     if isinstance(value, dict):
-        # A path of a type, or of a trait.
+        # A path to a type or a trait.
         if "path" in value and "id" in value:
             yield value["id"]
         for part in value.values():
@@ -26,7 +26,7 @@ def named_types(value):
 
 
 def is_written(item):
-    """Not what every type has from std's blanket implementations, or by itself, as `Send`."""
+    """Excludes std's blanket implementations and auto traits such as `Send`, which every type has."""
     implementation = item["inner"].get("impl")
     return not implementation or not (implementation["blanket_impl"] or implementation["is_synthetic"])
 
@@ -38,7 +38,7 @@ def main(path, *allowed):
     crates = {int(number): crate["name"] for number, crate in docs["external_crates"].items()}
     foreign = set()
     for item in docs["index"].values():
-        # A re-export alone is private where it names a private module.
+        # A bare re-export is private if it names a private module.
         if item["crate_id"] != own or item["visibility"] not in ("public", "default") or not is_written(item):
             continue
         for named in named_types(item["inner"]):

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# release.sh FOLDER: what a release publishes: a zip of each function for each processor, their checksums, and an SBOM.
+# release.sh FOLDER: creates the files of a release: a zip of each function for each processor, their checksums, and an
+# SBOM.
 . "$(dirname "$0")/lib.sh"
 
 folder=${1:-release}
@@ -14,6 +15,6 @@ for architecture in x86_64 arm64; do
 done
 cargo cyclonedx --format json --target all --override-filename sbom.cdx
 mv sbom.cdx.json "$folder/"
-# What it wrote beside the other packages of the workspace.
+# It also writes a file into the other packages of the workspace.
 git clean --quiet --force -- 'crates/*/sbom.cdx.json'
 (cd "$folder" && sha256sum ./*.zip sbom.cdx.json >SHA256SUMS)

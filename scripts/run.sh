@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make run`: the function under `cargo lambda watch`, with a Redis. Leaves nothing running.
+# `make run`: the function under `cargo lambda watch`, with a Redis. It leaves nothing running.
 . "$(dirname "$0")/lib.sh"
 
 port=${PORT:-9000}
@@ -18,7 +18,7 @@ ensure_cargo_lambda
 watch_pid=
 redis_pid=
 dynamodb_pid=
-# Empty, so that it loads no data of another, and removed with it.
+# An empty folder, so that the server loads no other data; removed with the server.
 redis_folder=$(mktemp -d)
 clean_up() {
   trap - EXIT INT TERM HUP
@@ -38,7 +38,7 @@ else
   redis_server=$(installed_server)
   [ -n "$redis_server" ] || { ensure_embedded_server && redis_server=$embedded_server; } || true
   if [ -n "$redis_server" ]; then
-    # Its usual port, so that a plain `redis-cli` finds it; another if that is taken.
+    # The default port, so that a plain `redis-cli` finds it; another one if that is taken.
     redis_port=6379
     port_is_free "$redis_port" || redis_port=$(free_port)
     "$redis_server" --port "$redis_port" --bind 127.0.0.1 --save '' --appendonly no \
@@ -48,7 +48,7 @@ else
       die "$redis_server did not start; it said:" "$(tail -n 5 "$redis_folder/log")"
     export REDIS_URL=redis://127.0.0.1:$redis_port
     say "Redis: $redis_server on 127.0.0.1:$redis_port"
-    # What looks inside comes with a server that is installed, and not with the one of PyPI.
+    # An installed server comes with `redis-cli`; the one from PyPI does not.
     redis_cli=${redis_server%server}cli
     [ -x "$redis_cli" ] || redis_cli=scripts/redis-cli
     say "  look inside: $redis_cli -p $redis_port KEYS '*'"
@@ -61,13 +61,13 @@ fi
 
 if [ "${STORE:-embedded}" = dynamodb ]; then
   cargo build --example dynamodb_local --example seed
-  # Its usual port; another if that is taken.
+  # The default port; another one if that is taken.
   dynamodb_port=8000
   port_is_free "$dynamodb_port" || dynamodb_port=$(free_port)
   cargo run --quiet --example dynamodb_local -- "$dynamodb_port" &
   dynamodb_pid=$!
   wait_for_port "$dynamodb_port" "$dynamodb_pid" || die 'the local DynamoDB did not start'
-  # It takes any credentials, and must not be given real ones.
+  # It accepts any credentials, and must not get real ones.
   export AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:$dynamodb_port AWS_REGION=local \
     AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
   unset AWS_PROFILE AWS_SESSION_TOKEN
@@ -76,7 +76,7 @@ if [ "${STORE:-embedded}" = dynamodb ]; then
   say "DynamoDB: $AWS_ENDPOINT_URL_DYNAMODB, table $USERS_TABLE"
 fi
 
-# Before the watch, which would compile while the first request waits.
+# Build before the watch, which would otherwise compile while the first request waits.
 cargo build --bin users
 cargo lambda watch --invoke-address 127.0.0.1 --invoke-port "$port" --disable-cors &
 watch_pid=$!

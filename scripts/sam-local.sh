@@ -29,7 +29,7 @@ architecture=$(uname -m | sed 's/aarch64/arm64/')
 parameters=("Architecture=$architecture" CacheMode=existing RedisUrl=redis://valkey:6379 \
   "ApiAuthorization=$authorization")
 
-# An image that is here already is not asked for again at each start.
+# Do not pull an image at each start that is already here.
 base=public.ecr.aws/lambda/provided:al2023-$architecture
 pull=()
 ! docker image inspect "$base" >/dev/null 2>&1 || pull=(--skip-pull-image)
@@ -37,8 +37,8 @@ pull=()
 gateway_pid=
 clean_up() {
   trap - EXIT INT TERM HUP
-  # SAM removes its containers at an interrupt, so wait for it, and send it only one: a second interrupt
-  # cuts that short.
+  # SAM removes its containers on an interrupt, so wait for it, and send only one: a second interrupt aborts the
+  # removal.
   [ -z "$gateway_pid" ] || { kill -INT "$gateway_pid" 2>/dev/null; wait "$gateway_pid" || true; }
   docker ps --all --quiet --filter network=response-boost --filter volume=/var/task |
     while read -r left; do docker rm --force "$left" >/dev/null; done
@@ -50,8 +50,8 @@ trap 'exit 143' TERM HUP
 
 sam build --parameter-overrides "${parameters[@]}"
 compose up --detach valkey
-# In a session of its own, which Ctrl-C does not reach, and with the interrupt that bash ignores in
-# what it starts in the background.
+# In a separate session, so that Ctrl-C does not reach it, and with SIGINT restored, which bash ignores for background
+# processes.
 python3 -c 'import os, signal, sys
 os.setsid()
 signal.signal(signal.SIGINT, signal.default_int_handler)

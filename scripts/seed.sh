@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make seed`: users into the DynamoDB table TABLE, or into the one of the stack of CONFIG, from USERS (a
-# JSON file) or the three of the program.
+# `make seed`: writes users into the DynamoDB table TABLE, or into the table of the stack of CONFIG, from USERS (a JSON
+# file) or the three embedded ones.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites
@@ -14,8 +14,8 @@ fi
 [ -n "$table" ] || die 'TABLE is not set; it names the table, as in: make seed TABLE=users' \
   'CONFIG=prod takes the one that make deploy CONFIG=prod has made' \
   'USERS=users.json names a JSON array of users, or a file with a user a line'
-# The SDK of the program finds fewer kinds of profiles than other AWS tools do: no SSO, no login, no
-# `credential_process`. So those tools find the credentials.
+# The program's SDK supports fewer kinds of profiles than other AWS tools: no SSO, no login, no `credential_process`. So
+# those tools look up the credentials.
 if [ -z "${AWS_ACCESS_KEY_ID:-}" ]; then
   . scripts/stack.sh
   found=$(deployed credentials)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make setup`: what `run` and `test` need, where it can be installed.
+# `make setup`: installs what `run` and `test` need, where possible.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites

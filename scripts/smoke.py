@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-# No user has it: it is the largest number that an id can be.
+# The largest possible id, which no user has.
 UNKNOWN = 2**63 - 1
 
 
@@ -71,7 +71,7 @@ def token(_method, _url):
 
 
 def expect(what, reply, status, cache_status=None, headers=()):
-    """Prints what came, and fails if it is not as expected."""
+    """Prints the response, and fails if it is not the expected one."""
     print(f"{what}: {reply.status} {reply.cache_status}")
     if reply.status != status:
         raise Failed(f"{what}: expected {status}, got {reply.status}: {reply.body[:300].decode(errors='replace')}")
@@ -88,7 +88,7 @@ def smoke(api, user):
     first = api.ask(path)
     kept = re.fullmatch(r"response-boost; hit; ttl=(\d+)", first.cache_status)
     if kept:
-        # A little longer than it says: it ends within that second.
+        # A little longer than it says, because the entry expires within that second.
         wait = int(kept[1]) + 2
         print(f"{path} is cached already; waiting {wait} s until it expires")
         time.sleep(wait)

@@ -29,7 +29,7 @@ from botocore.session import Session
 
 from parameters import Refused, environment
 
-# How to delete what is left of a network, in the order in which AWS lets it be deleted.
+# How to delete what is left of a network, in the order that AWS requires.
 DELETIONS = {
     "AWS::EC2::SecurityGroup": "aws ec2 delete-security-group --group-id",
     "AWS::EC2::Subnet": "aws ec2 delete-subnet --subnet-id",
@@ -55,12 +55,12 @@ class Stack:
         return self.session.create_client(service, region_name=self.region)
 
     def make(self, target):
-        """How the user runs a target for this stack."""
+        """The command with which the user runs a target for this stack."""
         stack = f" STACK={self.name}" if os.environ.get("STACK") else ""
         return f"make {target}{stack}" + (f" CONFIG={self.config}" if self.config != "default" else "")
 
     def described(self):
-        """What CloudFormation says of it; None if it does not exist."""
+        """CloudFormation's description of the stack; None if it does not exist."""
         try:
             return self.cloudformation.describe_stacks(StackName=self.name)["Stacks"][0]
         except ClientError as error:
@@ -90,7 +90,7 @@ class Stack:
                 and resource["ResourceStatus"] != "DELETE_COMPLETE"]
 
     def failures(self):
-        """The events of failures since its last operation began, the first of them first."""
+        """The failure events since its last operation began, oldest first."""
         found = []
         pages = self.cloudformation.get_paginator("describe_stack_events").paginate(StackName=self.name)
         for event in (event for page in pages for event in page["StackEvents"]):
@@ -116,7 +116,7 @@ class Stack:
         return self.client("lambda").get_alias(FunctionName=self.function(), Name="live")
 
     def moved(self):
-        """The version that CloudFormation takes for live, where the alias points to another one."""
+        """The version that CloudFormation considers live, if the alias points to another one."""
         described = self.described()
         if described is None or "UsersFunction" not in self.outputs():
             return None
@@ -135,7 +135,7 @@ def delete_table(name):
 
 
 def outputs(stack):
-    # Some tools of AWS know the one of these names alone, some the other.
+    # Some AWS tools know only the first of these names, others only the second.
     region = {"AWS_REGION": stack.region, "AWS_DEFAULT_REGION": stack.region}
     for name, value in {**stack.outputs(), **region}.items():
         print(f"export {name}={shlex.quote(value)}")
@@ -252,7 +252,7 @@ def set_parameters(stack, *settings):
         raise Refused(f"the stack {stack.name} has no parameter {', '.join(sorted(unknown))}; "
                       f"it is older than this: {stack.make('deploy')}")
     changes["DeploymentByCodeDeploy"] = "false"
-    # Another one than any before it: of that, of what changes, and so on.
+    # A new id: it depends on the current one, on the changes, and so on the whole history.
     changes["ReleaseId"] = hashlib.sha256(f"{before['ReleaseId']} {sorted(changes.items())}".encode()).hexdigest()[:16]
     stack.cloudformation.update_stack(
         StackName=stack.name, UsePreviousTemplate=True, Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],

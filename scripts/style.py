@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Finds phrases in prose that a plainer one replaces.
+"""Finds phrases in prose that have a plainer alternative.
 
     scripts/style.py [FILE]...
     scripts/style.py --list
 
 Without arguments it reads the documents of this repository, the help of the Makefile, the template's descriptions, and
-the messages of the scripts. It looks at prose alone: Markdown without code and quotations, YAML's descriptions, and the
-comments and messages of shell scripts. It also reads Rust sources that it is given: their comments. `--list` prints the
-names of the files.
+the messages of the scripts. It looks only at prose: Markdown without code and quotations, YAML's descriptions, and the
+comments and messages of shell scripts. In Rust sources, which it reads only when they are given, it looks at the
+comments. `--list` prints the names of the files.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 
-# What not to write, and what to write instead. Case does not matter.
+# What not to write, and what to write instead. Case is ignored.
 PHRASES = [
     (r"\b(?:not|never|is|are|be|being|was|were) kept\b", "stored"),
     (r"\bload(?:s|ed|ing)? (?:\w+ )?anew\b", "reload, refresh"),
@@ -43,18 +43,18 @@ PHRASES = [
     (r"\bmade anew\b|\bafresh\b", "again"),
     (r"\btold (?:once|again)\b", "logged, reported"),
 ]
-# A phrase may go on in the next line.
+# A phrase may continue on the next line.
 BANNED = [(re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE | re.MULTILINE), instead)
           for pattern, instead in PHRASES]
 
 
 def blank(match):
-    """As many lines of nothing, so that the numbers of the lines stay."""
+    """As many empty lines, so that line numbers stay the same."""
     return re.sub(r"[^\n]", " ", match[0])
 
 
 def prose(path, text):
-    """The file with all that is not prose blanked."""
+    """The text of the file with everything except prose blanked."""
     if path.suffix == ".md":
         # Code, quotations (the guarantee is quoted word for word), inline code, addresses.
         for pattern in [r"^```.*?^```", r"^>.*?$", r"`[^`\n]+`", r"\]\([^)]*\)"]:
@@ -76,7 +76,7 @@ def prose(path, text):
 
 
 def findings(path, text):
-    """The line, the phrase and the plainer one for each that is found."""
+    """The line, the phrase and the alternative for each match."""
     text = prose(path, text)
     return sorted((text.count("\n", 0, match.start()) + 1, match[0], instead)
                   for pattern, instead in BANNED for match in pattern.finditer(text))

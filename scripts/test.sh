@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# `make test`: everything, or the parts that TEST_PARTS names. The end names what has failed, and what this machine cannot test.
+# `make test`: runs all tests, or the parts that TEST_PARTS names. At the end it names what failed, and what this
+# machine cannot test.
 . "$(dirname "$0")/lib.sh"
 
-# What is missing is said now, and not after minutes.
+# Report what is missing now, and not after minutes.
 check_prerequisites
 check_pip
 ensure_cargo_lambda
 ensure_test_server
 
-# `make soak` asks for one of the tests alone.
+# `make soak` runs a single test.
 if [ "${1:-}" = soak ]; then
   exec cargo test --locked --package users-function --test suite soak:: -- --nocapture
 fi
@@ -18,12 +19,12 @@ ensure_sam
 ensure_template_tools
 . scripts/parts.sh
 ensure_openapi_tools || skipped+=('openapi.yaml (schemathesis cannot be installed here)')
-# Without these the tests that need them name what is missing.
+# Without these, the tests that need them name what is missing.
 ensure_swagger_ui || true
 ensure_chromium || true
 ensure_serverless_offline || skipped+=('the gateways of serverless-offline (it needs Node 20 and npm)')
 
-# A second DynamoDB for the API: made by others, and fitted to nothing here.
+# A second DynamoDB for the API, from another project and not adapted to the tests.
 moto=(scripts/with-moto.sh)
 without=()
 if ! ensure_moto; then
@@ -35,7 +36,7 @@ if [ "$(server_kind "$REDIS_SERVER")" != tls ]; then
   skipped+=("TLS ($REDIS_SERVER has none)")
   without+=(--skip tls::)
 fi
-# By doing it: root in a container or a chroot may not mount.
+# Try it: even root may not mount in a container or a chroot.
 if ! unshare --mount mount --bind /dev/null /etc/resolv.conf 2>/dev/null ||
   ! python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).bind(("127.0.53.53", 53))' 2>/dev/null; then
   skipped+=('a silent resolver (it takes root on Linux, who may mount)')
@@ -46,10 +47,10 @@ if ! python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).connect(("
   without+=(--skip a_server_that_lets_nobody_in_is_seldom_tried)
 fi
 
-# Each test has servers and sockets of its own, and all of one binary are one process where cargo runs them.
+# Each test has its own servers and sockets, and under cargo all tests of a binary share one process.
 ulimit -Sn 8192 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
 
-# The example over PostgreSQL is a package of its own, so that nobody else compiles it.
+# The example with PostgreSQL is a separate package, so that nobody else compiles it.
 postgres_example() {
   if ensure_postgres; then
     cargo test --locked --manifest-path examples/axum-postgres/Cargo.toml --target-dir target
@@ -58,7 +59,8 @@ postgres_example() {
   fi
 }
 
-# nextest runs the tests of all packages side by side. Most of them wait most of the time. Without it cargo runs them.
+# nextest runs the tests of all packages concurrently; most of them wait most of the time. Without nextest, cargo runs
+# them.
 prebuilt_cargo_tool cargo-nextest 0.9.148 || true
 rust_tests() {
   local threads=$(($(getconf _NPROCESSORS_ONLN) * 2))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make url`: where the deployed API is.
+# `make url`: prints the URL of the deployed API.
 . "$(dirname "$0")/lib.sh"
 . scripts/stack.sh
 

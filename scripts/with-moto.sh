@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with a DynamoDB by moto at TEST_MOTO, which holds the users in the table `people`.
+# Runs a command with a moto DynamoDB at TEST_MOTO, which has the users in the table `people`.
 . "$(dirname "$0")/lib.sh"
 
 port=$(free_port)

@@ -1,7 +1,7 @@
-//! How AWS is reached: credentials, region and HTTPS, for all that needs them.
+//! Access to AWS: credentials, region and HTTPS, for everything that needs them.
 //!
-//! They are found as all AWS tools find them, when they are first needed: most functions that only
-//! ever hit, and all that use neither IAM nor DynamoDB, never do.
+//! They are found like in all AWS tools, on first use. Functions that use neither IAM nor DynamoDB never look for them,
+//! and neither do most environments that only serve hits.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,14 +17,13 @@ use aws_smithy_types::byte_stream::ByteStream;
 use response_boost::AwsCredentials;
 use tokio::sync::OnceCell;
 
-/// How long a service may take that is asked by [`call`].
+/// The time limit of a [`call`].
 const TIME_LIMIT: Duration = Duration::from_secs(15);
 
-/// Why a service was not asked, or what it answered.
+/// Why a service was not called, or its error.
 pub type CallError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a client of an AWS service is made from. What finds the credentials knows itself when to look
-/// again.
+/// The configuration of AWS clients. Its credentials provider refreshes credentials itself.
 pub async fn config() -> &'static SdkConfig {
     static CONFIG: OnceCell<SdkConfig> = OnceCell::const_new();
     CONFIG
@@ -37,7 +36,7 @@ pub async fn config() -> &'static SdkConfig {
         .await
 }
 
-/// What an IAM token is signed with.
+/// The credentials that sign an IAM token.
 pub async fn credentials() -> Result<AwsCredentials, Box<dyn std::error::Error + Send + Sync>> {
     let aws = config().await;
     let region = aws.region().ok_or("no AWS region is set (AWS_REGION)")?;
@@ -51,26 +50,25 @@ pub async fn credentials() -> Result<AwsCredentials, Box<dyn std::error::Error +
     })
 }
 
-/// A service's answer that is no error.
+/// A successful reply of a service.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Answer {
-    /// Whether the function that Lambda was to invoke failed.
+    /// Whether the function that Lambda invoked failed.
     pub is_function_error: bool,
     /// The body.
     pub body: Vec<u8>,
 }
 
-/// Asks a service that is asked once in the life of a process: an SDK for each would make the programs larger by
-/// more than the rest of this does. It posts `body` to `path`, for services that speak JSON with the operation
-/// `target`.
+/// Calls a service that a process needs only once. An SDK for each such service would enlarge the programs by more than
+/// everything else does. It posts `body` to `path`; `target` is the operation, for services that speak JSON.
 pub async fn call(
     service: &str,
     path: &str,
     target: Option<&str>,
     body: String,
 ) -> Result<Answer, CallError> {
-    // What finds the credentials is large.
+    // Boxed: the credentials provider's future is large.
     let asked = Box::pin(post(service, path, target, body));
     let asked = tokio::time::timeout(TIME_LIMIT, asked).await;
     asked.map_err(|_| format!("{service} did not answer within {} s", TIME_LIMIT.as_secs()))?
@@ -122,14 +120,14 @@ async fn post(
     let is_function_error = answered.headers().get("x-amz-function-error").is_some();
     let body = ByteStream::new(answered.into_body()).collect().await?.to_vec();
     if !(200..300).contains(&status) {
-        // AWS names the kind of error and the reason, and no secret.
+        // AWS sends the kind of error and the reason, but no secret.
         let said = String::from_utf8_lossy(&body);
         return Err(format!("{service} answered {status}: {said}").into());
     }
     Ok(Answer { is_function_error, body })
 }
 
-/// An error of the SDK and all that led to it, in one line; its own text is only the last of these.
+/// An SDK error and all its causes, in one line; its own text has only the last of them.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,8 +1,8 @@
-//! Every environment variable that the program reads, and what it makes of them.
+//! All environment variables of the program, and their parsing.
 //!
-//! They are read once, at the start, through a lookup argument, so that nothing else depends on
-//! the environment and a test can pass a map. An empty value counts as unset. An invalid one stops
-//! the start: a default is never put in its place. All invalid ones are named together.
+//! They are read once, at the start, through a lookup argument, so that nothing else depends on the environment and a
+//! test can pass a map. An empty value counts as unset. An invalid value stops the start and is never replaced by a
+//! default. The error names all invalid variables together.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,17 +22,17 @@ use response_boost::{
 
 /// The names of the variables.
 pub mod variable {
-    /// Where Redis is; unset: the cache is in the process.
+    /// The URL of Redis; unset: the cache is in the process.
     pub const REDIS_URL: &str = "REDIS_URL";
     /// `true`: speak the cluster protocol. `false`.
     pub const REDIS_CLUSTER: &str = "REDIS_CLUSTER";
-    /// The PEM file of an own CA; unset: the public roots.
+    /// The PEM file of a private CA; unset: the public roots.
     pub const REDIS_TLS_CA_FILE: &str = "REDIS_TLS_CA_FILE";
-    /// The PEM file of a client certificate; unset: none is shown.
+    /// The PEM file of a client certificate; unset: the client presents none.
     pub const REDIS_TLS_CERT_FILE: &str = "REDIS_TLS_CERT_FILE";
     /// The PEM file of that certificate's private key.
     pub const REDIS_TLS_KEY_FILE: &str = "REDIS_TLS_KEY_FILE";
-    /// The secret in Secrets Manager that has the password of Redis; unset: the URL has it, or there is none.
+    /// The secret in Secrets Manager that has the password of Redis; unset: the URL has it, or Redis needs none.
     pub const REDIS_PASSWORD_SECRET: &str = "REDIS_PASSWORD_SECRET";
     /// Sign in with IAM as this user; unset: as the URL says.
     pub const REDIS_IAM_USER: &str = "REDIS_IAM_USER";
@@ -40,7 +40,7 @@ pub mod variable {
     pub const REDIS_IAM_CACHE: &str = "REDIS_IAM_CACHE";
     /// `true`: that cache is serverless. `true`.
     pub const REDIS_IAM_SERVERLESS: &str = "REDIS_IAM_SERVERLESS";
-    /// What that cache is of: `elasticache` or `memorydb`. `elasticache`.
+    /// The service of that cache: `elasticache` or `memorydb`. `elasticache`.
     pub const REDIS_IAM_SERVICE: &str = "REDIS_IAM_SERVICE";
     /// `true`: connect while Lambda initialises the environment. `false`.
     pub const WARM_UP: &str = "WARM_UP";
@@ -48,35 +48,35 @@ pub mod variable {
     pub const REDIS_CONNECT_TIMEOUT_MS: &str = "REDIS_CONNECT_TIMEOUT_MS";
     /// How long a request waits for one reply, in milliseconds. 100.
     pub const REDIS_RESPONSE_TIMEOUT_MS: &str = "REDIS_RESPONSE_TIMEOUT_MS";
-    /// `false`: every request goes past the cache. `true`.
+    /// `false`: every request bypasses the cache. `true`.
     pub const CACHE_ENABLED: &str = "CACHE_ENABLED";
     /// The first part of every key. `users`.
     pub const CACHE_NAMESPACE: &str = "CACHE_NAMESPACE";
-    /// How long a user is kept, in seconds. 120.
+    /// How long a user is stored, in seconds. 120.
     pub const CACHE_TTL_SECONDS: &str = "CACHE_TTL_SECONDS";
-    /// How long it is kept that there is no such user, in seconds. 0: it is not.
+    /// How long a 404 for a user is stored, in seconds. 0: it is not stored.
     pub const CACHE_NOT_FOUND_TTL_SECONDS: &str = "CACHE_NOT_FOUND_TTL_SECONDS";
-    /// The most freshness that clients get, in seconds; unset: all of it.
+    /// The most freshness that clients get, in seconds; unset: no limit.
     pub const CACHE_CLIENT_MAX_AGE_SECONDS: &str = "CACHE_CLIENT_MAX_AGE_SECONDS";
-    /// The size of the largest entry that is kept, in bytes. 1 MiB.
+    /// The size of the largest entry that is stored, in bytes. 1 MiB.
     pub const CACHE_MAX_ENTRY_BYTES: &str = "CACHE_MAX_ENTRY_BYTES";
-    /// How long past its time an entry may stand in for a store that fails, in seconds. 0: not at all.
+    /// How long past its freshness an entry may be served if the load fails, in seconds. 0: not at all.
     pub const CACHE_STALE_IF_ERROR_SECONDS: &str = "CACHE_STALE_IF_ERROR_SECONDS";
-    /// How long past its time an entry is answered at once and loaded anew after the reply, in seconds. 0: not at all.
+    /// How long past its freshness an entry is served at once and refreshed after the reply, in seconds. 0: not at all.
     pub const CACHE_STALE_WHILE_REVALIDATE_SECONDS: &str = "CACHE_STALE_WHILE_REVALIDATE_SECONDS";
-    /// `after-reply`, or `inline`: the request that meets an entry about to end loads it itself. `after-reply`.
+    /// `after-reply`, or `inline`: the request that finds an entry about to expire refreshes it itself. `after-reply`.
     pub const CACHE_REFRESH: &str = "CACHE_REFRESH";
-    /// How eagerly an entry is loaded anew before it ends: the beta of `XFetch`. 1; 0: never.
+    /// How eagerly an entry is refreshed before it expires: the beta of `XFetch`. 1; 0: never.
     pub const CACHE_EARLY_REFRESH: &str = "CACHE_EARLY_REFRESH";
     /// The share of hits that are audited: loaded again after the reply and compared with the entry. 0: none.
     pub const CACHE_AUDIT_RATE: &str = "CACHE_AUDIT_RATE";
     /// How long an invalidation may take before an audit counts it as lost, in seconds. 10.
     pub const CACHE_AUDIT_GRACE_SECONDS: &str = "CACHE_AUDIT_GRACE_SECONDS";
-    /// How long a lease lives without a sign of its holder, in milliseconds. 2000; 0: no leases.
+    /// How long a lease lives unless its holder renews it, in milliseconds. 2000; 0: no leases.
     pub const CACHE_LEASE_MS: &str = "CACHE_LEASE_MS";
-    /// A path before `/users` that no route of the gateway tells; unset: none.
+    /// A path before `/users` that no route of the gateway reveals; unset: empty.
     pub const API_BASE_PATH: &str = "API_BASE_PATH";
-    /// The DynamoDB table of users; unset: the three in the program.
+    /// The DynamoDB table of users; unset: the three embedded users.
     pub const USERS_TABLE: &str = "USERS_TABLE";
     /// How many requests an environment serves at a time, as Lambda sets it. 1.
     pub const AWS_LAMBDA_MAX_CONCURRENCY: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
@@ -84,24 +84,24 @@ pub mod variable {
     pub const AWS_LAMBDA_LOG_FORMAT: &str = "AWS_LAMBDA_LOG_FORMAT";
     /// The lowest level that is logged, as Lambda sets it. INFO.
     pub const AWS_LAMBDA_LOG_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
-    /// The same in more detail (`info,response_boost=debug`); goes before the other.
+    /// More detailed log levels (`info,response_boost=debug`); takes precedence over the other.
     pub const RUST_LOG: &str = "RUST_LOG";
-    /// What metrics call this service. `users`.
+    /// The name of this service in metrics. `users`.
     pub const POWERTOOLS_SERVICE_NAME: &str = "POWERTOOLS_SERVICE_NAME";
-    /// Where metrics are in CloudWatch. `ResponseBoost`.
+    /// The namespace of the metrics in CloudWatch. `ResponseBoost`.
     pub const POWERTOOLS_METRICS_NAMESPACE: &str = "POWERTOOLS_METRICS_NAMESPACE";
-    /// Of the release check: the ARN of the version to ask.
+    /// For the release check: the ARN of the version to check.
     pub const RELEASE_CHECK_VERSION: &str = "RELEASE_CHECK_VERSION";
-    /// Of the release check: the id of the user to ask for. 1.
+    /// For the release check: the id of the user to request. 1.
     pub const RELEASE_CHECK_USER: &str = "RELEASE_CHECK_USER";
-    /// Of the release check: `true`: a version that does not reach its cache fails. `true`.
+    /// For the release check, `true`: a version that does not reach its cache fails. `true`.
     pub const RELEASE_CHECK_CACHE: &str = "RELEASE_CHECK_CACHE";
 }
 
-/// How much longer the cache lets a lookup take than the lookup itself does, which can say what failed.
+/// How much longer the cache lets a lookup take than the lookup's own limit, so that the lookup can report what failed.
 const LOAD_MARGIN: Duration = Duration::from_millis(500);
 
-/// What the program runs by.
+/// The configuration of the program.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
@@ -115,9 +115,9 @@ pub struct Config {
     pub cache_enabled: bool,
     /// The first part of every key. `CACHE_NAMESPACE`.
     pub namespace: Namespace,
-    /// What is kept, and how long. `CACHE_*`.
+    /// What is stored, and for how long. `CACHE_*`.
     pub policy: Policy,
-    /// The DynamoDB table of users. `None`: the three in the program. `USERS_TABLE`.
+    /// The DynamoDB table of users. `None`: the three embedded users. `USERS_TABLE`.
     pub users_table: Option<TableName>,
     /// A path before `/users`. `API_BASE_PATH`.
     pub base_path: BasePath,
@@ -127,13 +127,13 @@ pub struct Config {
     pub log: LogSettings,
 }
 
-/// What the release check runs by.
+/// The configuration of the release check.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ReleaseCheckConfig {
-    /// The name of the function to ask, and its version. `RELEASE_CHECK_VERSION`.
+    /// The name and the version of the function to check. `RELEASE_CHECK_VERSION`.
     pub function: (String, String),
-    /// The user to ask for. `RELEASE_CHECK_USER`.
+    /// The user to request. `RELEASE_CHECK_USER`.
     pub user: u64,
     /// Whether a version that does not reach its cache fails. `RELEASE_CHECK_CACHE`.
     pub expects_cache: bool,
@@ -141,11 +141,11 @@ pub struct ReleaseCheckConfig {
     pub log: LogSettings,
 }
 
-/// All the variables that have an invalid value.
+/// All variables with an invalid value.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub struct ConfigError(Vec<InvalidVariable>);
 
-/// A variable whose value is not accepted. Secrets are redacted.
+/// A variable with an invalid value. Secrets are redacted.
 #[derive(Debug, PartialEq, Eq)]
 struct InvalidVariable {
     name: &'static str,
@@ -171,7 +171,7 @@ impl Config {
     /// ```
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let mut variables = Variables { lookup: &lookup, invalid: Vec::new() };
-        // All are read before any is missed: each reads what is its own and notes what is invalid.
+        // All groups are read before any failure is returned, so that every invalid variable is noted.
         let redis = variables.redis();
         let redis_password_secret = variables.password_secret();
         let warm_up = variables.flag(variable::WARM_UP, "false");
@@ -250,7 +250,7 @@ impl ReleaseCheckConfig {
 }
 
 impl fmt::Display for ConfigError {
-    /// A line for each variable, each of which can be read without the others.
+    /// A line for each variable, which can be read without the others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, InvalidVariable { name, held, accepted }) in self.0.iter().enumerate() {
             let separator = if number == 0 { "" } else { "\n" };
@@ -266,15 +266,15 @@ struct Variables<'a> {
     invalid: Vec<InvalidVariable>,
 }
 
-/// Something that was read is invalid, and is noted in [`Variables::invalid`].
+/// An invalid value was found, and noted in [`Variables::invalid`].
 struct Noted;
 
 impl Variables<'_> {
-    /// For more than that a forgotten unit is a likelier reason than a wish.
+    /// Anything larger is more likely a wrong unit than intended.
     const SECONDS: RangeInclusive<u64> = 0..=365 * 24 * 60 * 60;
     /// No invocation lasts longer.
     const MILLISECONDS: RangeInclusive<u64> = 1..=15 * 60 * 1000;
-    /// Redis takes no larger value.
+    /// Redis accepts no larger value.
     const BYTES: RangeInclusive<u64> = 1..=512 * 1024 * 1024;
 
     fn redis(&mut self) -> Result<Option<RedisSettings>, Noted> {
@@ -318,7 +318,7 @@ impl Variables<'_> {
             redis = self.judge(variable::REDIS_TLS_CERT_FILE, showing)?;
         }
         if let Some(iam) = iam {
-            // A token that anybody can read on its way is anybody's for 15 minutes.
+            // Anyone who reads a token on its way could use it for 15 minutes.
             let signing = if redis.is_tls() { Ok(redis.with_iam(iam)) } else { Err(needs_tls()) };
             redis = self.judge(variable::REDIS_IAM_USER, signing)?;
         }
@@ -344,7 +344,7 @@ impl Variables<'_> {
         Ok(secret)
     }
 
-    /// A client certificate and its private key, each as it stands in its file.
+    /// A client certificate and its private key, as their files contain them.
     fn client_certificate(&mut self) -> Result<Option<[Vec<u8>; 2]>, Noted> {
         let certificate = self.file(variable::REDIS_TLS_CERT_FILE);
         let key = self.file(variable::REDIS_TLS_KEY_FILE);
@@ -456,7 +456,7 @@ impl Variables<'_> {
             "TRACE" | "DEBUG" | "INFO" | "WARN" | "ERROR" => {
                 text.parse().map_err(|_| String::new())
             }
-            // Lambda has a level above ERROR that Rust's loggers lack; nothing here is worse.
+            // Lambda has a level above ERROR that Rust's loggers lack; nothing here logs worse than ERROR.
             "FATAL" => Ok(LevelFilter::ERROR),
             _ => Err("TRACE, DEBUG, INFO, WARN, ERROR or FATAL".to_owned()),
         });
@@ -475,7 +475,7 @@ impl Variables<'_> {
         Ok(LogSettings { format, filter, service, metrics_namespace })
     }
 
-    /// What is in the file that a variable names.
+    /// The content of the file that a variable names.
     fn file(&mut self, name: &'static str) -> Result<Option<Vec<u8>>, Noted> {
         self.read_optional(name, |path| {
             std::fs::read(path).map_err(|error| format!("a file that can be read ({error})"))
@@ -514,13 +514,13 @@ impl Variables<'_> {
         self.note(name, text.as_deref().map(parse).transpose(), text.as_deref())
     }
 
-    /// Notes what is not accepted for a reason that another variable has a part in.
+    /// Notes a value as invalid for a reason that involves another variable.
     fn judge<T>(&mut self, name: &'static str, judged: Result<T, String>) -> Result<T, Noted> {
         let text = self.text(name)?;
         self.note(name, judged, text.as_deref())
     }
 
-    /// What the variable holds; `Ok(None)` if that is nothing.
+    /// The value of the variable; `Ok(None)` if it is unset or empty.
     fn text(&mut self, name: &'static str) -> Result<Option<String>, Noted> {
         match (self.lookup)(name).map(OsString::into_string) {
             None => Ok(None),
@@ -529,7 +529,7 @@ impl Variables<'_> {
         }
     }
 
-    /// Notes what was not accepted, `Err` saying what would have been.
+    /// Notes an invalid value; `Err` describes the accepted ones.
     fn note<T>(
         &mut self,
         name: &'static str,
@@ -554,8 +554,7 @@ fn whole_number(text: &str, accepted: RangeInclusive<u64>) -> Result<u64, String
     number.ok_or_else(|| format!("a whole number from {} to {}", accepted.start(), accepted.end()))
 }
 
-/// The scheme of a URL that was not understood. Of the rest, where it is not understood, any part
-/// may be the password.
+/// The scheme of a URL that could not be parsed. Any part of the rest may be the password.
 fn without_secrets(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, _))

@@ -1,8 +1,8 @@
-//! What the binaries share: how they start, and how they end.
+//! The start and the end of each binary.
 
 use std::process::ExitCode;
 
-/// The program was not started by Lambda, or by something that plays it.
+/// Neither Lambda nor an emulator started the program.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
     "AWS_LAMBDA_RUNTIME_API is not set: Lambda, or something that plays it, must start this program. \
@@ -10,12 +10,12 @@ use std::process::ExitCode;
 )]
 pub struct NotLambda;
 
-/// Tells somebody who has started the program by hand how it is meant to be started.
+/// Fails if someone started the program by hand, and says how to start it.
 pub fn expect_lambda() -> Result<(), NotLambda> {
     std::env::var_os("AWS_LAMBDA_RUNTIME_API").map(drop).ok_or(NotLambda)
 }
 
-/// The exit code; an error is printed, since there may be no log to write to yet.
+/// The exit code. An error is printed, because logging may not have started yet.
 pub fn exit_code<E: std::fmt::Display>(ended: Result<(), E>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,

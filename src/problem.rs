@@ -7,21 +7,21 @@ use lambda_http::Body;
 
 pub use lambda_gateway::problem::{bad_request, unavailable};
 
-/// 404 for a path that leads nowhere.
+/// 404 for a path that does not exist.
 #[must_use]
 pub fn no_such_path() -> Response<Body> {
     never_kept(problem(StatusCode::NOT_FOUND, "No such path"))
 }
 
-/// 404 for a thing that is not there; `detail` says which.
+/// 404 for a missing resource; `detail` says which.
 ///
-/// Other than the rest it says nothing of caches: whether it is kept is the policy's choice.
+/// Unlike the others it sets no `Cache-Control`, so the policy decides whether it is stored.
 #[must_use]
 pub fn not_found(detail: &str) -> Response<Body> {
     problem(StatusCode::NOT_FOUND, detail)
 }
 
-/// 405: `allowed` are the methods that the path has.
+/// 405; `allowed` are the methods of the path.
 #[must_use]
 pub fn method_not_allowed(allowed: &[Method]) -> Response<Body> {
     let mut response =

@@ -1,7 +1,7 @@
-//! What a new version is asked before it gets requests: `CodeDeploy` calls this, and ends the deployment where it fails.
+//! The check of a new version before it gets requests. `CodeDeploy` calls it, and stops the deployment if it fails.
 //!
-//! A version passes that answers for a user and for one that does not exist, and that reaches its cache: it serves the
-//! user from there, or, where the table has no such user, at least had no fault of it.
+//! A version passes if it answers for an existing user and for a missing one, and if it reaches its cache: it serves
+//! the user from there, or, if the table has no such user, reports no fault of the cache.
 //! <https://docs.aws.amazon.com/codedeploy/latest/userguide/reference-appspec-file-structure-hooks.html>
 
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::config::ReleaseCheckConfig;
 
 /// How long a version may take to serve a user from the cache. Its first environment may find the cache slow.
 const CACHE_PATIENCE: Duration = Duration::from_secs(20);
-/// How long to wait before it is asked again. Its breaker is closed again by then.
+/// The pause before the next request. By then the breaker has closed again.
 const PAUSE: Duration = Duration::from_millis(250);
-/// No user has it: it is the largest number that an id can be.
+/// The largest possible id, which no user has.
 const UNKNOWN_USER: u64 = u64::MAX >> 1;
 
-/// What `CodeDeploy` calls a hook with, and wants to have back.
+/// The payload with which `CodeDeploy` calls a hook, and whose ids it expects back.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Hook {
@@ -29,30 +29,30 @@ pub struct Hook {
     lifecycle_event_hook_execution_id: String,
 }
 
-/// Why a version gets no requests.
+/// Why a version may not get requests.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Unfit {
-    /// It could not be invoked.
+    /// The version could not be invoked.
     #[error("the new version was not asked: {0}")]
     NotAsked(CallError),
-    /// It crashed or ran out of time.
+    /// The version crashed or timed out.
     #[error("the new version failed: {0}")]
     Failed(String),
-    /// It gave a wrong answer.
+    /// The version gave a wrong response.
     #[error("GET {path} was answered with {status}")]
     Answer {
-        /// What it was asked for.
+        /// The requested path.
         path: String,
-        /// What it answered with.
+        /// The status of the response.
         status: u64,
     },
-    /// It does not reach its cache.
+    /// The version does not reach its cache.
     #[error("GET {path} did not come from the cache: {cache_status}")]
     Cache {
-        /// What it was asked for.
+        /// The requested path.
         path: String,
-        /// The Cache-Status of its last answer.
+        /// The `Cache-Status` of the last response.
         cache_status: String,
     },
 }
@@ -67,13 +67,13 @@ impl Reply {
         self.cache_status.starts_with("response-boost; hit")
     }
 
-    /// The cache took part, and without a fault.
+    /// Whether the cache took part without a fault.
     fn reached_cache(&self) -> bool {
         self.is_hit() || self.cache_status.starts_with("response-boost; fwd=uri-miss")
     }
 }
 
-/// Asks the new version.
+/// Checks the new version.
 pub async fn check(config: &ReleaseCheckConfig) -> Result<(), Unfit> {
     let ends_at = Instant::now() + CACHE_PATIENCE;
     for (user, statuses) in [(config.user, &[200, 404][..]), (UNKNOWN_USER, &[404])] {
@@ -83,7 +83,7 @@ pub async fn check(config: &ReleaseCheckConfig) -> Result<(), Unfit> {
             if !statuses.contains(&reply.status) {
                 return Err(Unfit::Answer { path, status: reply.status });
             }
-            // What does not exist is not stored unless somebody asks for that.
+            // A 404 is stored only if the configuration says so.
             let is_well = if reply.status == 200 { reply.is_hit() } else { reply.reached_cache() };
             if is_well || !config.expects_cache {
                 break;
@@ -114,7 +114,7 @@ async fn ask(config: &ReleaseCheckConfig, path: &str) -> Result<Reply, Unfit> {
     })
 }
 
-/// The event of an HTTP API, with what is needed of it.
+/// An event of an HTTP API, with the members that the gateway needs.
 fn request(path: &str) -> Value {
     json!({
         "version": "2.0",

@@ -1,7 +1,7 @@
-//! The password of Redis, where Secrets Manager has it.
+//! The password of Redis, if Secrets Manager has it.
 //!
-//! It is read once, while Lambda initialises the environment, and stands in no variable. After a rotation the
-//! environments that are there keep their connections; a new one reads the new password.
+//! It is read once, while Lambda initialises the environment, and is in no environment variable. After a rotation,
+//! existing environments keep their connections; a new environment reads the new password.
 
 use std::ffi::OsString;
 
@@ -17,7 +17,8 @@ struct Secret {
     secret_string: String,
 }
 
-/// The configuration with the password of its secret, if it names one. `lookup` is what it was read from.
+/// Adds the password from its secret to the configuration, if it names one. `lookup` is the source of the
+/// configuration.
 pub async fn completed(
     config: Config,
     lookup: impl Fn(&str) -> Option<OsString>,
@@ -42,8 +43,8 @@ pub async fn completed(
     Ok(config)
 }
 
-/// `user:password`, escaped for a URL, from a secret that is the password, or JSON with `password` and perhaps
-/// `username`, as Secrets Manager's own rotations have it.
+/// `user:password`, escaped for a URL. The secret is the password itself, or JSON with `password` and optionally
+/// `username`, as Secrets Manager's own rotations write it.
 fn sign_in(secret: &str) -> Option<String> {
     let escaped = |text: &str| {
         percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()

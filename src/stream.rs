@@ -1,8 +1,8 @@
-//! Changes of the users' table, as DynamoDB Streams tells them: which answers they make old.
+//! Changes of the users' table, from DynamoDB Streams: which responses they invalidate.
 //!
-//! A batch is done when the key of each changed user has been deleted. Here a fault of the cache is a
-//! failure, other than where answers come from: an answer that is old must not stay. What could not
-//! be deleted is reported, and Lambda gives it again, with all that came after it.
+//! A batch is done when the key of each changed user has been deleted. Unlike where responses are served, a fault of
+//! the cache is a failure here, because an old response must not remain. The outcome reports what could not be deleted,
+//! and Lambda redelivers it with everything after it.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html>
 
 use std::collections::HashMap;
@@ -19,19 +19,19 @@ use tracing::{error, info, warn};
 use crate::users::UserId;
 use response_boost::{CacheKey, Store, StoreError};
 
-/// How long to wait before a deletion that has failed is tried again: at first, and at most.
+/// The pause before a failed deletion is retried: the first one, and the longest one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How many deletions are under way at a time: more would wait for each other longer than for Redis.
+/// How many deletions run at a time. With more, they would mostly wait for each other.
 const AT_ONCE: usize = 100;
 
-/// The batch that one invocation is given. A record that cannot be read does no harm to the others.
+/// The batch of one invocation. A malformed record does not affect the others.
 #[derive(Debug, Deserialize)]
 pub struct Batch {
     #[serde(rename = "Records")]
     records: Vec<Box<RawValue>>,
 }
 
-/// What Lambda reads of what was not done.
+/// The reply that tells Lambda which records were not processed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
@@ -44,17 +44,17 @@ struct Failure {
     item_identifier: String,
 }
 
-/// A change was not done, and its record has no number to report it by.
+/// A change failed, and its record has no sequence number by which to report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a change could not be done, and its record has no SequenceNumber to say which")]
 pub struct Unreportable;
 
-/// An event that is no batch of changes. (What it is instead may hold anything, and is not told.)
+/// The event is not a batch of changes. (It may contain anything, so the error does not show it.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("an event without a list of Records")]
 pub struct NotABatch;
 
-/// The batch that an event is.
+/// Parses an event as a batch.
 pub fn read(event: &RawValue) -> Result<Batch, NotABatch> {
     serde_json::from_str(event.get()).map_err(|_| {
         error!("an event that is no batch of changes");
@@ -62,7 +62,7 @@ pub fn read(event: &RawValue) -> Result<Batch, NotABatch> {
     })
 }
 
-/// A record, as far as it is looked at: the keys are in it whatever the view of the stream is.
+/// The part of a record that is read. The keys are in it whatever the view type of the stream is.
 #[derive(Deserialize)]
 struct Record {
     dynamodb: Change,
@@ -86,12 +86,11 @@ struct Number {
     n: String,
 }
 
-/// Deletes what is kept of each user that a batch says was changed, made or removed.
+/// Deletes the entry of each user that a batch says was changed, created or removed.
 ///
-/// Many are deleted at once, each by a command of its own, and again while there is `time_left` where that fails.
-/// Only what the store has answered counts as done. The outcome names the first record in the order of
-/// the batch that is not: there Lambda goes on, so everything undone is given again. To delete what
-/// has been deleted does no harm.
+/// Deletions run concurrently, each as a command of its own, and a failed one is retried within `time_left`. Only a
+/// deletion that the store has confirmed counts. The outcome names the first record of the batch that is not done.
+/// Lambda continues there, so it redelivers everything undone; deleting a key twice does no harm.
 pub async fn invalidate<S: Store>(
     batch: &Batch,
     store: &Arc<S>,
@@ -100,7 +99,7 @@ pub async fn invalidate<S: Store>(
 ) -> Result<Outcome, Unreportable> {
     let started = Instant::now();
     let ends_at = started + time_left;
-    // For each key the first record that it stands in, and that record's number.
+    // For each key, the first record that concerns it and that record's number.
     let mut changes = HashMap::new();
     let (mut not_understood, mut reason) = (0_usize, None);
     for (place, record) in batch.records.iter().enumerate() {
@@ -116,7 +115,7 @@ pub async fn invalidate<S: Store>(
     }
 
     let keys_of_batch = changes.len();
-    // In the order of the batch, so that when the time is over it is the last ones that are undone.
+    // In the order of the batch, so that the last ones remain undone when time runs out.
     let mut keys: Vec<(usize, CacheKey)> =
         changes.iter().map(|(key, (place, _))| (*place, key.clone())).collect();
     keys.sort_unstable_by_key(|(place, _)| *place);
@@ -137,12 +136,12 @@ pub async fn invalidate<S: Store>(
                 changes.remove(&key);
             }
             Ok((_, Err(fault))) => last_fault = Some(fault),
-            // It has panicked, and its key stays among those that are not done.
+            // The task panicked, so its key remains among the undone ones.
             Err(_) => {}
         }
     }
 
-    // The one line of this invocation.
+    // The only line of this invocation.
     let (records, undone) = (batch.records.len(), changes.len());
     let deleted = keys_of_batch - undone;
     let total_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -1,13 +1,12 @@
-//! What operators see: log lines, and one line for each invocation that is also its metrics. All on
-//! standard output, where Lambda picks them up.
+//! Logs and metrics: log lines, and one line for each request that also carries its metrics. All go to standard output,
+//! where Lambda collects them.
 //!
-//! As JSON (`AWS_LAMBDA_LOG_FORMAT=JSON`) each line is one object of the schema in
-//! `docs/log-line.schema.json`; `docs/logs.md` says what the members mean. The line of a request is at
-//! the same time a document of CloudWatch's embedded metric format. As text, lines are for people and
-//! there are no metrics.
+//! As JSON (`AWS_LAMBDA_LOG_FORMAT=JSON`) each line is one object of the schema in `docs/log-line.schema.json`;
+//! `docs/logs.md` explains its members. The line of a request is also a document of CloudWatch's embedded metric
+//! format. As text, lines are for people and carry no metrics.
 //!
-//! A line is written at once and by one call of the system; that of a request when the answer has been
-//! given. Nothing is left when the next event is asked for and Lambda may freeze the process.
+//! Each line is written at once, by one system call; the line of a request after its response was sent. Nothing is left
+//! to write when the runtime asks for the next event and Lambda may freeze the process.
 
 mod invocation;
 mod json;
@@ -33,7 +32,7 @@ pub use self::label::{InvalidLabel, Label};
 pub struct LogSettings {
     /// `AWS_LAMBDA_LOG_FORMAT`.
     pub format: LogFormat,
-    /// `RUST_LOG`, or else the level of `AWS_LAMBDA_LOG_LEVEL` for all.
+    /// `RUST_LOG`, otherwise the level of `AWS_LAMBDA_LOG_LEVEL` for everything.
     pub filter: Targets,
     /// The dimension `service` of all metrics. `POWERTOOLS_SERVICE_NAME`.
     pub service: Label,
@@ -51,18 +50,17 @@ pub enum LogFormat {
     Text,
 }
 
-/// Starts logging. To be called once in a process; later calls change nothing.
+/// Starts logging. Call it once in a process; later calls change nothing.
 pub fn init(settings: &LogSettings) {
-    // Without lambda_runtime's own subscriber: it prints no timestamp, and Lambda takes a JSON line
-    // without one for INFO.
+    // Not `lambda_runtime`'s own subscriber: it prints no timestamp, and Lambda treats a JSON line without one as INFO.
     let lines = tracing_subscriber::fmt::layer();
     let lines = match settings.format {
         LogFormat::Json => lines.event_format(JsonLine).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    // The signer traces the requests that it signs, with their session tokens, the SDK the items that
-    // it reads, and the runtime the events: not here, whatever the filter says. What fails is logged by
-    // those who asked. Nor what the runtime says of a panic or a function error, which is nothing.
+    // Some traces are never logged, whatever the filter says: the signer's contain signed requests with session tokens,
+    // the SDK's the items that it reads, and the runtime's the events. Callers log what fails. The runtime's lines
+    // about panics and function errors are left out too, because they say nothing.
     let is_harmless = filter_fn(|line| {
         let target = line.target();
         let is_trace = *line.level() == Level::TRACE;
@@ -72,11 +70,11 @@ pub fn init(settings: &LogSettings) {
             || (target.starts_with("lambda_") && is_trace))
     });
     let filter = settings.filter.clone().and(is_harmless);
-    // Fails only where a subscriber is set already, which is then what the caller wants.
+    // This fails only if a subscriber is already set, which is then what the caller wants.
     if tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let location = panic.location().map(ToString::to_string);
-            // A literal. What was put together may hold anything.
+            // Only a literal: a formatted message may contain anything.
             let reason = panic.payload().downcast_ref::<&str>();
             error!(location, reason, "panicked");
         }));

@@ -1,7 +1,7 @@
 //! The example API: `GET /users/{id}`. It does not know that it is cached.
 //!
-//! To serve your own data, implement [`UserStore`] (or write a service of your own and put
-//! [`ResponseCacheLayer`](response_boost::ResponseCacheLayer) around it; nothing in the cache is about users).
+//! To serve your own data, implement [`UserStore`], or write your own service and put
+//! [`ResponseCacheLayer`](response_boost::ResponseCacheLayer) around it; nothing in the cache is specific to users.
 
 mod dynamodb;
 mod embedded;
@@ -31,20 +31,20 @@ const METHODS: [Method; 2] = [Method::GET, Method::HEAD];
 
 /// Answers `GET` and `HEAD /users/{id}` from a [`UserStore`].
 ///
-/// Every request gets an answer; the error type is there for the layers around it. `HEAD` gets the answer of `GET`: the
-/// [gateway](lambda_gateway) leaves out the body.
+/// Every request gets a response; the error type is for the layers around it. `HEAD` gets the response of `GET`, and
+/// the [gateway](lambda_gateway) omits the body.
 #[derive(Debug)]
 pub struct UsersApi<S> {
     store: Arc<S>,
 }
 
 impl<S: UserStore> UsersApi<S> {
-    /// The API over this store.
+    /// Creates the API over this store.
     pub fn new(store: S) -> Self {
         Self { store: Arc::new(store) }
     }
 
-    /// Opens what its store needs, so that no request waits for that.
+    /// Lets the store prepare, so that no request waits for that.
     pub async fn warm_up(&self) -> Result<(), UserStoreError> {
         self.store.warm_up().await
     }

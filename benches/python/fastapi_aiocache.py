@@ -1,5 +1,5 @@
-"""The design that response-boost descends from: FastAPI, aiocache and Mangum, as their documents show
-them: a decorator that keeps what a route answers."""
+"""The design that inspired response-boost, with FastAPI, aiocache and Mangum as in their documentation: a decorator
+that stores what a route returns."""
 
 import os
 from urllib.parse import urlsplit

@@ -1,5 +1,5 @@
-"""The same as the demonstration has it that response-boost descends from: a decorator that makes the
-cache, and with it a connection, for each request."""
+"""The same as in the demonstration that inspired response-boost: a decorator that creates the cache, and with it a
+connection, for each request."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The alternative without a framework: redis-py, as its documents show it."""
+"""The alternative without a framework: redis-py, as in its documentation."""
 
 import json
 import os

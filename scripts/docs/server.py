@@ -24,10 +24,10 @@ FILES = {
     "/swagger-ui/swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
     "/swagger-ui/favicon-32x32.png": (SWAGGER_UI / "favicon-32x32.png", "image/png"),
 }
-# A browser that obeys this loads nothing from another host. Swagger UI sets styles on its elements, and its style
-# sheet holds its icons.
+# With this policy a browser loads nothing from another host. Swagger UI sets styles on its elements, and its style
+# sheet contains its icons.
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-# What concerns one connection alone (RFC 9110 §7.6.1), and what `send_response` writes itself.
+# Fields of one connection (RFC 9110 §7.6.1), and those that `send_response` writes itself.
 NOT_FORWARDED = {"connection", "date", "keep-alive", "proxy-connection", "server", "te", "trailer", "transfer-encoding",
                  "upgrade"}
 # Longer than a first build takes on two cores.
@@ -66,7 +66,7 @@ class Docs(http.server.BaseHTTPRequestHandler):
         finally:
             function.close()
         headers = forwarded(response.getheaders())
-        # A chunked response has no length of its own.
+        # A chunked response has no `Content-Length`.
         if content and not response.getheader("Content-Length"):
             headers.append(("Content-Length", str(len(content))))
         self.send(response.status, headers, content)

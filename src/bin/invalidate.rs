@@ -1,5 +1,5 @@
-//! The invalidation function: deletes what is kept of users that have changed in their DynamoDB table,
-//! as the table's stream tells. Wires configuration, cache and stream together.
+//! The invalidation function: deletes the cached responses of users that changed in their DynamoDB table, by the
+//! table's stream. Wires configuration, cache and stream together.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]

@@ -1,5 +1,5 @@
-//! The release check: asks a new version of the users function before it gets requests. Wires configuration, check and
-//! `CodeDeploy` together.
+//! The release check: checks a new version of the users function before it gets requests. Wires configuration, check
+//! and `CodeDeploy` together.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]

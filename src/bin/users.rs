@@ -29,23 +29,23 @@ fn start() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var_os(name))?;
     telemetry::init(&config.log);
     environment::expect_lambda()?;
-    // An environment serves one request at a time: a second thread would only cost its start. Lambda
-    // Managed Instances have environments that serve several.
+    // An environment serves one request at a time, so a second thread would only slow down the start. Environments of
+    // Lambda Managed Instances serve several.
     let mut runtime = if config.max_concurrency > 1 {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
     let runtime = runtime.enable_all().build()?;
-    // As a task: before it comes back to what it blocks on, a runtime asks the kernel for news, three
-    // times for each request.
+    // Spawned as a task: before a runtime polls the future that it blocks on, it asks the kernel for events, three
+    // times per request.
     runtime.block_on(runtime.spawn(run(config)))?
 }
 
 async fn run(config: Config) -> Result<(), Error> {
     let mut config = Box::pin(secret::completed(config, |name| std::env::var_os(name))).await?;
     if !config.cache_enabled {
-        // Nothing is asked of it, so nothing needs to be connected to.
+        // The cache is off, so connect to nothing.
         config.redis = None;
     }
     match config.users_table.clone() {
@@ -68,7 +68,7 @@ async fn with_users(users: impl UserStore, config: Config) -> Result<(), Error> 
         let (store, api) = (Arc::clone(&store), api.clone());
         move || {
             let (cache, users) = (warm_up_cache(Arc::clone(&store)), warm_up_users(api.clone()));
-            // Beside each other: either may take as long as its limit.
+            // Concurrently, because either may use up its time limit.
             async {
                 tokio::join!(cache, users);
             }
@@ -125,18 +125,17 @@ where
             telemetry::not_a_request();
             warm_up()
         });
-    // Without the span that `lambda_runtime::run` puts around each invocation: its ids are in the lines
-    // already.
+    // Not `lambda_runtime::run`, which wraps each invocation in a span; the lines have its ids already.
     let runtime = Runtime::new(gateway).layer(Payloads);
-    // An environment that serves several requests at a time is not frozen between two of them.
+    // Lambda does not freeze an environment that serves several requests at a time.
     let after_reply = (max_concurrency == 1).then(|| {
         AfterReplyLayer::new(|invocation: &LambdaInvocation| {
             Deadline::at(invocation.context.deadline())
         })
     });
-    // The line of a request tells what was done after its reply, too.
+    // Outermost, because the line of a request includes the work after its reply.
     let runtime = runtime.layer(option_layer(after_reply)).layer(Telemetry::new(&log));
-    // The compiler does not see by itself that this can be a task.
+    // The compiler needs the type to see that the future is `Send`.
     let served: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(runtime.run_concurrent());
     served.await
 }

@@ -1,4 +1,4 @@
-//! The record of one invocation: opened when its event is there, written when its answer is given.
+//! The record of one invocation: opened when its event arrives, written when its response is sent.
 
 use std::fmt;
 use std::future::Future;
@@ -23,24 +23,24 @@ tokio::task_local! {
     static CURRENT: Arc<Invocation>;
 }
 
-/// What all lines of an invocation have in common, and what is noted for its own.
+/// What all lines of an invocation share, and what its own line collects.
 #[derive(Debug)]
 struct Invocation {
     request_id: String,
     trace_id: Option<String>,
     started: Instant,
     route: OnceLock<&'static str>,
-    /// The status, and after what time.
+    /// The status, and how long the response took.
     answer: OnceLock<(StatusCode, Duration)>,
     is_request: AtomicBool,
 }
 
-/// Writes one line for each request, however it ends: a layer for
-/// [`Runtime::layer`](lambda_runtime::Runtime::layer) around a [`Gateway`](lambda_gateway::Gateway).
+/// Writes one line for each request, however it ends: a layer for [`Runtime::layer`](lambda_runtime::Runtime::layer)
+/// around a [`Gateway`](lambda_gateway::Gateway).
 ///
-/// The line is written when the answer has been given, so that no client waits for it, and before the
-/// next event is asked for: until then Lambda lets the process run. It is written whatever the filter of
-/// the log lets through: it is the metrics too. As text it is a log line like others.
+/// The line is written after the response was sent, so that no client waits for it, and before the runtime asks for the
+/// next event, because Lambda lets the process run until then. As JSON it is written whatever the log filter says,
+/// because it carries the metrics. As text it is a log line like others.
 ///
 /// ```no_run
 /// use http::Response;
@@ -69,7 +69,7 @@ struct Shared {
     lines: Mutex<(Lines, Box<dyn Write + Send>)>,
 }
 
-/// The service that [`Telemetry`] makes of yours.
+/// The service that [`Telemetry`] wraps around yours.
 #[derive(Clone, Debug)]
 pub struct Recorded<S> {
     inner: S,
@@ -77,13 +77,13 @@ pub struct Recorded<S> {
 }
 
 impl Telemetry {
-    /// Lines of this form on standard output.
+    /// Writes lines in the configured format to standard output.
     #[must_use]
     pub fn new(settings: &LogSettings) -> Self {
         Self::writing_to(std::io::stdout(), settings)
     }
 
-    /// The same to another place. (Text goes where all text goes.)
+    /// The same with another output. (Text goes wherever the log goes.)
     pub fn writing_to(output: impl Write + Send + 'static, settings: &LogSettings) -> Self {
         let lines = Lines::new(&settings.metrics_namespace);
         let shared = Shared {
@@ -126,7 +126,7 @@ where
     fn call(&mut self, event: LambdaInvocation) -> Self::Future {
         let record = Record::open(&self.telemetry, &event.context);
         let invocation = Arc::clone(&record.invocation);
-        // What the service does before it gives its future belongs to the invocation too.
+        // What the service does before it returns its future belongs to the invocation too.
         let given = record
             .span
             .in_scope(|| CURRENT.sync_scope(Arc::clone(&invocation), || self.inner.call(event)));
@@ -139,21 +139,19 @@ where
     }
 }
 
-/// Runs `work` so that the lines which are logged within have the ids of this invocation: for a
-/// function whose line is a log line of its own.
+/// Runs `work`, and adds the ids of this invocation to the lines logged by it. For a function that writes its own line.
 pub async fn within<F: Future>(context: &Context, work: F) -> F::Output {
     let invocation = Invocation::new(context);
     let span = invocation.span();
     CURRENT.scope(Arc::new(invocation), work).instrument(span).await
 }
 
-/// Notes which route the current request takes: the pattern and never the path, which may hold
-/// anything.
+/// Notes the route of the current request: the pattern, never the path, which may contain anything.
 pub fn seen_at(route: &'static str) {
     let _ = CURRENT.try_with(|invocation| invocation.route.set(route));
 }
 
-/// Notes that the current request has its answer.
+/// Notes that the current request has been answered.
 pub fn answered(status: StatusCode) {
     let _ = CURRENT.try_with(|it| it.answer.set((status, it.started.elapsed())));
 }
@@ -163,7 +161,7 @@ pub fn not_a_request() {
     let _ = CURRENT.try_with(|invocation| invocation.is_request.store(false, Ordering::Relaxed));
 }
 
-/// The request id and the trace id of the current invocation, if there is one.
+/// The request id and the trace id of the current invocation, if one is running.
 pub(super) fn current_ids() -> (Option<String>, Option<String>) {
     let ids = CURRENT.try_with(|it| (Some(it.request_id.clone()), it.trace_id.clone()));
     ids.unwrap_or_default()
@@ -182,18 +180,18 @@ impl Invocation {
         }
     }
 
-    /// What puts the ids into lines of text.
+    /// The span that adds the ids to text lines.
     fn span(&self) -> Span {
         error_span!("invocation", request_id = self.request_id, trace_id = self.trace_id)
     }
 }
 
-/// The id of the trace alone, as X-Ray shows it, out of `Root=1-…;Parent=…;Sampled=1`.
+/// The trace id alone, as X-Ray shows it, from `Root=1-…;Parent=…;Sampled=1`.
 fn root(header: &str) -> Option<&str> {
     header.split(';').find_map(|part| part.strip_prefix("Root="))
 }
 
-/// Becomes a line when it is dropped, and so also where the request panics or is given up.
+/// Writes its line when it is dropped, so also if the request panics or is cancelled.
 struct Record {
     telemetry: Telemetry,
     invocation: Arc<Invocation>,
@@ -207,7 +205,7 @@ impl Record {
         let invocation = Invocation::new(context);
         let span = match telemetry.shared.format {
             LogFormat::Text => invocation.span(),
-            // Ids are in JSON lines without one, which takes no time.
+            // JSON lines get their ids without a span, which saves its cost.
             LogFormat::Json => Span::none(),
         };
         Self {
@@ -250,17 +248,17 @@ impl Drop for Record {
         match format {
             LogFormat::Text => self.span.in_scope(|| log(&line)),
             LogFormat::Json => {
-                // A panic while it was held has left no half of a line.
+                // A panic while the lock was held leaves no partial line.
                 let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
                 let (lines, output) = &mut *lines;
-                // Where nobody reads them there is nobody to tell.
+                // If nobody reads the output, nobody can be told.
                 let _ = output.write_all(lines.write(&line));
             }
         }
     }
 }
 
-/// The line as text, with the same names.
+/// Writes the line as text, with the same names.
 fn log(line: &Line<'_>) {
     let Report { status, connect, command, wait, load, saved, faults, fault, .. } = &line.report;
     let in_milliseconds = |time: &Option<_>| time.map(in_milliseconds);

@@ -13,17 +13,17 @@ use tracing_subscriber::registry::LookupSpan;
 use super::invocation;
 use super::timestamp::timestamp;
 
-/// The crates of this repository, by the beginning of their lines' targets.
+/// The crates of this repository, by the prefix of their lines' targets.
 const OWN: [&str; 3] = ["users_function", "response_boost", "lambda_gateway"];
 
-/// Writes a log event as one JSON object, with the ids of the invocation that it belongs to.
+/// Writes a log event as one JSON object, with the ids of its invocation.
 ///
-/// (The crate's own JSON puts the ids into an object of their own, costs a span for each invocation
-/// to do so, and has none where the filter passes errors alone.)
+/// (The crate's own JSON format nests the ids in another object and needs a span for each invocation, which is missing
+/// if the filter passes only errors.)
 pub(super) struct JsonLine;
 
-/// The members in their order. What the fields of our own events are is known, so they stand
-/// beside the others; those of libraries can have any name.
+/// The members in order. The names of our own events' fields are known, so those fields are on the top level; fields of
+/// libraries may have any name.
 #[derive(Serialize)]
 struct Line<'a> {
     timestamp: String,

@@ -1,19 +1,19 @@
-//! A name that CloudWatch takes.
+//! A name that CloudWatch accepts.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// A namespace or the value of a dimension.
+/// A metric namespace or the value of a dimension.
 ///
-/// What CloudWatch takes for either, but for spaces, and no longer than a name should be: it stands in
-/// every line, that of a namespace twice. With up to 20 characters for both, each line of a request is
-/// shorter than 1,100 bytes, whatever it has to say.
+/// CloudWatch accepts it for both. CloudWatch also allows spaces and longer names, but a label is in every line, and
+/// the namespace is in it twice. With up to 20 characters for both, the line of any request is shorter than 1,100
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
 
-/// What is no [`Label`].
+/// The text is not a valid [`Label`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "1 to {} characters out of A-Z a-z 0-9 . - _ / # :, the first no colon and none of AWS's own (AWS/…)",
@@ -22,7 +22,7 @@ pub struct Label(String);
 pub struct InvalidLabel;
 
 impl Label {
-    /// The most characters of one: as many as the name of a CloudFormation stack may have.
+    /// The most characters of a label: as many as the name of a CloudFormation stack may have.
     pub const MAX_LENGTH: usize = 128;
 
     /// The label as text.

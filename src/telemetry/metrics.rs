@@ -1,8 +1,8 @@
-//! The line of a request, which is at the same time its metrics (CloudWatch's embedded metric format).
+//! The line of a request, which also carries its metrics (CloudWatch's embedded metric format).
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
 //!
-//! Written by AWS's own writer of that format, which was measured beside serde and a struct of the
-//! same members: both take 1 µs a line; its 35 packages are 18 kB more of the zipped program.
+//! It uses AWS's own writer of that format. Measured against serde with a struct of the same members, both take 1 µs
+//! for a line; the writer's 35 packages add 18 kB to the zipped program.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ use response_boost::{CacheStatus, Report};
 
 const MILLISECONDS: Unit = Unit::Second(Milli);
 
-/// What became of a request, as the dimension `outcome`: each is one more metric to pay for.
+/// The outcome of a request, as the dimension `outcome`. Each value costs one more metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Hit,
@@ -26,7 +26,7 @@ pub(super) enum Outcome {
     Stale,
     Collapsed,
     Bypass,
-    /// The cache had no part in it, or was not through with it.
+    /// The cache took no part, or had not finished.
     None,
 }
 
@@ -56,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// The metric that counts it.
+    /// The metric that counts this outcome.
     fn metric(self) -> Option<&'static str> {
         match self {
             Self::Hit => Some("Hits"),
@@ -69,7 +69,7 @@ impl Outcome {
     }
 }
 
-/// What there is to say of a request.
+/// Everything that a line says about a request.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
     pub(super) level: &'static str,
@@ -78,13 +78,13 @@ pub(super) struct Line<'a> {
     pub(super) trace_id: Option<&'a str>,
     pub(super) is_cold_start: bool,
     pub(super) route: Option<&'static str>,
-    /// `None`: there was no answer.
+    /// `None`: the request got no response.
     pub(super) status: Option<u16>,
     pub(super) report: Report,
     pub(super) total: Duration,
 }
 
-/// Writes lines, with the metrics under one namespace.
+/// Writes lines with their metrics, under one namespace.
 pub(super) struct Lines {
     emf: Emf,
     buffer: Vec<u8>,
@@ -103,13 +103,13 @@ impl Lines {
         };
         let emf = Emf::builder(namespace.to_string(), vec![vec!["service".to_owned()]])
             .directive(by_outcome)
-            // Tests look at every line that the suite writes.
+            // Tests validate every line that the suite writes.
             .skip_all_validations(!cfg!(debug_assertions))
             .build();
         Self { emf, buffer: Vec::with_capacity(1_100) }
     }
 
-    /// The line with its line break; empty where it could not be written.
+    /// The line with its line break; empty if it could not be written.
     pub(super) fn write(&mut self, line: &Line<'_>) -> &[u8] {
         self.buffer.clear();
         if self.emf.format(line, &mut self.buffer).is_err() {
@@ -151,7 +151,7 @@ impl Entry for Line<'_> {
             }
         }
 
-        // What is a metric is no other member, or the line would be longer than it may be.
+        // A metric is not repeated as another member, to keep the line short.
         for (name, times) in [
             ("Requests", 1),
             ("CacheFaults", (*faults).into()),
@@ -162,7 +162,7 @@ impl Entry for Line<'_> {
             ("AuditStale", (*audit_stale).into()),
             ("ColdStarts", self.is_cold_start.into()),
         ] {
-            // CloudWatch adds up what is there: what is not is as good as none, and shorter.
+            // CloudWatch adds up the values that it gets, so a zero can be left out.
             if times > 0 {
                 writer.value(name, &Metric(count(times), Unit::Count));
             }
@@ -177,7 +177,7 @@ impl Entry for Line<'_> {
                 writer.value(name, &Metric(milliseconds(*time), MILLISECONDS));
             }
         }
-        // The directive of its own names it.
+        // A metric directive of its own names it.
         writer.value("Latency", &Plain(milliseconds(self.total)));
     }
 }
@@ -192,7 +192,7 @@ fn count(number: u64) -> Observation {
     Observation::Unsigned(number)
 }
 
-/// To the microsecond, from a second on to the millisecond.
+/// Rounded to microseconds; from one second on, to milliseconds.
 #[expect(clippy::cast_precision_loss, reason = "exact for the first 285 years")]
 pub(super) fn in_milliseconds(time: Duration) -> f64 {
     if time < Duration::from_secs(1) {
@@ -215,7 +215,7 @@ impl Value for Metric {
     }
 }
 
-/// A number that is none.
+/// A number that is not a metric.
 struct Plain(Observation);
 
 impl Value for Plain {
@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// All that can become of a request.
+    /// All outcomes of a request.
     fn statuses() -> Vec<Option<CacheStatus>> {
         let mut all = vec![
             None,
@@ -255,12 +255,12 @@ mod tests {
         all
     }
 
-    /// A line that says all that one can, each as long as it can be.
+    /// A line with every member, each as long as possible.
     fn longest(service: &Label, status: Option<CacheStatus>) -> Line<'_> {
-        // As many digits as a time has.
+        // As many digits as a time can have.
         let total = Duration::from_micros(999_999);
         let time = Some(total);
-        // An answer that was kept is not loaded.
+        // A stored response needs no load.
         let is_kept = matches!(
             status,
             Some(
@@ -272,12 +272,12 @@ mod tests {
         let mut report = Report::default();
         (report.status, report.connect, report.command, report.wait) = (status, time, time, time);
         report.load = time.filter(|_| !is_kept);
-        // It is told in whole milliseconds.
+        // It is reported in whole milliseconds.
         report.saved = is_kept.then_some(Duration::from_millis(999));
         let refreshes = matches!(status, Some(CacheStatus::Hit { refreshes: true, .. }));
         report.refreshes = refreshes.into();
         (report.refresh, report.after_reply) = (time.filter(|_| refreshes), time);
-        // Who has waited for another is no hit.
+        // A request that waited for another request's load is not a hit.
         report.wait = time.filter(|_| !refreshes);
         (report.faults, report.fault) =
             (12, Some(response_boost::StoreError::Timeout("late".into()).word("redis")));
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_longest_line_is_shorter_than_1100_bytes() {
-        // Longer ones are accepted; `docs/logs.md` says so.
+        // Longer labels are accepted; `docs/logs.md` says so.
         let longest_label = label(&"x".repeat(20));
         let mut lines = Lines::new(&longest_label);
         for status in statuses() {

@@ -16,46 +16,45 @@ use tokio::sync::OnceCell;
 use crate::aws;
 use crate::users::{User, UserId, UserStore, UserStoreError};
 
-/// The attributes that a user is made of; an item may have others.
+/// The attributes of a user; an item may have others.
 const ATTRIBUTES: [&str; 4] = ["id", "name", "email", "age"];
 
-/// Name look-up, TCP and TLS together. TLS alone takes 0.75 s on the smallest Lambda.
+/// Name lookup, TCP and TLS together. TLS alone takes 0.75 s on the smallest Lambda.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// One attempt, a new connection included.
+/// One attempt, including a new connection.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// The first pause before another attempt; the SDK's own is a second, while who asks waits.
+/// The first pause before a retry. The SDK's own is a second, for which the client would wait.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Users in a table.
+/// Users in a DynamoDB table.
 ///
-/// The client is made by the first look-up, so that a process which only ever hits never pays for
-/// it. Credentials, region and endpoint are found as all AWS tools find them
-/// (`AWS_ENDPOINT_URL_DYNAMODB` names another server).
+/// The first lookup creates the client, so a process that only serves hits never pays for it. Credentials, region and
+/// endpoint are found like in all AWS tools (`AWS_ENDPOINT_URL_DYNAMODB` names another server).
 ///
-/// Attempts that fail are made again by the SDK; after four seconds in all it gives up.
+/// The SDK retries failed attempts, and gives up after four seconds in total.
 pub struct DynamoDbUsers {
     table: TableName,
     client: OnceCell<Client>,
 }
 
-/// The name of a table: 3 to 255 of letters, digits, `_`, `-` and `.`.
+/// The name of a table: 3 to 255 letters, digits, `_`, `-` and `.`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName(String);
 
-/// What a [`TableName`] was refused for.
+/// Why a [`TableName`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the name of a table: 3 to 255 characters out of A-Z a-z 0-9 _ - .")]
 pub struct InvalidTableName;
 
 impl TableName {
-    /// Checks a name by the rules of DynamoDB.
+    /// Parses a name by the rules of DynamoDB.
     pub fn parse(text: &str) -> Result<Self, InvalidTableName> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
         let is_name = (3..=255).contains(&text.len()) && text.bytes().all(is_allowed);
         if is_name { Ok(Self(text.to_owned())) } else { Err(InvalidTableName) }
     }
 
-    /// The name.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -63,11 +62,11 @@ impl TableName {
 }
 
 impl DynamoDbUsers {
-    /// The longest that a look-up takes: all attempts, the pauses between them, and the making of the
-    /// client. It is enough for two attempts that hang.
+    /// The longest that a lookup takes, including all attempts, the pauses between them, and creating the client. It
+    /// suffices for two attempts that hang.
     pub const TIME_LIMIT: Duration = Duration::from_secs(4);
 
-    /// The users in `table`. Nothing is asked of AWS yet.
+    /// Creates a store of the users in `table`. It does not call AWS yet.
     #[must_use]
     pub fn new(table: TableName) -> Self {
         Self { table, client: OnceCell::new() }
@@ -88,7 +87,7 @@ impl DynamoDbUsers {
         self.client.get_or_init(make).await
     }
 
-    /// The item of this number. No item has the number 0.
+    /// The item with this id. No item has the id 0.
     async fn item(&self, id: u64) -> Result<Option<HashMap<String, AttributeValue>>, Fault> {
         let ask = async {
             let mut request = self
@@ -97,12 +96,12 @@ impl DynamoDbUsers {
                 .get_item()
                 .table_name(self.table.as_str())
                 .key("id", AttributeValue::N(id.to_string()))
-                // A read that is not consistent may give what was there before an invalidation, and
-                // the cache would keep it for a whole time to live.
+                // An eventually consistent read may return data from before an invalidation, which the cache would
+                // store for a whole TTL.
                 .consistent_read(true)
                 .projection_expression(ATTRIBUTES.map(|name| format!("#{name}")).join(","));
             for name in ATTRIBUTES {
-                // By a placeholder each: some, such as `name`, are words of the expression language.
+                // Each by a placeholder, because some, such as `name`, are reserved words.
                 request = request.expression_attribute_names(format!("#{name}"), name);
             }
             request.send().await
@@ -143,14 +142,14 @@ fn user_of(id: UserId, item: HashMap<String, AttributeValue>) -> Result<User, Fa
     let item = serde_dynamo::Deserializer::from_attribute_value(serde_dynamo::AttributeValue::M(
         serde_dynamo::Item::from(item).into(),
     ));
-    // What the error itself says shows the value, which is somebody's.
+    // The error's own message shows the value, which is personal data.
     serde_path_to_error::deserialize(item).map_err(|error| Fault::Malformed {
         id,
         what: format!("has another {} than a user can have", error.path()),
     })
 }
 
-/// What kept a table from telling.
+/// Why a table lookup failed.
 #[derive(Debug, Error)]
 #[error("DynamoDB table {}: {fault}", .table.as_str())]
 struct TableError {
@@ -158,20 +157,20 @@ struct TableError {
     fault: Fault,
 }
 
-/// The causes that call for different things to be done. They show nothing of an item but its id.
+/// The causes that need different actions. They show nothing of an item except its id.
 #[derive(Debug, Error)]
 enum Fault {
-    /// More was asked than the table, or the account, has capacity for.
+    /// The requests exceed the capacity of the table or the account.
     #[error("throttled ({0})")]
     Throttled(String),
-    /// The function's role, its credentials or its clock are not right.
+    /// The function's role, its credentials or its clock are wrong.
     #[error("denied ({0})")]
     Denied(String),
     #[error("no such table ({0})")]
     NoSuchTable(String),
     #[error("timed out")]
     TimedOut,
-    /// No connection, or no credentials or region to make a request with.
+    /// No connection, or no credentials or region for a request.
     #[error("not reached ({0})")]
     NotReached(String),
     #[error("malformed item: {} {what}", .id.get())]

@@ -1,8 +1,8 @@
-//! The users that need no database: for a first try, and for the tests.
+//! Users without a database, for a first try and for the tests.
 
 use crate::users::{User, UserId, UserStore, UserStoreError};
 
-/// Three users that are part of the program.
+/// Three users compiled into the program.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmbeddedUsers;
 

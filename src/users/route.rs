@@ -1,29 +1,29 @@
-//! Where a request leads, as its path says.
+//! The route of a request, by its path.
 
 use lambda_http::Request;
 use percent_encoding::percent_decode_str;
 
 use super::{InvalidUserId, UserId};
 
-/// Where the path of a request leads.
+/// The route of a request.
 ///
-/// The path alone decides: a path parameter named `id` belongs to many routes (`/orders/{id}`).
+/// The path alone decides it: many routes have a path parameter named `id` (`/orders/{id}`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `/users/{id}`, with the id that stands there.
+    /// `/users/{id}`, with the parsed id.
     User(Result<UserId, InvalidUserId>),
-    /// Nowhere.
+    /// Any other path.
     Unknown,
 }
 
 impl Route {
-    /// The route that [`routed`] has found, or else finds it.
+    /// The route that [`routed`] has attached, otherwise parsed from the path.
     #[must_use]
     pub fn of(request: &Request) -> Self {
         request.extensions().get().copied().unwrap_or_else(|| Self::parse(request.uri().path()))
     }
 
-    /// The id is a whole segment, so that it is told apart from its neighbours before it is decoded (RFC 3986 §2.4).
+    /// The id is a whole segment, which must be split off before it is decoded (RFC 3986 §2.4).
     fn parse(path: &str) -> Self {
         match path.strip_prefix("/users/").filter(|id| !id.contains('/')) {
             Some(id) => {
@@ -34,7 +34,7 @@ impl Route {
         }
     }
 
-    /// The user whom a request asks for; `None` for another path or an invalid id.
+    /// The requested user; `None` for another path or an invalid id.
     #[must_use]
     pub fn user(self) -> Option<UserId> {
         match self {
@@ -43,7 +43,7 @@ impl Route {
         }
     }
 
-    /// The route as a pattern; `None` for a path that leads nowhere.
+    /// The route as a pattern; `None` for an unknown path.
     #[must_use]
     pub fn pattern(self) -> Option<&'static str> {
         match self {
@@ -53,7 +53,7 @@ impl Route {
     }
 }
 
-/// A request with its [`Route`], so that what it passes through need not parse the path again.
+/// Attaches its [`Route`] to a request, so that later layers need not parse the path again.
 #[must_use]
 pub fn routed(mut request: Request) -> Request {
     let route = Route::of(&request);

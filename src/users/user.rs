@@ -1,4 +1,4 @@
-//! A user, and the number that names one.
+//! A user and its id.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -6,25 +6,25 @@ use std::num::NonZeroU64;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A user as the API shows it; the fields are in the order of the answer.
+/// A user as the API returns it; the fields are in the order of the response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// The user's id.
     pub id: UserId,
-    /// The name to show.
+    /// The display name.
     pub name: String,
-    /// The address to write to.
+    /// The email address.
     pub email: String,
     /// The age in years.
     pub age: u8,
 }
 
-/// A whole number from 1 to 2⁶³ − 1, so that any database's signed integer holds it.
+/// An integer from 1 to 2⁶³ − 1, so that a signed integer of any database can hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64")]
 pub struct UserId(NonZeroU64);
 
-/// What a [`UserId`] was refused for.
+/// Why a [`UserId`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a whole number from 1 to 9223372036854775807, without sign or leading zeros")]
 pub struct InvalidUserId;
@@ -32,15 +32,15 @@ pub struct InvalidUserId;
 impl UserId {
     const MAX: u64 = i64::MAX as u64;
 
-    /// Reads an id in the one form it has. One form, so that one user has one key in the cache.
+    /// Parses an id in its only canonical form, so that each user has one key in the cache.
     pub fn parse(text: &str) -> Result<Self, InvalidUserId> {
         let is_canonical = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse::<u64>().ok().filter(|_| is_canonical);
         number.ok_or(InvalidUserId)?.try_into()
     }
 
-    /// What names this user among other things: `user` and the id. A cache that keeps answers about
-    /// users has these in the key.
+    /// Key parts that identify this user: `user` and the id. A cache that stores responses about users puts them in the
+    /// key.
     #[must_use]
     pub fn key_parts(self) -> [String; 2] {
         ["user".to_owned(), self.to_string()]

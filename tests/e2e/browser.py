@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by the DevTools protocol over a pipe, which needs no package."""
+"""A headless Chromium, controlled by the DevTools protocol over a pipe, which needs no package."""
 
 import base64
 import json
@@ -10,21 +10,21 @@ import time
 
 from support import ask_script
 
-# The path of an installed one, or an empty text.
+# The path of an installed Chromium, or an empty string.
 CHROMIUM = ask_script("browser").stdout.strip()
 
-# A busy machine starts one slowly.
+# A busy machine starts a browser slowly.
 PATIENCE_S = 120
 
 
 class Browser:
-    """One page. `requests` has the URLs that it asked for, `complaints` the errors on its console."""
+    """One page. `requests` has the URLs that it requested, `complaints` the errors on its console."""
 
     def __init__(self, width=1200, height=1600):
         self.folder = tempfile.mkdtemp(prefix="response-boost-chromium-")
         read, self.write = os.pipe()
         self.read, write = os.pipe()
-        # Chromium reads commands from descriptor 3 and writes to 4. It refuses its sandbox to root.
+        # Chromium reads commands from descriptor 3 and writes to 4. Its sandbox does not work for root.
         self.process = subprocess.Popen(
             ["bash", "-c", 'exec "$@" 3<&"$0" 4>&"$WRITE"', str(read), CHROMIUM, "--headless", "--no-sandbox",
              "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
@@ -83,7 +83,7 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, expression):
-        """Waits until it is truthy in the page, and gives its value."""
+        """Waits until the expression is truthy in the page, and returns its value."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             value = self.evaluate(expression)

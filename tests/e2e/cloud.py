@@ -1,9 +1,9 @@
-"""What of AWS the scripts deal with, small: CloudFormation, S3, Lambda and CodeDeploy, over HTTP.
+"""A small AWS for the scripts: CloudFormation, S3, Lambda and CodeDeploy, over HTTP.
 
-It knows what matters to a deployment: parameters that keep their value, versions and an alias that CodeDeploy
-refuses to move where somebody else has moved it, alarms that stop a release, states that allow no update, a bucket
-that stacks share. Of a template it reads the parameters, the table and where the programs are; it makes nothing.
-What else it is asked it writes down, and answers with an empty success.
+It models what matters to a deployment: parameters that keep their value, versions, an alias that CodeDeploy refuses to
+move if somebody else has moved it, alarms that stop a release, states that allow no update, a bucket that stacks share.
+Of a template it reads the parameters, the table and where the programs are; it creates no resources. It records any
+other request, and replies with an empty success.
 """
 
 import http.server
@@ -77,9 +77,9 @@ class Stack:
 class Cloud:
     def __init__(self):
         self.stacks, self.objects, self.change_sets, self.calls = {}, {}, {}, []
-        # What is to go wrong: an alarm rings, a first deployment fails.
+        # Faults to inject: an alarm rings, a first deployment fails.
         self.alarm = self.fails = False
-        # Deployments of CodeDeploy that are under way.
+        # Running deployments of CodeDeploy.
         self.running = []
         cloud = self
 
@@ -148,7 +148,7 @@ class Cloud:
             return 200, "text/xml", f"<ListBucketResult><Name>{bucket}</Name>{keys}</ListBucketResult>".encode()
         return 200, "text/xml", b""
 
-    # CloudFormation, and what else speaks the query protocol ------------------------------------------
+    # CloudFormation, and other services with the query protocol ---------------------------------------
 
     def query(self, service, action, asked):
         if service == "cloudformation" and hasattr(self, action):
@@ -174,17 +174,17 @@ class Cloud:
                                 "Outputs": pairs("Output", {"SourceBucket": BUCKET})}]}
         described = self.stack(asked).describe()
         for output in described["Outputs"]:
-            # The address of a queue is that of the service, too.
+            # A queue's address contains that of the service.
             output["OutputValue"] = output["OutputValue"].replace("https://sqs.eu-west-1.amazonaws.com", self.url)
         return {"Stacks": [described]}
 
     def DescribeStackEvents(self, asked):
-        # Until its change set is executed a new stack is under review, and only that has happened.
+        # Until its change set is executed, a new stack is under review, and has no other event.
         under_review = asked["StackName"] in {name for name, *_ in self.change_sets.values()}
         review = {"LogicalResourceId": asked["StackName"], "ResourceType": "AWS::CloudFormation::Stack",
                   "ResourceStatus": "REVIEW_IN_PROGRESS", "PhysicalResourceId": asked["StackName"]}
         events = [review] if under_review and asked["StackName"] not in self.stacks else self.stack(asked).events
-        # SAM knows the stack's own events by this id.
+        # SAM recognizes the stack's own events by this id.
         return {"StackEvents": [{"EventId": str(number), "StackName": asked["StackName"], "StackId": asked["StackName"],
                                  "Timestamp": f"2026-11-27T00:{number // 60:02}:{number % 60:02}Z", **event}
                                 for number, event in reversed(list(enumerate(events)))]}
@@ -196,7 +196,7 @@ class Cloud:
             for logical, kind, physical in self.stack(asked).resources()]}
 
     def GetTemplate(self, asked):
-        # SAM knows an object of S3 by AWS's own address.
+        # SAM recognizes an S3 object by AWS's own address.
         return {"TemplateBody": self.stack(asked).template.replace(self.url, "https://s3.eu-west-1.amazonaws.com")}
 
     def DescribeStackResource(self, asked):
@@ -220,7 +220,7 @@ class Cloud:
 
     @staticmethod
     def given(asked, template, existing):
-        """The parameters as CloudFormation takes them."""
+        """Applies parameters as CloudFormation does."""
         values = defaults(template)
         for number in range(1, 1000):
             prefix = f"Parameters.member.{number}."
@@ -228,7 +228,7 @@ class Cloud:
                 return values
             name = asked[f"{prefix}ParameterKey"]
             if asked.get(f"{prefix}UsePreviousValue") == "true":
-                # Only a stack that has it has a value of before.
+                # Only a stack that has the parameter has a previous value.
                 if existing and name in existing.parameters:
                     values[name] = existing.parameters[name]
             else:
@@ -283,7 +283,7 @@ class Cloud:
         self.stacks.pop(self.stack(asked).name)
         return {}
 
-    # Lambda, and what else speaks REST ----------------------------------------------------------------
+    # Lambda, and other services with REST -------------------------------------------------------------
 
     def rest(self, service, method, path, asked):
         if service != "lambda":
@@ -305,14 +305,14 @@ class Cloud:
             reply = {}
         return 200, "application/json", json.dumps(reply).encode()
 
-    # CodeDeploy, and what else speaks JSON -------------------------------------------------------------
+    # CodeDeploy, and other services with JSON ----------------------------------------------------------
 
     def json(self, service, action, asked):
         reply = {}
         if action == "ListDeployments":
             reply = {"deployments": self.running}
         elif action == "ReceiveMessage":
-            # As long as they are, which the AWS CLI checks.
+            # As long as real ones, because the AWS CLI checks the length.
             batch = {"streamArn": "arn:aws:dynamodb:eu-west-1:123456789012:table/users/stream/2026-11-27T00:00:00.000",
                      "shardId": "shardId-00000001764200000000-0123abcd",
                      "startSequenceNumber": "100000000000000000001", "endSequenceNumber": "100000000000000000002"}
@@ -339,7 +339,7 @@ def xml_inner(value):
 
 
 def unchunked(body):
-    """What an upload with a checksum at its end holds."""
+    """The content of an upload with a trailing checksum."""
     whole = b""
     while body:
         head, _, body = body.partition(b"\r\n")

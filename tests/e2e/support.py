@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the make targets run as a person runs them."""
+"""What the end-to-end tests share: they run the make targets as a person does."""
 
 import os
 import pathlib
@@ -16,12 +16,12 @@ import urllib.request
 import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Those of a gateway, and those of a table's stream, which are for the other function.
+# Events of gateways, and events of a table's stream, which are for the other function.
 STREAM_EVENTS = sorted((ROOT / "events").glob("stream-*.json"))
 EVENTS = sorted(set((ROOT / "events").glob("*.json")) - set(STREAM_EVENTS))
 MANAS = '{"id":1,"name":"Manas","email":"manas@example.com","age":25}'
 
-# Paths as a client sends them, with the status that each has behind every gateway.
+# Paths as a client sends them, with their status behind every gateway.
 PATHS = {
     "/users/1": 200, "/users/%31": 200, "/users/1?x=%3Cb%3E&x=2": 200,
     "/users/4": 404, "/users/9223372036854775807": 404, "/users/9223372036854775808": 400,
@@ -37,7 +37,7 @@ PATIENCE_S = 900
 
 
 def needs(condition, missing):
-    """Skips a test class by name where something is missing; in CI that is a failure."""
+    """Skips a test class by name if something is missing; in CI that is a failure."""
     if condition:
         return lambda tests: tests
     if os.environ.get("CI"):
@@ -61,22 +61,22 @@ def free_port():
 
 
 def status_of_event(path):
-    """What the name of an event file promises."""
+    """The status that the name of an event file promises."""
     case = path.stem.rsplit("-", 1)[1]
     return {"existing": 200, "unknown": 404, "invalid": 400}[case]
 
 
 def environment(**changes):
-    """A clean environment: what a login gives, and nothing that steers the program."""
+    """A clean environment: what a login sets, and nothing that configures the program."""
     kept = {"HOME", "PATH", "LANG", "TERM", "USER", "CARGO_HOME", "RUSTUP_HOME", "DOCKER_HOST"}
-    # Where the package clients are told of proxies, mirrors and certificates.
+    # Variables that configure proxies, mirrors and certificates for package clients.
     told = re.compile(r"(?i).*(proxy|cert|ca_bundle|index_url|find_links).*|pip_.*|cargo_registries_.*|cargo_source_.*")
     clean = {name: value for name, value in os.environ.items() if name in kept or told.match(name)}
     return {**clean, **changes}
 
 
 def ask_script(line, **variables):
-    """Runs a line with the functions of scripts/lib.sh."""
+    """Runs a line of shell with the functions of scripts/lib.sh."""
     return subprocess.run(["bash", "-c", f". scripts/lib.sh; {line}"], cwd=ROOT, env=environment(**variables),
                           capture_output=True, text=True)
 
@@ -100,10 +100,10 @@ def ask(url, method="GET", headers=None, body=None):
 
 
 class Paths:
-    """For a test case: what behind every gateway is alike."""
+    """For test cases: what holds behind every gateway."""
 
     def assert_paths(self, api, **changed):
-        """Asks for each path of the table. `changed` has the statuses of those that an emulator changes on their way."""
+        """Requests each path of the table. `changed` has the statuses that differ behind an emulator."""
         for path, status in {**PATHS, **changed}.items():
             with self.subTest(path=path):
                 reply = ask(api + path)
@@ -113,7 +113,7 @@ class Paths:
                                   ["application/json"] if status == 200 else ["application/problem+json"])
 
     def assert_no_cors(self, api):
-        """A preflight gets the function's 405, and nothing has a CORS header."""
+        """A preflight gets the function's 405, and no response has a CORS header."""
         preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
         for method, status in [("OPTIONS", 405), ("GET", 200)]:
             reply = ask(f"{api}/users/1", method, preflight)
@@ -125,16 +125,16 @@ class Make:
     """A make target that runs until it is interrupted, as by Ctrl-C in a terminal."""
 
     def __init__(self, target, *arguments, folder=ROOT, **variables):
-        # Found again in all that descends from it, also in what has left its process group.
+        # All descendants inherit the mark, even those that leave the process group.
         self.mark = f"RESPONSE_BOOST_TEST={uuid.uuid4()}"
         name, value = self.mark.split("=")
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            # A test run in the background has SIGINT ignored, which bash would inherit for good.
+            # A test run in the background ignores SIGINT, and bash would inherit that for good.
             [sys.executable, "-c", "import os, signal, sys\n"
              "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
              "os.execvp(sys.argv[1], sys.argv[1:])", "make", target, *arguments],
-            # A busy machine is no fault of Redis.
+            # A busy machine is not a fault of Redis.
             cwd=folder, env=environment(**{name: value, "REDIS_CONNECT_TIMEOUT_MS": "10000",
                                            "REDIS_RESPONSE_TIMEOUT_MS": "10000"}, **variables), stdin=subprocess.DEVNULL,
             stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -142,11 +142,11 @@ class Make:
     def output(self):
         if self.log.closed:
             return self.said
-        # The descriptor is shared with the processes that write: it must not be moved.
+        # The writing processes share this descriptor, so its position must not change.
         return os.pread(self.log.fileno(), 1 << 24, 0).decode(errors="replace")
 
     def wait_until_ready(self, line=r"^Ready. Try: curl -i (http://\S+)$"):
-        """Waits for the line that says so, and gives the URL in it."""
+        """Waits for the line with this text, and returns the URL in it."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.process.poll() is None:
             ready = re.search(line, self.output(), re.MULTILINE)
@@ -156,11 +156,11 @@ class Make:
         raise AssertionError(f"not ready:\n{self.output()}")
 
     def wait(self, patience_s=PATIENCE_S):
-        """Waits for its end and gives its exit code."""
+        """Waits for its end and returns its exit code."""
         return self.process.wait(patience_s)
 
     def interrupt(self):
-        """Ctrl-C, until all is over."""
+        """Sends Ctrl-C, and waits until everything has ended."""
         if self.log.closed:
             return []
         if self.process.poll() is None:
@@ -176,7 +176,7 @@ class Make:
         return list(left.values())
 
     def left_running(self):
-        """The processes that still descend from it, by pid. Empty where there is no /proc."""
+        """The remaining descendants, by pid. Empty without /proc."""
         left = {}
         for folder in pathlib.Path("/proc").glob("[0-9]*"):
             try:
@@ -189,7 +189,7 @@ class Make:
 
 
 def clean_copy():
-    """The files of the checkout as a clone would have them, with its tools but nothing built."""
+    """The files of the checkout as in a clone, with its tools but without build results."""
     copy = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                             cwd=ROOT, check=True, capture_output=True).stdout
@@ -197,15 +197,15 @@ def clean_copy():
         if name and (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    # Not what is built: cargo tells the packages of two workspaces in one target folder apart by their place
-    # in the workspace alone, and would take those of the one for those of the other.
+    # Without the target folder: in one that two workspaces share, cargo distinguishes packages only by their path in
+    # the workspace, and would mix them up.
     (ROOT / ".tools").mkdir(exist_ok=True)
     (copy / ".tools").symlink_to(ROOT / ".tools")
     return copy
 
 
 def path_without(*programs):
-    """A PATH with all programs of this one but some. The folder is the caller's to remove."""
+    """A PATH with all programs of this one except some. The caller removes the folder."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-path-"))
     for place in os.environ["PATH"].split(os.pathsep):
         for program in pathlib.Path(place).glob("*"):

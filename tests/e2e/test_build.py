@@ -1,4 +1,4 @@
-"""`sam build`: the functions, for both processors, as Lambda takes them."""
+"""`sam build`: builds the functions for both processors, as Lambda needs them."""
 
 import io
 import pathlib
@@ -10,12 +10,12 @@ import zipfile
 
 from support import ROOT, environment, needs
 
-# Amazon Linux 2023, which provided.al2023 runs on, has the C library 2.34.
+# provided.al2023 runs on Amazon Linux 2023, whose C library is 2.34.
 NEWEST_GLIBC = (2, 34)
-# The machine that an ELF file is for, at byte 18.
+# The machine type of an ELF file, at byte 18.
 MACHINES = {"x86_64": 62, "arm64": 183}
 TARGETS = {"x86_64": "x86_64-unknown-linux-gnu", "arm64": "aarch64-unknown-linux-gnu"}
-# A cold start loads all of it.
+# A cold start loads the whole program.
 MOST_BYTES = {"UsersFunction": 4_500_000, "InvalidateFunction": 3_800_000, "ReleaseCheckFunction": 3_800_000}
 
 
@@ -28,12 +28,12 @@ class Build(unittest.TestCase):
     def build(self, architecture):
         folder = ROOT / ".aws-sam" / architecture
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
-        # `sam build` builds one function after the other. Both at once take half the time where there are two cores,
-        # and it then takes what is built.
+        # `sam build` builds one function after another. Building both at once halves the time on two cores, and `sam
+        # build` then reuses the result.
         together = subprocess.run(["make", "build", f"ARCHITECTURE={architecture}"], cwd=ROOT, env=environment(),
                                   capture_output=True, text=True)
         self.assertEqual(together.returncode, 0, together.stderr)
-        # As scripts/deploy.sh does it.
+        # As in scripts/deploy.sh.
         built = subprocess.run(
             ["bash", "-c", ". scripts/lib.sh; ensure_cargo_lambda; ensure_zig; ensure_sam; "
              'sam build --build-dir "$0" --parameter-overrides "Architecture=$1"',

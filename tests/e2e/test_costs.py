@@ -1,4 +1,4 @@
-"""`scripts/costs.py`, and that docs/costs.md has its tables."""
+"""`scripts/costs.py`, and its tables in docs/costs.md."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def cells(line):
 
 
 def figures(title, *arguments):
-    """A table of the script's, by its first column."""
+    """A table of the script, by its first column."""
     ran = run(*arguments)
     if ran.returncode or ran.stderr:
         raise AssertionError(ran.stderr)
@@ -38,7 +38,7 @@ class Costs(unittest.TestCase):
         cls.prices = list(figures("Prices"))
 
     def only(self, price, *arguments, title="USD a month with the cache"):
-        """What a month costs where all but one price is zero."""
+        """The cost of a month if all prices but one are zero."""
         given = [price] if "=" in price else []
         return figures(title, *self.free_but(price.split("=")[0]), *given, *arguments)["together"]
 
@@ -83,12 +83,12 @@ class Costs(unittest.TestCase):
         self.assertEqual(self.only("alarm=7", "requests_per_second=50"), ["77.00"])
 
     def test_a_tier_begins_where_the_one_before_it_ends(self):
-        # 262.8 million are all of the first tier, of 2,628 million 300 are.
+        # 262.8 million are all in the first tier; of 2,628 million, 300 are.
         self.assertEqual(self.only("http_api_million", "requests_per_second=100,1000"),
                          ["262.80", f"{300 * 1 + 2328 * 0.9:,.2f}"])
 
     def test_a_hit_is_billed_a_round_trip_and_a_miss_three_and_the_load(self):
-        # 2.628 million requests; 1 + 1 ms or 1 + 3 + 7 ms, of a quarter of a GB.
+        # 2.628 million requests; 1 + 1 ms or 1 + 3 + 7 ms, with a quarter of a GB.
         given = ["lambda_gb_second=1", "requests_per_second=1", "change_ratio=0"]
         self.assertEqual(self.only(*given, "hit_ratio=1"), [f"{2_628_000 * 0.002 / 4:,.2f}"])
         self.assertEqual(self.only(*given, "hit_ratio=0"), [f"{2_628_000 * 0.011 / 4:,.2f}"])
@@ -100,7 +100,7 @@ class Costs(unittest.TestCase):
     def test_time_is_billed_in_whole_milliseconds(self):
         given = ["lambda_gb_second=1", "requests_per_second=1", "change_ratio=0", "hit_ratio=1"]
         self.assertEqual(self.only(*given, "redis_ms=0.2"), self.only(*given, "redis_ms=1"))
-        # 0.1 + 0.5 + 3 * 0.8 is a little more than 3 to a computer.
+        # In floating point, 0.1 + 0.5 + 3 * 0.8 is slightly more than 3.
         self.assertEqual(self.only(*given[:-1], "hit_ratio=0", "own_ms=0.1", "store_ms=0.5", "redis_ms=0.8"),
                          [f"{2_628_000 * 0.003 / 4:,.2f}"])
 
@@ -131,7 +131,7 @@ class Costs(unittest.TestCase):
         self.assertEqual(self.only("lambda_million=1", *given, title="USD a month without it"), ["2,628.00"])
 
     def test_invalidate_takes_a_round_trip_an_ecpu_a_log_line_and_traces_for_a_change(self):
-        # A change for each of 100 requests a second, which are hits.
+        # One change for each of 100 requests per second, all of them hits.
         given = ["requests_per_second=100", "change_ratio=1", "hit_ratio=1"]
         for price, cost in [("lambda_gb_second=1", 262.8e6 * 0.002 / 4), ("log_gb=1", 262.8),
                             ("kept_log_gb=1", 262.8 * 0.15 * 30 / (365 / 12)),
@@ -156,7 +156,7 @@ class Costs(unittest.TestCase):
         self.assertEqual(self.only(*given, "users_traced=0"), ["0.00"] * 3)
 
     def test_the_try_out_stack_under_full_load_costs_less_than_150_usd(self):
-        """Three users in the program, and the limit of samconfig.toml all month."""
+        """The three embedded users, and the limit of samconfig.toml all month."""
         limit = re.search(r"ApiRequestsPerSecond=(\d+)", (ROOT / "samconfig.toml").read_text())[1]
         command, stated = re.search(r"^scripts/costs.py (requests_per_second=\d+ .*?) +# (\d+) USD", DOCUMENT.read_text(),
                                     re.MULTILINE).groups()
@@ -168,7 +168,7 @@ class Costs(unittest.TestCase):
     def test_the_alarms_and_series_are_those_that_there_are(self):
         alarms = re.findall(r"^  (\w+Alarm):$", (ROOT / "template.yaml").read_text(), re.MULTILINE)
         given = figures("Parameters")
-        # It is there only where hits are audited.
+        # This alarm exists only if hits are audited.
         alarms.remove("AuditStaleAlarm")
         self.assertEqual(int(given["alarms"][0]) + int(given["cache_alarms"][0]), len(alarms))
         series = re.search(r"That is (\d+) series", (ROOT / "docs/logs.md").read_text())[1]
@@ -194,7 +194,7 @@ class Costs(unittest.TestCase):
 
     def test_at_the_break_even_nothing_is_saved_and_none_is_given_where_there_is_none(self):
         title = "Break-even, with one thing changed"
-        # A cache that costs 73 USD a month, and saves 1 USD for a million requests, all of them hits.
+        # A cache that costs 73 USD per month and saves 1 USD per million requests, all of them hits.
         given = [*self.free_but("valkey_gb_hour", "dynamodb_million_reads"),
                  "valkey_gb_hour=1", "dynamodb_million_reads=1", "hit_ratio=1"]
         self.assertEqual(figures(title, *given, "requests_per_second=1000")["as above"],

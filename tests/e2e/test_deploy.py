@@ -1,7 +1,6 @@
-"""What `make deploy` and the targets around it do, as far as that can be seen without an account.
+"""What `make deploy` and the related targets do, as far as a test without an account can see it.
 
-SAM is the real one; AWS is the small one of cloud.py. What SAM itself makes of the template is tested in
-tests/template.
+SAM is real; AWS is the small one of cloud.py. tests/template tests what SAM itself makes of the template.
 """
 
 import http.server
@@ -21,8 +20,8 @@ from cloud import BUCKET, Cloud, Stack
 from parameters import defaults, parameters, release_id
 
 FUNCTIONS = ["UsersFunction", "InvalidateFunction", "ReleaseCheckFunction"]
-# The real SAM, but for the build, which takes minutes: what it makes is one file for each function, and a template that
-# names them.
+# The real SAM, except for the build, which takes minutes: this one creates one file for each function, and a template
+# that names them.
 SAM = r"""#!/usr/bin/env python3
 import json, os, pathlib, re, shutil, sys
 folder = pathlib.Path(os.environ["SAM_CALLS"])
@@ -44,22 +43,22 @@ shutil.copy("dashboard.yaml", build)
 
 
 class Harness(unittest.TestCase):
-    """The scripts and the real SAM, against an AWS that is small."""
+    """The scripts and the real SAM, against a small AWS."""
 
     @classmethod
     def setUpClass(cls):
         cls.copy = clean_copy()
         cls.addClassCleanup(shutil.rmtree, cls.copy)
-        # That there is a linker for another processor does not matter here, nor that there is a library.
+        # These tests do not need a linker or a library for another processor.
         cls.sysroot = pathlib.Path(tempfile.mkdtemp(prefix="response-boost-"))
         cls.addClassCleanup(shutil.rmtree, cls.sysroot)
-        # Its real path, since the scripts would take it before the one of the tests.
+        # Its real path, because the scripts would find it before the tests' wrapper.
         asked = ask_script('ensure_sam; command -v sam')
         cls.modules = ROOT / ".tools/sam"
         cls.sam = cls.modules / "bin/sam" if (cls.modules / "bin/sam").exists() else asked.stdout.strip()
         ask_script("ensure_botocore")
         ask_script("ensure_awscli")
-        # The tools of the checkout, but for the wrapper of SAM.
+        # The tools of the checkout, without SAM's wrapper.
         (cls.copy / ".tools").unlink()
         (cls.copy / ".tools").mkdir()
         for tool in (ROOT / ".tools").iterdir():
@@ -72,7 +71,7 @@ class Harness(unittest.TestCase):
         sam = SAM % {"modules": self.modules, "sam": self.sam, "functions": FUNCTIONS}
         for name, text in [
             ("sam", sam), ("cfn-lint", "#!/bin/sh\n"), ("zig", "#!/bin/sh\n"), ("cargo-lambda", "#!/bin/sh\n"),
-            # As if Rust could build for both.
+            # Pretends that Rust can build for both.
             ("rustc", f"#!/bin/sh\necho '{self.sysroot}'\n"),
         ]:
             (self.folder / name).write_text(text)
@@ -88,7 +87,7 @@ class Harness(unittest.TestCase):
             "PATH": f"{self.folder}{os.pathsep}{os.environ['PATH']}", "SAM_CALLS": str(self.folder),
             "AWS_ENDPOINT_URL": self.cloud.url, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "secret", "HOME": str(self.folder), "SAM_CLI_TELEMETRY": "0",
-            # How often SAM asks how far it is, in seconds.
+            # How often SAM polls the progress, in seconds.
             "SAM_CLI_POLL_DELAY": "0.1", **variables})
 
     def make(self, target, *arguments, said="", **variables):
@@ -96,7 +95,7 @@ class Harness(unittest.TestCase):
                               env=self.variables(**variables))
 
     def made(self, *arguments, **variables):
-        """Makes it, and gives what it said."""
+        """Runs a target and returns its output."""
         made = self.make(*arguments, **variables)
         self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
         return made.stdout + made.stderr
@@ -107,19 +106,19 @@ class Harness(unittest.TestCase):
         return made.stdout + made.stderr
 
     def calls(self):
-        """What SAM was called with since the last time."""
+        """The calls of SAM since the last time."""
         path = self.folder / "calls"
         calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         path.unlink(missing_ok=True)
         return calls
 
     def deployed(self, *arguments, stack="response-boost"):
-        """Deploys, and gives the parameters that the stack then has."""
+        """Deploys, and returns the parameters of the stack."""
         self.made("deploy", *arguments)
         return dict(self.cloud.stacks[stack].parameters)
 
     def stands(self, *given, config="default", name="response-boost"):
-        """A stack as a deployment leaves it, with the program that the tests build. A deployment takes seconds."""
+        """A stack as after a deployment, with the program that the tests build. A deployment takes seconds."""
         template = (ROOT / "template.yaml").read_text()
         values = parameters(config, "-", given)
         values["ReleaseId"] = release_id(template, values, b"one program", "")
@@ -237,7 +236,7 @@ class Scripts(Harness):
         stack.versions, stack.live, stack.believed = ["1", "2"], "2", "2"
         self.assertIn("version 1; before it was 2", self.made("rollback"))
         self.assertEqual(stack.live, "1")
-        # Not even what was rolled back is lost: it is deployed again, past CodeDeploy, which would refuse it.
+        # Even a version that was rolled back can be deployed again, without CodeDeploy, which would refuse.
         said = self.made("deploy", "PARAMETERS=CacheTtlSeconds=60")
         self.assertIn("The alias was moved by hand", said)
         self.assertEqual((stack.live, stack.parameters["DeploymentByCodeDeploy"]), ("3", "false"))
@@ -384,7 +383,7 @@ class Smoke(unittest.TestCase):
         make = Make("run", f"PORT={free_port()}", CACHE_TTL_SECONDS="3")
         self.addCleanup(make.interrupt)
         api = make.wait_until_ready().removesuffix("/users/1")
-        # The second time the user is kept already, and its end is waited for.
+        # The second time the user is already stored, so the script waits until the entry expires.
         for _ in range(2):
             code, said = self.smoke(api)
             self.assertEqual(code, 0, said)
@@ -416,7 +415,7 @@ class Smoke(unittest.TestCase):
         self.assertIn("TOKEN is not set", self.smoke(url, AUTHORIZATION="JWT")[1])
 
     def serve(self, status, headers, body):
-        """A server that always answers the same; and the Authorization of what it was asked."""
+        """A server that always responds the same, and the Authorization headers that it got."""
         seen = []
 
         class Handler(http.server.BaseHTTPRequestHandler):

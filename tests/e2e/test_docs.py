@@ -1,6 +1,6 @@
-"""`make docs`: the API in a browser, asking the function of `make run`.
+"""`make docs`: the API in a browser, with requests to the function of `make run`.
 
-DOCS_SCREENSHOT=page.png keeps a picture of the page for people.
+DOCS_SCREENSHOT=page.png stores a picture of the page, for people to look at.
 """
 
 import json
@@ -15,7 +15,7 @@ import urllib.parse
 from browser import CHROMIUM, Browser
 from support import MANAS, PATIENCE_S, Make, ask, free_port, needs
 
-# Presses the button of the first operation, GET, and gives the response that the page then shows.
+# Presses the button of the first operation, GET; SHOWN returns the response that the page then shows.
 EXECUTE = "document.querySelector('#operations-users-getUser button.execute')"
 SHOWN = """(() => {
     const live = document.querySelector('#operations-users-getUser .live-responses-table .response');
@@ -29,7 +29,7 @@ def docs(port, function_port, **variables):
 
 
 def wait_until_open(make):
-    """Waits for the line that says so, and gives the URL in it."""
+    """Waits for the line with this text, and returns the URL in it."""
     return make.wait_until_ready(r"^Ready. Open: (http://\S+)/$")
 
 

@@ -1,7 +1,7 @@
-"""What the documents say, held against what there is.
+"""Checks the documents against reality.
 
-The commands of docs/operations.md, of docs/deploy.md and of the README's part on deploying are run as they stand there.
-For all documents: each target, file, section and variable that they name exists.
+The tests run the commands of docs/operations.md, of docs/deploy.md and of the README's part on deploying as they are.
+In all documents, every target, file, section and variable must exist.
 """
 
 import re
@@ -11,7 +11,7 @@ import unittest
 import test_deploy
 from support import ROOT
 
-# What asks the API itself, or follows a log for good; test_deploy has them.
+# Commands that call the API or follow a log forever; test_deploy has them.
 NOT_HERE = r"^(make (smoke|seed|logs)|curl)\b.*\n"
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -80,13 +80,13 @@ class Documents(test_deploy.Harness):
 
 
 def anchors(text):
-    """The anchors that GitHub gives the headings of a document."""
+    """The anchors that GitHub creates for the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 class Names(unittest.TestCase):
-    """What the documents name."""
+    """The names in the documents."""
 
     def test_each_link_leads_to_a_file_and_a_section(self):
         for path in DOCUMENTS:

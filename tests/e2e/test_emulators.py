@@ -1,4 +1,4 @@
-"""The function behind the gateways of emulators, and given every event that SAM knows."""
+"""The function behind the gateways of emulators, and with every event that SAM can generate."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from support import MANAS, PATIENCE_S, ROOT, Make, Paths, ask, environment, free
 PLUGIN = ROOT / ".tools/serverless-offline/node_modules/serverless-offline"
 SAM = ROOT / ".tools/sam"
 
-# What `sam local generate-event SERVICE EVENT` does, for all of them in one process, with some values told.
+# Like `sam local generate-event SERVICE EVENT`, for all of them in one process, with some values set.
 GENERATE = """
 import json, sys
 from samcli.lib.generated_sample_events.events import Events
@@ -26,7 +26,7 @@ for service, names in events.event_mapping.items():
 print(json.dumps(made))
 """
 
-# Those that are requests, by the status of their reply; then the names by which the others are refused.
+# The events that are requests, with the status of their reply; then the names in the errors of the others.
 ANSWERED = {"alb request": 404, "apigateway aws-proxy": 404, "apigateway http-api-proxy": 404,
             "apigateway request-authorizer": 404, "cloudwatch scheduled-event": 200}
 REFUSED = {
@@ -36,7 +36,7 @@ REFUSED = {
     "kinesis": "Amazon Data Firehose", "rekognition": "aws:s3", "s3 batch-invocation": "S3 Batch Operations",
     "s3": "aws:s3", "ses": "aws:ses", "sns": "aws:sns", "sqs": "aws:sqs", "workmail": "WorkMail",
 }
-# These wait for the reply, and see that it is none of theirs.
+# The senders of these wait for the reply, and notice that it is not one of theirs.
 OTHERS = {"alexa-skills-kit", "alexa-smart-home", "apigateway authorizer", "appsync", "batch", "cognito", "connect", "lex",
           "lex-v2", "sagemaker", "stepfunctions"}
 
@@ -54,7 +54,7 @@ class Emulators(Paths, unittest.TestCase):
         self.assert_no_cors(self.api)
 
     def generated(self, **values):
-        """Every event that SAM makes, with these values where an event has such."""
+        """Every event that SAM generates, with these values where an event has them."""
         return json.loads(subprocess.run(
             [sys.executable, "-c", GENERATE, json.dumps(values)], check=True, capture_output=True, text=True,
             env=environment(PYTHONPATH=str(SAM))).stdout)
@@ -105,11 +105,11 @@ class Emulators(Paths, unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, output())
             time.sleep(0.05)
 
-        # It takes off a trailing slash, follows dots, and refuses by itself what is not UTF-8.
+        # This emulator removes a trailing slash, resolves dots, and rejects invalid UTF-8 itself.
         changed = {"/users/1/": 200, "/users/": 404, "/users/..": 404, "/users/%FF": 400, "/users/%zz": 400}
         self.assert_paths(f"http://127.0.0.1:{http}/dev", **changed)
         self.assert_paths(f"http://127.0.0.1:{http}", **changed)
-        # Its load balancer has one route, and answers a path beside that itself.
+        # Its load balancer has one route, and answers other paths itself.
         beside = ["/users", "/users/", "/users/..", "//users/1", "/users//1", "/users/1/orders", "/orders/1", "/Users/1", "/"]
         self.assert_paths(f"http://127.0.0.1:{alb}/dev", **changed, **{path: 404 for path in beside if path not in changed})
         for gateway in [f"http://127.0.0.1:{http}/dev", f"http://127.0.0.1:{http}"]:

@@ -1,4 +1,4 @@
-"""`make run`, as the README shows it. `.ci/two_commands.py` does it from a fresh clone."""
+"""`make run`, as the README shows it. `.ci/two_commands.py` does the same in a fresh clone."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ from support import (EVENTS, MANAS, ROOT, Make, ask, ask_script, environment,
 
 class MakeRun(unittest.TestCase):
     def start(self, **variables):
-        """Starts it on a free port and gives it with its URL."""
+        """Starts it on a free port, and returns it and its URL."""
         port = str(free_port())
         make = Make("run", f"PORT={port}", **variables)
         self.addCleanup(make.interrupt)
@@ -24,7 +24,7 @@ class MakeRun(unittest.TestCase):
         return make, url.removesuffix("/users/1")
 
     def redis_cli(self, make, *arguments):
-        """Asks the Redis that it says to have started."""
+        """Sends a command to the Redis that it says it has started."""
         command = re.search(r"look inside: (\S+) -p (\d+) KEYS", make.output())
         self.assertTrue(command, make.output())
         program, port = command.groups()
@@ -32,7 +32,7 @@ class MakeRun(unittest.TestCase):
                               text=True).stdout.strip()
 
     def refusal(self, *arguments, **variables):
-        """Starts it where it cannot, and gives what it says."""
+        """Starts it where it must fail, and returns its output."""
         make = Make("run", *arguments, **variables)
         self.addCleanup(make.interrupt)
         self.assertNotEqual(make.wait(), 0)
@@ -65,7 +65,7 @@ class MakeRun(unittest.TestCase):
                                      capture_output=True, text=True)
             self.assertNotEqual(refused.returncode, 0)
             self.assertIn(said, refused.stderr)
-        # Once more: to build the program for that may have taken longer than an entry lives.
+        # Once more, because building the program may have taken longer than the entry lives.
         ask(f"{api}/users/1")
         redis_port = re.search(r"look inside: \S+ -p (\d+)", make.output())[1]
         purged = subprocess.run(
@@ -95,7 +95,7 @@ class MakeRun(unittest.TestCase):
         self.assertEqual(make.interrupt(), [], "left running")
 
     def test_the_consoles_of_the_documents_show_what_one_sees(self):
-        """Each `$` command of a console block is run; its output may differ where a run differs from another."""
+        """Runs each `$` command of a console block; the output may differ only where runs differ."""
         make, api = self.start()
         program, port = re.search(r"look inside: (\S+) -p (\d+) KEYS", make.output()).groups()
         asked = 0
@@ -116,11 +116,11 @@ class MakeRun(unittest.TestCase):
         self.assertGreaterEqual(asked, 7)
 
     def assert_shown(self, shown, seen):
-        """Each shown line is among those seen, but for what differs from run to run."""
+        """Each line shown is among those seen, except for what differs between runs."""
         def settled(line):
-            # redis-cli numbers lists, and types numbers, for a terminal alone.
+            # redis-cli numbers lists and shows types only on a terminal.
             line = re.sub(r'^\d+\) "(.*)"$', r"\1", line).removeprefix("(integer) ")
-            # Each fill has an id of its own.
+            # Each fill has a new id.
             line = re.sub(r'"id":"[^"]*"', '"id":"N"', line)
             return re.sub(r'(^age: |ttl=|^(?=\d{2,}$)|_ms":)\d+', r"\1N", line)
 
@@ -213,7 +213,7 @@ class MakeRun(unittest.TestCase):
         return path
 
     def machine(self, name):
-        """A PATH on a machine of this name, without a Redis."""
+        """A PATH as on a machine of this kind, without a Redis."""
         system, processor = name.split()
         path = self.without_redis("uname")
         (path / "uname").write_text(f'#!/bin/sh\n[ "$1" = -s ] && echo {system} || echo {processor}\n')
@@ -244,7 +244,7 @@ class MakeRun(unittest.TestCase):
                 brought = ask_script(f"embedded_server={folder}/server; tools={folder}; ensure_embedded_server",
                                      PATH=path)
                 self.assertEqual(brought.returncode, 0, brought.stderr)
-                # What an ELF or a Mach-O file begins with, and the processor in it.
+                # The magic number of an ELF or a Mach-O file, and the processor in its header.
                 head = pathlib.Path(folder, "server").read_bytes()[:20]
                 kind = {b"\x7fELF": int.from_bytes(head[18:20], "little"),
                         b"\xcf\xfa\xed\xfe": int.from_bytes(head[4:8], "little")}[head[:4]]
@@ -253,7 +253,7 @@ class MakeRun(unittest.TestCase):
 
     def test_without_any_redis_it_says_so_and_runs(self):
         path = self.machine("Linux riscv64")
-        # Without the one that another run has brought.
+        # Without the server that another run has installed.
         brought, aside = ROOT / ".tools/valkey", ROOT / ".tools/valkey.aside"
         if brought.exists():
             brought.rename(aside)

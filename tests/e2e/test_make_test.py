@@ -1,4 +1,4 @@
-"""What `make test` does before and after the tests: which server it takes, what it says is missing."""
+"""What `make test` does before and after the tests: which server it chooses, and what it reports as missing."""
 
 import shutil
 import socket
@@ -7,13 +7,13 @@ import unittest
 
 from support import Make, ask_script, clean_copy, path_without
 
-# What they end with when they are asked to listen nowhere, as 6.2 and as 9.1 without TLS say it.
+# The last output of servers that are started with no port: version 6.2, and 9.1 without TLS.
 OLD = "*** FATAL CONFIG FILE ERROR ***\nReading the configuration file, at line 2\n>>> 'cluster-port \"1\"'\nBad directive"
 PLAIN = "# Configured to not listen anywhere, exiting."
 
 
 class Servers(unittest.TestCase):
-    """Which server the tests run against, on machines with other programs on the PATH."""
+    """The server that the tests run against, on machines with other programs on the PATH."""
 
     def setUp(self):
         self.path = path_without("valkey-server", "redis-server", "apt-get")
@@ -27,7 +27,7 @@ class Servers(unittest.TestCase):
         return str(self.path / name)
 
     def says(self, name, words):
-        """A program that ends at once and says this."""
+        """A program that prints this and exits at once."""
         return self.put(name, f"#!/bin/sh\ncat <<'END'\n{words}\nEND\nexit 1\n")
 
     def taken(self, **variables):
@@ -64,7 +64,7 @@ class Servers(unittest.TestCase):
         self.assertIn("REDIS_SERVER is /nowhere/redis-server; accepted: the path of", output)
 
     def test_where_no_wheel_can_be_had_each_way_out_is_named(self):
-        # Nobody answers there.
+        # Nothing listens on this port.
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             index = f"http://127.0.0.1:{closed.getsockname()[1]}/simple"

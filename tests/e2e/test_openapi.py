@@ -1,4 +1,4 @@
-"""openapi.yaml against the function behind `make run`, and against the template."""
+"""Checks openapi.yaml against the function behind `make run`, and against the template."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from support import MANAS, ROOT, Make, ask, environment, free_port, needs
 DOCUMENT = ROOT / "openapi.yaml"
 PATH = "/users/{id}"
 
-# What the HTTP server in front says for itself, and what every answer with a body has.
+# Headers of the HTTP server in front, and headers that every response with a body has.
 NOT_DOCUMENTED = {"connection", "content-length", "content-type", "date", "transfer-encoding"}
 
 
@@ -41,7 +41,7 @@ class OpenApi(unittest.TestCase):
         return place
 
     def checked(self, method, path, status, documented=None, **headers):
-        """Asks, and holds the answer against what the document says of it. Gives the answer."""
+        """Sends a request, and checks the response against the document. Returns the response."""
         reply = ask(self.api + path, method, headers)
         self.assertEqual(reply.status, status)
         response = self.resolved(documented or
@@ -95,7 +95,7 @@ class OpenApi(unittest.TestCase):
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]:
             reply = self.checked(method, known, 405, other_method)
             self.assertEqual([reply.body], self.examples("MethodNotAllowed"))
-        # The users are in the program and do not fail: `problem.rs` tests the example of a 503.
+        # The embedded users never fail, so `problem.rs` tests the example of a 503.
 
     def test_every_example_fits_its_schema(self):
         def walk(place):
@@ -121,10 +121,10 @@ class OpenApi(unittest.TestCase):
         self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
 
     def test_schemathesis_finds_no_other_answer(self):
-        # It leaves files where it runs.
+        # It writes files into its working folder.
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        # The seed makes it the same requests each time.
+        # The seed makes its requests the same each time.
         run = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", "run", DOCUMENT, "--url", self.api,
              "--checks", "all", "--phases", "examples,coverage,fuzzing,stateful",
@@ -139,14 +139,14 @@ class OpenApi(unittest.TestCase):
         class Loader(self.yaml.SafeLoader):
             pass
 
-        # `!Ref` and the like are of no matter here.
+        # `!Ref` and other tags do not matter here.
         Loader.add_multi_constructor("!", lambda loader, tag, node: tag)
         template = self.yaml.load((ROOT / "template.yaml").read_text(), Loader)
         routes = template["Resources"]["HttpApi"]["Properties"]["DefinitionBody"]["paths"]
-        # All other paths, for our 404; and all methods, so that another is our 405.
+        # All other paths, so that the function answers 404; and all methods, so that it answers 405.
         self.assertEqual(routes.keys(), {*self.document["paths"], "$default"})
         for route in routes.values():
-            # Preflight requests are the gateway's own.
+            # The gateway itself answers preflight requests.
             self.assertEqual(set(route) - {"options"}, {"x-amazon-apigateway-any-method"})
 
 

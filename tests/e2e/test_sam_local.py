@@ -1,4 +1,4 @@
-"""`make sam-local`: the template, built, in containers, with a Valkey beside it."""
+"""`make sam-local`: the built template in containers, with a Valkey beside it."""
 
 import json
 import os
@@ -38,14 +38,14 @@ class SamLocal(Paths, unittest.TestCase):
         self.assertEqual(self.valkey("KEYS", "*"), "users:user:1")
         self.assertIn(int(self.valkey("TTL", "users:user:1")), range(1, 121))
 
-        # Its web server makes one slash of two at the beginning.
+        # Its web server merges two leading slashes into one.
         self.assert_paths(self.api, **{"//users/1": 200})
         self.assert_no_cors(self.api)
         forbidden = ask(f"{self.api}/users/1", "DELETE")
         self.assertEqual((forbidden.status, forbidden.headers["allow"]), (405, "GET, HEAD"))
 
     def invoke(self, function, event):
-        """What a function answers to the event in a file."""
+        """The function's response to the event in a file."""
         sam = ROOT / ".tools/bin/sam"
         architecture = {"aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
         invoked = subprocess.run(
@@ -82,7 +82,7 @@ class SamLocal(Paths, unittest.TestCase):
                 self.assertIn("users:user:9", left)
 
     def test_zz_ctrl_c_removes_the_containers_and_the_network(self):
-        # The last of these tests, by its name: unittest runs them in alphabetical order.
+        # The last of these tests by its name: unittest runs them in alphabetical order.
         self.assertEqual(self.make.interrupt(), [], "left running")
         self.assertEqual(set(docker("ps", "--all", "--quiet").split()) - self.before, set())
         self.assertNotIn("response-boost", docker("network", "ls"))
@@ -90,7 +90,7 @@ class SamLocal(Paths, unittest.TestCase):
 
 @needs(has_container_engine(), "no container engine with compose that answers to `docker`")
 class SamLocalSigned(unittest.TestCase):
-    """The same template with its routes for signed requests. SAM does not check the signature."""
+    """The same template with routes for signed requests. SAM does not check the signature."""
 
     def test_the_smoke_test_passes(self):
         make = Make("sam-local", f"PORT={free_port()}", "AUTHORIZATION=AWS_IAM")

@@ -1,4 +1,4 @@
-"""`scripts/style.py`: which phrases it finds, and where it looks."""
+"""`scripts/style.py`: the phrases that it finds, and where it looks."""
 
 import pathlib
 import subprocess

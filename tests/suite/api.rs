@@ -1,4 +1,4 @@
-//! The users function as its callers meet it: the real binary, real gateway events, a real Redis.
+//! The users function as its callers see it: the real binary, real gateway events, a real Redis.
 
 use crate::support::dynamodb::Users;
 use crate::support::lambda::{Function, Reply, command};
@@ -6,7 +6,7 @@ use crate::support::{MANAS, STORED, event, request};
 use serde_json::{Value, json};
 use test_peers::redis::{RedisServer, info, send};
 
-/// Each sentence as a test of its own for each place that users can be in.
+/// Runs each test for each source of users.
 macro_rules! for_all_users {
     ($($sentence:ident),+ $(,)?) => {
         mod embedded {
@@ -102,7 +102,7 @@ async fn what_redis_holds_is_what_is_answered(users: Users) {
     assert_eq!(metadata["status"], 200);
     assert_eq!(metadata["headers"], json!([["content-type", "application/json"]]));
 
-    // A hit is answered from the entry, not from the store that would say otherwise.
+    // A hit is served from the entry, not from the user store, which has another name.
     redis.command::<()>(&["SET", "users:user:1", &entry.replace("Manas", "Sanam")]);
     assert_eq!(function.get("/users/1").await.body, MANAS.replace("Manas", "Sanam"));
 }
@@ -172,7 +172,7 @@ async fn unknown_and_impossible_ids_leave_nothing_in_redis(users: Users) {
     }
     let reply = function.invoke(&request("DELETE", "/users/1")).await;
     assert_eq!((reply.status, reply.header("allow")), (405, "GET, HEAD"));
-    // The one command is the INFO that asked before.
+    // The one command is the first `INFO`.
     assert_eq!(info(&mut connection, "total_commands_processed"), before + 1);
 
     let reply = function.get("/users/4").await;
@@ -185,7 +185,7 @@ async fn unknown_and_impossible_ids_leave_nothing_in_redis(users: Users) {
 
 async fn a_hit_is_one_command_and_a_miss_is_three(users: Users) {
     let (function, redis) = function_and_redis(users).await;
-    // So that Redis knows the script.
+    // Teaches Redis the script.
     function.get("/users/2").await;
     let calls = |command: &str| {
         let stats: String = redis.command(&["INFO", "commandstats"]);
@@ -197,7 +197,7 @@ async fn a_hit_is_one_command_and_a_miss_is_three(users: Users) {
         redis.command::<()>(&["CONFIG", "RESETSTAT"]);
         let reply = function.get("/users/1").await;
         assert!(reply.cache_status().starts_with(status), "{}", reply.cache_status());
-        // The script counts as one of the two that set.
+        // The script counts as one of the two writes.
         assert_eq!(["get", "set", "evalsha"].map(calls), expected);
         assert_eq!(["eval", "del", "hello", "client"].map(calls), [0; 4]);
     }
@@ -276,7 +276,7 @@ async fn a_connection_that_was_closed_while_it_lay_idle_costs_no_miss(users: Use
 }
 
 async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline(users: Users) {
-    // It accepts connections (the kernel does) and never says a word.
+    // The kernel accepts connections, but nothing ever answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", silent.local_addr().unwrap());
     let function = users
@@ -290,8 +290,8 @@ async fn a_redis_that_says_nothing_costs_no_more_than_its_deadline(users: Users)
     let reply = function.get("/users/1").await;
     reply.assert_correct();
     assert_eq!(reply.cache_status(), "response-boost; fwd=bypass; detail=redis-timeout");
-    // Not the crate's own default of half a second, and the deadline with as much again for a machine that
-    // is busy.
+    // More than the library's default of half a second, and less than twice the deadline of 3 s, because a machine may
+    // be busy.
     let time_ms = started.elapsed().as_millis();
     assert!((1_500..6_000).contains(&time_ms), "{time_ms}");
 }

@@ -1,4 +1,4 @@
-//! The users in a DynamoDB table: what is asked of it, and what becomes of its faults.
+//! Users in a DynamoDB table: the requests that the function sends, and how it handles the table's faults.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ async fn a_miss_asks_the_table_once_and_a_hit_not_at_all() {
     }
     assert_eq!((table.requests().len(), table.connections()), (0, 1));
 
-    // The connection is kept, and an unknown user is asked for once, too.
+    // The connection is reused, and an unknown user takes one request too.
     assert_eq!(first.get("/users/4").await.status, 404);
     assert_eq!((table.requests().len(), table.connections()), (1, 1));
 }
@@ -76,7 +76,7 @@ async fn a_table_that_is_silent_does_not_hold_up_a_warm_start() {
     table.set(Mode::Silent);
     let started = Instant::now();
     let function = function(&table, &redis, &[("WARM_UP", "true")]).await;
-    // Lambda gives an initialisation ten seconds.
+    // Lambda allows ten seconds for initialisation.
     assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
     function.output_with("user store not warmed up", 1).await;
     table.set(Mode::Pass);
@@ -117,8 +117,8 @@ async fn a_table_that_is_silent_is_given_up_in_time() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let function = function(&table, &redis, &[]).await;
     table.set(Mode::Silent);
-    // By its own limit, or else because the invocation is about to end.
-    // At most: before the invocation ends, and before its own limit of four seconds.
+    // Ended by the lookup's own limit of four seconds, or because the invocation is about to end. `at_most_s` is
+    // generous.
     for (time_left_s, at_most_s, line) in
         [(30, 20, "DynamoDB table people: timed out"), (1, 4, "the invocation is about to end")]
     {

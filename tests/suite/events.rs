@@ -1,4 +1,4 @@
-//! Events that are not quite requests, or none at all, sent to the real binary.
+//! Events that are malformed requests or not requests at all, sent to the real binary.
 
 use serde_json::{Value, json};
 use test_peers::redis::{RedisServer, send};
@@ -49,7 +49,7 @@ async fn the_path_alone_decides_what_is_asked_for() {
         order,
         rest("/users/{id}/source_networks", "/users/1/source_networks", id.clone()),
         rest("/v1/accounts/{id}", "/v1/accounts/1", id.clone()),
-        // A trailing slash makes it another path, behind every gateway.
+        // A trailing slash makes another path, behind every gateway.
         rest("/users/{id}", "/users/1/", id.clone()),
         request("GET", "/users/1/"),
         request("GET", "//users/1"),

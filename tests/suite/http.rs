@@ -1,4 +1,4 @@
-//! The HTTP contract: whatever event comes, there is an answer of it.
+//! The HTTP contract: every event gets a response that conforms to it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ fn files(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// The folder of a crate that the function is built with, as cargo has unpacked it.
+/// The folder to which cargo has unpacked a crate of the function.
 fn crate_folder(name: &str) -> PathBuf {
     let host =
         std::process::Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap();
     let metadata = std::process::Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        // Those of other platforms may never have been fetched.
+        // Crates of other platforms may not be downloaded.
         .args(["--filter-platform", std::str::from_utf8(&host.stdout).unwrap().trim()])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -71,7 +71,7 @@ async fn of_the_examples_of_the_crates_only_those_of_pollers_end_in_a_function_e
                 }
             };
             assert_within_contract(&reply.json);
-            // None of them asks for a user: a request is a 404, and what is none is a 400.
+            // None of them requests a user, so a request gets a 404 and anything else a 400.
             if event["detail-type"] == "Scheduled Event" {
                 assert_eq!(reply.status, 200, "{name}: it keeps an environment warm");
                 continue;
@@ -120,8 +120,8 @@ impl UserStore for CountingUsers {
     }
 }
 
-/// The event by which each kind of gateway asks for the user of this id: `sent` is what stands in the
-/// client's request, `decoded` what that means.
+/// The event of each kind of gateway that requests the user with this id. `sent` is the id in the client's request,
+/// `decoded` the same id decoded.
 fn events_for(sent: &str, decoded: &str) -> [(&'static str, Value); 7] {
     let mut rest = event("rest-existing");
     rest["path"] = format!("/users/{sent}").into();
@@ -159,7 +159,7 @@ fn events_for(sent: &str, decoded: &str) -> [(&'static str, Value); 7] {
     ]
 }
 
-/// The function in this process, in front of a Redis, and how often its store was asked.
+/// The function in this process, in front of a Redis, and the number of lookups in its user store.
 fn counted(redis: &RedisServer) -> (impl AsyncFnMut(&Value) -> Value, Arc<AtomicUsize>) {
     let config = Config::from_lookup(|name| (name == "REDIS_URL").then(|| redis.url().into()));
     let namespace = Namespace::parse("users").unwrap();
@@ -212,7 +212,7 @@ async fn only_an_id_that_can_be_reaches_redis_or_the_store() {
     let digits = "9".repeat(400);
     for (sent, decoded, is_valid) in [
         ("1", "1", true),
-        // A client may encode what it need not; the id is the same.
+        // A client may encode more than it must; the id is the same.
         ("%31", "1", true),
         ("9223372036854775807", "9223372036854775807", true),
         ("9223372036854775808", "9223372036854775808", false),
@@ -244,14 +244,14 @@ async fn only_an_id_that_can_be_reaches_redis_or_the_store() {
             let (loads_before, commands_before) = (loads.load(Ordering::SeqCst), commands());
             let reply = function(&event).await;
 
-            // The one command is the INFO before.
+            // The one command is the first `INFO`.
             let asked_redis = commands() - commands_before > 1;
             let asked_store = loads.load(Ordering::SeqCst) > loads_before;
             assert_eq!((asked_redis, asked_store), (is_valid, is_valid), "{kind}: {sent:?}");
             match (is_valid, decoded) {
                 (true, "1") => assert_eq!(reply["body"], MANAS, "{kind}: {sent:?}"),
                 (true, _) => assert_eq!(reply["statusCode"], 404, "{kind}: {sent:?}"),
-                // A slash of its own makes it another path.
+                // An encoded slash makes another path.
                 _ if decoded.contains('/') => {
                     assert!([400, 404].contains(&reply["statusCode"].as_u64().unwrap()));
                 }
@@ -262,7 +262,7 @@ async fn only_an_id_that_can_be_reaches_redis_or_the_store() {
     assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0, "the last ones left nothing");
 }
 
-/// Text that has gone wrong somewhere before.
+/// Text that something upstream has damaged.
 fn odd_text() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => prop::sample::select(&[
@@ -359,7 +359,8 @@ fn damaged_bytes() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Only what comes from a queue, a stream, a bus or a background call ends in a function error.
+/// Asserts that the event comes from a queue, a stream, a bus or a background call; only these end with a function
+/// error.
 fn assert_names_a_source(event: &[u8]) {
     let text = String::from_utf8_lossy(event);
     let names = [
@@ -378,7 +379,7 @@ fn assert_names_a_source(event: &[u8]) {
     assert!(names.iter().any(|name| text.contains(name)), "{text}");
 }
 
-/// A request for a user by any kind of gateway, with odd values in the places that an attacker has.
+/// A request for a user through any kind of gateway, with odd values in the places that an attacker controls.
 fn odd_request() -> impl Strategy<Value = Value> {
     let id = prop_oneof![odd_text(), (0..5_u64).prop_map(|id| id.to_string())];
     let method =
@@ -409,7 +410,7 @@ fn odd_request() -> impl Strategy<Value = Value> {
     )
 }
 
-/// What an invocation may be given, from a real event to noise.
+/// Any payload of an invocation, from a real event to noise.
 fn any_payload() -> impl Strategy<Value = Vec<u8>> {
     let text = |event: Value| event.to_string().into_bytes();
     prop_oneof![
@@ -425,7 +426,7 @@ fn runner() -> TestRunner {
     TestRunner::new(ProptestConfig { source_file: Some(file!()), ..ProptestConfig::default() })
 }
 
-// `PROPTEST_CASES` is how many are made, here and below.
+// `PROPTEST_CASES` sets the number of cases, here and below.
 #[test]
 fn any_payload_is_answered_within_the_contract() {
     let function = std::cell::RefCell::new(function());
@@ -442,7 +443,7 @@ fn any_payload_is_answered_within_the_contract() {
 #[test]
 fn any_payload_is_answered_by_the_real_function() {
     let executor = tokio::runtime::Runtime::new().unwrap();
-    // A line for each would fill the memory of the test.
+    // A line for each invocation would fill the memory of the test.
     let quiet = [("AWS_LAMBDA_LOG_FORMAT", "Text"), ("AWS_LAMBDA_LOG_LEVEL", "ERROR")];
     let function = executor.block_on(Function::start(&quiet));
     let checked = runner().run(&any_payload(), |payload| {

@@ -1,4 +1,4 @@
-//! The invalidation function: real stream batches, a real Redis, and what is reported of it.
+//! The invalidation function: real stream batches, a real Redis, and its report.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ fn record(change: &str, id: &str, number: usize) -> Value {
     record
 }
 
-/// Changes of these users, one after the other; the numbers of the records begin with 1000.
+/// A batch of changes to these users, in this order; the sequence numbers start at 1000.
 fn batch(ids: impl IntoIterator<Item = usize>) -> Value {
     let changes = ["INSERT", "MODIFY", "REMOVE"];
     let records = ids.into_iter().enumerate();
@@ -110,7 +110,7 @@ async fn that_there_is_no_such_user_ends_when_there_is_one() {
 async fn a_thousand_changes_are_done_at_once_on_one_connection() {
     let redis = RedisServer::start().await;
     let function = Function::start_invalidation(&[("REDIS_URL", &redis.url())]).await;
-    // The first one opens the connection.
+    // The first batch opens the connection.
     assert_eq!(function.outcome(&batch(1..=1), A_WHILE).await, all_done());
     fill(&redis, 1..=2_000);
     let started = Instant::now();
@@ -176,13 +176,13 @@ async fn what_redis_has_not_answered_is_not_done() {
     let function = Function::start_invalidation(&variables).await;
     assert_eq!(function.outcome(&batch(1..=1), A_WHILE).await, all_done());
 
-    // Away all the time: reported before the invocation ends, from the first on.
+    // Redis is away all the time: the report comes before the invocation ends, and starts at the first change.
     proxy.set(Mode::Silent);
     let time_left = Duration::from_secs(2);
     let started = Instant::now();
     let outcome = function.outcome(&batch(5..=50), time_left).await;
     assert_eq!(outcome, undone_from("1000"));
-    // Whoever goes on for as long as Redis is away never ends.
+    // A function that waited for Redis to return would never end.
     assert!(started.elapsed() < 3 * time_left, "{:?}", started.elapsed());
     let output = function.output_with("not all changes done", 1).await;
     let line = crate::support::log::assert_line(output.lines().nth(1).unwrap());
@@ -192,7 +192,7 @@ async fn what_redis_has_not_answered_is_not_done() {
     assert_eq!(line["trace_id"], "1-5759e988-bd862e3fe1be46a994272793");
     assert!(line["request_id"].is_string() && line["total_ms"].as_u64() > Some(1_000), "{line}");
 
-    // Back before the time is over: all is done.
+    // Redis returns before the time is up, so everything is done.
     let back = async {
         tokio::time::sleep(Duration::from_millis(700)).await;
         proxy.set(Mode::Pass);

@@ -1,4 +1,4 @@
-//! The function as a whole: the real binaries over the Runtime API, before a real Redis.
+//! The function as a whole: the real binaries over the Runtime API, in front of a real Redis.
 
 mod support;
 

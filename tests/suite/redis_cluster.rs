@@ -1,4 +1,4 @@
-//! A real cluster of six, one of whose primaries dies, and whose slots move.
+//! A real cluster of six nodes in which a primary dies and slots move.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn a_primary_that_dies_is_followed_by_its_replica() {
     let function = function(&cluster.nodes[surviving].url()).await;
     function.get_until_hit("/users/1").await;
     cluster.nodes[dying].kill();
-    // Each of these is checked to be the correct 200.
+    // `get_until_hit` checks that each response is the correct 200.
     wait_for_promotion(&cluster.nodes[dying + 3], &function).await;
     function.get_until_hit("/users/1").await;
     assert_eq!(cluster.nodes[dying + 3].command::<u64>(&["EXISTS", KEY]), 1);
@@ -97,7 +97,7 @@ async fn a_slot_that_moves_is_followed_without_a_fault() {
     let to = (from + 1) % 3;
     let function = function(&cluster.nodes[(from + 2) % 3].url()).await;
     function.get_until_hit("/users/1").await;
-    // There and back, three times, with requests in each of the steps.
+    // There and back, three times, with requests during each step.
     for round in 0..6 {
         let (source, target) = if round % 2 == 0 { (from, to) } else { (to, from) };
         let (source, target) = (&cluster.nodes[source], &cluster.nodes[target]);
@@ -106,13 +106,13 @@ async fn a_slot_that_moves_is_followed_without_a_fault() {
         target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
         source.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
         assert_undisturbed(&function).await;
-        // Half moved: asked for at the source, it is at the target already (ASK).
+        // Half moved: the request goes to the source, but the key is on the target already (ASK).
         let port = target.port().to_string();
         let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, KEY, "0", "5000", "AUTH2"];
         migrate.extend([OPERATOR, "any"]);
         source.command::<redis::Value>(&migrate);
         assert_undisturbed(&function).await;
-        // Not there at all: missed, and stored at the target.
+        // On neither node: a miss, stored on the target.
         target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         source.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         assert_undisturbed(&function).await;
@@ -121,7 +121,7 @@ async fn a_slot_that_moves_is_followed_without_a_fault() {
     }
 }
 
-/// Neither a fault nor a miss.
+/// Asserts that the function sees neither faults nor misses.
 async fn assert_undisturbed(function: &Function) {
     for _ in 0..20 {
         let reply = function.get("/users/1").await;

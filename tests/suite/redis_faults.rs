@@ -1,5 +1,5 @@
-//! What a client sees while Redis, or the way to it, fails. The faults are real: processes that are
-//! killed or stopped, sockets that are cut, queues that are full.
+//! The responses while Redis, or the network to it, fails. The faults are real: killed or stopped processes, cut
+//! sockets, full queues.
 
 use std::time::{Duration, Instant};
 
@@ -9,24 +9,24 @@ use test_peers::proxy::{BlackHole, Mode, Proxy};
 use test_peers::redis::{RedisServer, info};
 use test_peers::{Folder, wait_for};
 
-/// What a server that answers but does not store makes of a miss.
+/// The status of a miss if the server answers but does not store.
 const REFUSED: &str = "response-boost; fwd=uri-miss; detail=fill-refused";
-/// The same for a second after a fill that was refused.
+/// The same for a second after a refused store.
 const PASS: &str = "response-boost; fwd=uri-miss; detail=pass";
-/// The connect timeout, and the response timeout, of a function that does not wait for ever. So long that
-/// whoever waits for one of them is told from whoever waits for a busy machine.
+/// The connect timeout and the response timeout of an impatient function. So long that waiting for one of them differs
+/// from waiting for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// Both of them.
+/// Both timeouts together.
 const DEADLINE: Duration = TIMEOUT.saturating_mul(2);
-/// How long a busy machine may take for what needs no time.
+/// How long a busy machine may take for something that needs no waiting.
 const AT_ONCE: Duration = TIMEOUT.saturating_mul(3).checked_div(4).unwrap();
 
-/// A function that waits for Redis as long as it takes.
+/// A function that waits patiently for Redis.
 async fn function(url: &str) -> Function {
     Function::start(&[("REDIS_URL", url)]).await
 }
 
-/// A function that waits for Redis for the timeout.
+/// A function with this timeout for Redis.
 async fn function_with_timeout(url: &str, timeout: Duration) -> Function {
     let timeout_ms = timeout.as_millis().to_string();
     Function::start(&[
@@ -53,7 +53,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Asks for two seconds while Redis fails, which takes in five probes: no request may wait for one.
+/// Sends requests for two seconds while Redis fails, during about five probes: no request may wait for one.
 async fn assert_nobody_pays(function: &Function) {
     let uncached = Function::start(&[("REDIS_URL", "")]).await;
     let (mut times, mut uncached_times) = (Vec::new(), Vec::new());
@@ -62,8 +62,8 @@ async fn assert_nobody_pays(function: &Function) {
         let (reply, time) = timed(function).await;
         assert_eq!(reply.cache_status(), bypass("breaker-open"));
         times.push(time);
-        // By turns, so that a busy machine slows both alike. Not found, and so not kept: each of these
-        // goes to the store.
+        // Alternating, so that a busy machine slows both alike. The 404 is not stored, so each request goes to the user
+        // store.
         let started = Instant::now();
         assert_eq!(uncached.get("/users/4").await.status, 404);
         uncached_times.push(started.elapsed());
@@ -74,7 +74,7 @@ async fn assert_nobody_pays(function: &Function) {
     assert!(time < uncached * 2 + Duration::from_millis(5), "{time:?}, uncached {uncached:?}");
 }
 
-/// The first request within the deadline, those after it without any wait.
+/// Asserts that the first request ends within the deadline, and that later ones do not wait.
 async fn assert_outage(url: &str, detail: &str) {
     let function = function_with_timeout(url, TIMEOUT).await;
     let (first, time) = timed(&function).await;
@@ -112,7 +112,7 @@ async fn a_name_that_does_not_resolve_costs_one_deadline() {
     assert_nobody_pays(&function).await;
 }
 
-/// A proxy whose replies go wrong, and a function that has had a hit through it before.
+/// A proxy whose replies will fail, and a function that has had a hit through it.
 async fn behind_a_proxy(timeout: Duration) -> (Function, Proxy, RedisServer) {
     let redis = RedisServer::start().await;
     let proxy = Proxy::before(redis.port()).await;
@@ -182,7 +182,7 @@ async fn a_server_that_is_killed_and_restarted_is_used_again() {
     for _ in 0..5 {
         function.get_until_hit("/users/1").await;
         redis.restart().await;
-        // Its old connection is closed and a fresh one is there: the same request goes on.
+        // The old connection is closed and Redis is back, so the same request uses a new connection.
         let (reply, _) = timed(&function).await;
         assert_eq!(reply.cache_status(), STORED);
     }
@@ -231,11 +231,11 @@ async fn a_probe_that_is_frozen_with_its_request_gets_through_all_the_same() {
     redis.kill();
     function.get("/users/1").await;
     redis.restart().await;
-    // Now as Lambda does it: nothing runs but while there is a request.
+    // From here on as on Lambda: nothing runs between requests.
     let mut requests = 0;
     loop {
         function.signal("STOP");
-        // The time that passes between two requests; how much of it does not matter.
+        // The time between two requests; its exact length does not matter.
         tokio::time::sleep(Duration::from_millis(150)).await;
         function.signal("CONT");
         let (reply, time) = timed(&function).await;
@@ -254,7 +254,7 @@ async fn a_user_without_rights_is_no_outage() {
     redis.command::<()>(&["ACL", "SETUSER", "cache", "on", ">pw", "~*", "+get"]);
     let function = function(&redis.url().replace("://", "://cache:pw@")).await;
     for _ in 0..3 {
-        // May read but not write: nothing is stored, nothing is claimed, and nobody waits.
+        // The user may read but not write: the function stores nothing, takes no lease, and does not wait.
         let (reply, _) = timed(&function).await;
         assert_eq!(reply.cache_status(), REFUSED);
     }
@@ -262,17 +262,17 @@ async fn a_user_without_rights_is_no_outage() {
     for _ in 0..3 {
         assert_eq!(timed(&function).await.0.cache_status(), bypass("redis-error"));
     }
-    // It may take a lease but not fill it: then it does not keep it either.
+    // The user may claim a lease but not replace it by an entry; then the function must not leave the lease behind.
     redis.command::<()>(&["ACL", "SETUSER", "cache", "+get", "+set", "+del"]);
     for _ in 0..3 {
         let (reply, time) = timed(&function).await;
         assert!([REFUSED, PASS].contains(&reply.cache_status()), "{}", reply.cache_status());
-        // A lease of its own that it cannot fill would hold the next request up.
+        // A lease that it cannot replace would delay the next request.
         assert!(time < AT_ONCE, "{time:?}");
     }
     let all = ["ACL", "SETUSER", "cache", "+eval", "+evalsha", "+type", "+getrange"];
     redis.command::<()>(&all);
-    // Without a restart, when it is time to try again.
+    // Without a restart, as soon as the function tries again.
     for reply in function.get_until_hit("/users/1").await {
         let status = reply.cache_status();
         assert!([STORED, REFUSED, PASS].contains(&status), "{status}");
@@ -374,7 +374,7 @@ async fn a_request_with_little_time_left_keeps_half_of_it_for_its_load() {
     let time_left = Duration::from_secs(8);
     let started = Instant::now();
     let reply = function.get_within("/users/1", time_left).await;
-    // Whoever waits any longer has answered 503 by then.
+    // A function that waited longer would have answered 503 by then.
     reply.assert_correct();
     let time = started.elapsed();
     assert!(time > time_left.mul_f64(0.4) && time < time_left, "{time:?}");
@@ -395,7 +395,7 @@ async fn warming_up_connects_before_the_first_request_and_may_fail() {
     let variables = [&[("REDIS_URL", &*url), ("WARM_UP", "true")][..], &BY_DEFAULT].concat();
     let started = Instant::now();
     let cold = Function::start(&variables).await;
-    // Lambda gives an initialisation ten seconds.
+    // Lambda allows ten seconds for initialisation.
     assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
     cold.output_with("not warmed up", 1).await;
     cold.get("/users/1").await.assert_correct();
@@ -403,7 +403,7 @@ async fn warming_up_connects_before_the_first_request_and_may_fail() {
 
 #[tokio::test]
 async fn a_silent_resolver_holds_up_one_request_and_one_thread() {
-    // `make test` tries whether this machine lets it, and else skips this test and says so.
+    // `make test` checks whether this machine allows it; otherwise it skips this test and says so.
     let _silent = std::net::UdpSocket::bind("127.0.53.53:53").expect("root on Linux");
     let folder = Folder::new();
     let resolv_conf = folder.write("resolv.conf", "nameserver 127.0.53.53\noptions timeout:30\n");
@@ -422,8 +422,8 @@ async fn a_silent_resolver_holds_up_one_request_and_one_thread() {
     let (first, time) = timed(&function).await;
     assert_eq!(first.cache_status(), bypass("redis-timeout"));
     assert!(time < DEADLINE + AT_ONCE, "{time:?}");
-    // An attempt ends after five seconds, but its look-up cannot be ended: the next attempt must not
-    // begin another one.
+    // An attempt ends after five seconds, but its lookup cannot be cancelled: the next attempt must not start another
+    // one.
     for _ in 0..4 {
         assert_nobody_pays(&function).await;
     }
@@ -442,7 +442,7 @@ async fn a_server_that_loads_its_data_is_let_alone_until_it_has() {
     redis.command::<()>(&["DEBUG", "POPULATE", "5000"]);
     redis.command::<()>(&["CONFIG", "SET", "key-load-delay", "1000"]);
     redis.command::<()>(&["CONFIG", "SET", "loading-process-events-interval-bytes", "1024"]);
-    // Five thousand keys of a millisecond each.
+    // Five thousand keys, one millisecond each.
     let mut connection = redis.connect();
     let reload = std::thread::spawn(move || {
         redis::cmd("DEBUG").arg("RELOAD").query::<()>(&mut connection).unwrap();

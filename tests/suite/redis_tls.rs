@@ -1,6 +1,6 @@
-//! A Redis behind TLS: the right certificate, and all the wrong ones.
+//! A Redis behind TLS: with the right certificate, and with wrong ones.
 
-/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+/// In a module, so that `make test` can leave it out by name if the redis-server has no TLS.
 mod tls {
     use std::time::Duration;
 
@@ -17,7 +17,7 @@ mod tls {
         Function::start(&[("REDIS_URL", url), ("REDIS_TLS_CA_FILE", ca_file)]).await
     }
 
-    /// The answer is correct, and the log says what is wrong with the certificate.
+    /// Asserts that the response is correct and the log says what is wrong with the certificate.
     async fn assert_refused(url: &str, ca_file: &str, reason: &str) {
         let function = function(url, ca_file).await;
         let reply = function.get("/users/1").await;
@@ -66,7 +66,7 @@ mod tls {
     async fn a_certificate_of_another_ca_is_refused() {
         let (server, other) = (TlsServer::good().await, TlsServer::good().await);
         assert_refused(&server.url(), other.ca_file(), "UnknownIssuer").await;
-        // The public roots do not vouch for it either.
+        // The public roots do not include this CA either.
         assert_refused(&server.url(), "", "UnknownIssuer").await;
     }
 
@@ -102,7 +102,7 @@ mod tls {
     async fn a_handshake_slower_than_a_request_waits_serves_those_after_it() {
         let server = TlsServer::good().await;
         let proxy = Proxy::before(server.tls_port).await;
-        // Each flight of the server's takes longer than a request waits for the whole.
+        // Each of the server's flights takes longer than a request may wait in total.
         proxy.set(Mode::Late(Duration::from_millis(400)));
         let url = format!("rediss://localhost:{}", proxy.port());
         let function = Function::start(&[
@@ -117,14 +117,14 @@ mod tls {
         function.get_until_hit("/users/1").await;
         let mut connection = server.redis.connect();
         let received = test_peers::redis::info(&mut connection, "total_connections_received");
-        // The fixture's own are counted too: what matters is that the function opened one.
+        // The fixture's own connections are counted too, but the function must have opened exactly one.
         let clients: String = server.redis.command(&["CLIENT", "LIST"]);
         let of_function = clients.lines().filter(|line| line.contains("cmd=get"));
         assert_eq!(of_function.count(), 1, "{received} so far, now\n{clients}");
     }
 
-    /// A function that signs in with IAM, as a user whom the server lets in with any password: that
-    /// the token is right is shown by known answers.
+    /// A function that signs in with IAM, as a user whom the server accepts with any password. (Unit tests compare
+    /// tokens with known ones.)
     async fn iam_function(server: &TlsServer, more: &[(&str, &str)]) -> Function {
         let user = ["ACL", "SETUSER", "cache-user", "on", "nopass", "~*", "+@all"];
         server.redis.command::<()>(&user);
@@ -154,7 +154,7 @@ mod tls {
         assert_eq!(function.get("/users/1").await.cache_status(), STORED);
         assert_signed_in(&server);
 
-        // Signed in anew with each connection.
+        // Each connection signs in with a new token.
         server.redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]);
         let reply = function.get("/users/1").await;
         assert!(reply.cache_status().contains("; hit; "), "{}", reply.cache_status());
@@ -166,7 +166,7 @@ mod tls {
         }
     }
 
-    /// As ElastiCache Serverless has it: TLS, the cluster protocol, IAM.
+    /// As on ElastiCache Serverless: TLS, the cluster protocol, IAM.
     #[tokio::test]
     async fn an_iam_user_signs_in_to_a_cluster_behind_tls() {
         let bus_port = free_port().to_string();

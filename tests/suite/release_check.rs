@@ -1,4 +1,4 @@
-//! The release check over the Runtime API, before a Lambda and a `CodeDeploy` that are small.
+//! The release check over the Runtime API, against minimal servers for Lambda and `CodeDeploy`.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +15,8 @@ const MISS: &str = "response-boost; fwd=uri-miss; stored";
 const HIT: &str = "response-boost; hit; ttl=120";
 const BYPASS: &str = "response-boost; fwd=bypass; detail=redis-refused";
 
-/// What the release check reports of a version that answers as `answer` says: the status and Cache-Status by the path
-/// and how often it was asked for. Also how often the version was asked.
+/// The report of the release check on a version that answers like `answer`, which returns the status and the
+/// Cache-Status for a path and the number of requests for that path so far. Also how often the version was invoked.
 async fn reported(
     variables: &[(&str, &str)],
     answer: impl Fn(&str, usize) -> (u64, &'static str) + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! A password of Redis out of Secrets Manager, and the switch that turns the cache off.
+//! A password of Redis from Secrets Manager, and the switch that turns the cache off.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -61,7 +61,7 @@ async fn a_cache_that_is_turned_off_is_neither_asked_nor_connected_to() {
         assert_eq!(reply.cache_status(), "");
     }
     assert_eq!(function.get("/users/4").await.status, 404);
-    // The client of the test signs in, and says who it is.
+    // The test's own client signs in and sends its name.
     let of_test = |line: &String| line.contains("SETINFO") || line.contains("AUTH");
     let asked: Vec<String> =
         seen.until_now(&redis).into_iter().filter(|line| !of_test(line)).collect();

@@ -1,6 +1,6 @@
-//! Many invocations of one process while its Redis goes through everything that can happen to one.
+//! Many invocations of one process while its Redis suffers every kind of fault.
 //!
-//! `SOAK_INVOCATIONS` says how many; `make soak` asks for 20,000.
+//! `SOAK_INVOCATIONS` sets the number; `make soak` runs 20,000.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use test_peers::cluster::{Cluster, Shape};
 use test_peers::proxy::{Mode, Proxy};
 use test_peers::redis::{RedisServer, info};
 
-/// What the process holds.
+/// The resources of the process.
 #[derive(Debug)]
 struct Holds {
     kilobytes: u64,
@@ -60,7 +60,7 @@ async fn soak(redis: RedisServer, proxy: Proxy, variables: &[(&str, &str)], is_f
         reply.assert_correct();
         hits += usize::from(reply.cache_status().contains("; hit; "));
         bypasses += usize::from(reply.cache_status().contains("fwd=bypass"));
-        // The pace of a busy environment, so that there is time for trouble.
+        // The pace of a busy environment, so that faults have time to happen.
         let pause = tokio::time::sleep(Duration::from_millis(5));
         if is_frozen {
             function.wait_until_idle().await;
@@ -92,7 +92,7 @@ async fn soak(redis: RedisServer, proxy: Proxy, variables: &[(&str, &str)], is_f
     }
 }
 
-/// One fault after the other, each for a moment, with a moment between them.
+/// Causes one fault after another, each for a moment and with a moment in between.
 async fn make_trouble(
     mut redis: RedisServer,
     proxy: Proxy,
@@ -109,7 +109,7 @@ async fn make_trouble(
             3 => proxy.set(Mode::Late(Duration::from_millis(150))),
             4 => proxy.set(Mode::LateOnce(Duration::from_millis(300))),
             5 => redis.signal("STOP"),
-            // A node of a cluster refuses its keys for two seconds after its start.
+            // After a restart, a cluster node refuses its keys for two seconds.
             6 if is_cluster => proxy.set(Mode::Closed),
             6 => redis.kill(),
             7 => redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
@@ -118,7 +118,7 @@ async fn make_trouble(
             _ => redis.command::<()>(&["SET", "users:user:1", "garbage"]),
         }
         if troubles % 11 == 9 {
-            // A new password alone leaves those who are signed in alone.
+            // A new password alone does not affect connections that are signed in.
             redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         }
         tokio::time::sleep(long).await;
@@ -137,11 +137,11 @@ async fn make_trouble(
     (redis, proxy, troubles)
 }
 
-/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+/// In a module, so that `make test` can leave it out by name if the redis-server has no TLS.
 mod tls {
     use super::*;
 
-    /// TLS, the cluster protocol, and frozen after each reply: what the template deploys.
+    /// TLS, the cluster protocol, and a freeze after each reply: what the template deploys.
     #[tokio::test]
     async fn nor_in_the_shape_that_is_deployed() {
         let shape = Shape { primaries: 1, has_replicas: false, is_tls: true };

@@ -1,4 +1,4 @@
-//! Many environments at once on one key: one loads, the others wait for it.
+//! Many environments request one key at once: one loads, the others wait for it.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use test_peers::redis::RedisServer;
 
 const LOAD: Duration = Duration::from_millis(200);
 const ANOTHERS_LEASE: &str = "lease:00000000000000000000000000000000";
-/// Where no holder dies, so that one that a busy machine keeps from its turn does not look dead.
+/// For tests in which no holder dies, so that a holder slowed by a busy machine does not look dead.
 const LONG_LEASE: (&str, &str) = ("CACHE_LEASE_MS", "60000");
 
-/// `STAMPEDE_ENVIRONMENTS` is how many environments meet on a popular key.
+/// `STAMPEDE_ENVIRONMENTS` sets how many environments request a popular key.
 fn many() -> usize {
     std::env::var("STAMPEDE_ENVIRONMENTS").map_or(40, |count| count.parse().unwrap())
 }
@@ -38,7 +38,7 @@ async fn environments_at(
     let variables = table.variables();
     let mut all: Vec<(&str, &str)> = vec![
         ("REDIS_URL", url),
-        // Connected, so that all of them ask at the same time.
+        // Connected beforehand, so that all of them request at the same time.
         ("WARM_UP", "true"),
     ];
     all.extend(variables.iter().map(|(name, value)| (*name, value.as_str())));
@@ -51,7 +51,7 @@ async fn environments_at(
     functions
 }
 
-/// Asks all of them at the same time, and gives what each answers and when.
+/// Sends a request to all of them at once; returns each response and its time.
 async fn ask_all(functions: &[Function], path: &'static str) -> Vec<(Reply, Duration)> {
     let started = Instant::now();
     let asked = functions.iter().map(|function| async move {
@@ -65,7 +65,7 @@ fn slowest(answers: &[(Reply, Duration)]) -> Duration {
     answers.iter().map(|(_, time)| *time).max().unwrap()
 }
 
-// `STAMPEDE_ROUNDS` is how often.
+// `STAMPEDE_ROUNDS` sets the number of rounds.
 #[tokio::test]
 async fn a_cold_key_is_loaded_once() {
     let rounds = std::env::var("STAMPEDE_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
@@ -113,7 +113,7 @@ async fn a_holder_that_dies_is_followed_by_one_other() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let mut functions = environments(20, &table, &redis, &[]).await;
     let holder = functions.remove(0);
-    // It asks, and never hears an answer.
+    // The holder sends its request and never gets a reply.
     table.set(Mode::Silent);
     holder.ask("/users/1");
     test_peers::wait_for("the holder's request", || (!table.requests().is_empty()).then_some(()))
@@ -146,7 +146,7 @@ async fn environments_that_may_not_run_scripts_load_side_by_side() {
         "-evalsha",
     ]);
     let url = redis.url().replace("://", "://unscripted:pw@");
-    // Longer than the test: whoever waits for one that cannot be filled is late.
+    // Longer than the test, so that waiting for a lease that cannot be filled shows.
     let lease = ("CACHE_LEASE_MS", "600000");
     let functions = environments_at(6, &table, &url, &[lease]).await;
     table.set(Mode::Late(LOAD));
@@ -169,7 +169,7 @@ async fn in_an_outage_of_the_table_one_request_a_second_waits_for_it() {
     let functions = environments(many(), &table, &redis, &variables).await;
     table.set(Mode::Late(Duration::from_secs(1)));
     assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
-    // No other attempt is made for this one, so that a request is a load.
+    // The SDK does not retry this error, so each request to the table is one load.
     table.set(Mode::Refuse { status: 400, code: "AccessDeniedException" });
     until(&functions[0], |status| status.contains("fwd=stale; fwd-status=503")).await;
     table.requests();
@@ -217,7 +217,7 @@ async fn a_table_that_hangs_costs_nobody_the_entry_that_is_there() {
     }
 }
 
-/// What a lost fill leaves behind is released before the environment sleeps.
+/// A lost store leaves a lease, which the environment releases before it sleeps.
 #[tokio::test]
 async fn a_lease_is_released_before_the_next_event_is_asked_for() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
@@ -247,7 +247,7 @@ async fn an_unknown_id_keeps_nobody_waiting_in_line() {
     table.set(Mode::Late(LOAD * 3));
     let answers = ask_all(&functions, "/users/4").await;
     assert!(answers.iter().all(|(reply, _)| reply.status == 404));
-    // The holder, and then everyone, and not one after the other.
+    // First the holder loads, and then all others at once, not one after another.
     let at_once = table.most_at_once();
     println!("{at_once} loads at once");
     assert!(at_once >= 5, "{at_once} loads at once");
@@ -259,7 +259,7 @@ async fn when_redis_goes_away_nobody_waits_for_a_lease() {
     let functions = environments(20, &table, &redis, &[]).await;
     redis.command::<()>(&["SET", "users:user:1", ANOTHERS_LEASE, "PX", "600000"]);
     let gone = async {
-        // They have seen the lease by then.
+        // The waiters have seen the lease by then.
         tokio::time::sleep(Duration::from_millis(300)).await;
         redis.kill();
     };
@@ -272,15 +272,14 @@ async fn when_redis_goes_away_nobody_waits_for_a_lease() {
     assert_eq!(table.requests().len(), functions.len());
 }
 
-/// How long an entry lives, and for how many of its lives it is asked for.
+/// How long an entry lives, and over how many of its lives requests arrive.
 const TTL: Duration = Duration::from_secs(1);
 const LIVES: u32 = 20;
-/// How long each environment rests between its requests: without it, what they ask for has no processor left to come by.
+/// The pause of each environment between its requests. Without it, the requests leave no processor time for the loads.
 const REST: Duration = Duration::from_millis(50);
 
-/// Asks many environments for a key all the time, over many of its lives. It is loaded once in each of them,
-/// and how many these are the clock says: one begins no earlier than the part `least_life` of the TTL after
-/// the one before it.
+/// Lets many environments request a key continuously over many of its lives, and asserts one load for each life. The
+/// clock gives the number of lives: one begins no earlier than `least_life` of the TTL after the one before it.
 async fn assert_one_load_a_life(early_refresh: &str, least_life: f64) {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let variables =
@@ -300,7 +299,7 @@ async fn assert_one_load_a_life(early_refresh: &str, least_life: f64) {
     let lives = started.elapsed().div_duration_f64(TTL.mul_f64(least_life));
     let loads = u32::try_from(table.requests().len()).unwrap();
     println!("{loads} loads in {lives:.1} lives");
-    // A few of them end so close to a load that this machine makes two of it.
+    // Some lives end so close to a load that this machine makes two loads of it.
     assert!(f64::from(loads) <= lives * 1.2 + 1.0, "{loads} loads in {lives:.1} lives");
     assert!(loads >= 5, "{loads} loads in {lives:.1} lives: that was no test");
 }
@@ -316,7 +315,7 @@ async fn a_key_that_is_refreshed_early_is_loaded_hardly_more_often() {
     assert_one_load_a_life("1", 0.9).await;
 }
 
-/// Each is answered with what is there, and one of them loads it anew when it has given its reply.
+/// Each request gets the stored response, and one environment refreshes it after its reply.
 #[tokio::test]
 async fn nobody_waits_for_the_load_of_an_entry_that_is_there() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
@@ -335,7 +334,7 @@ async fn nobody_waits_for_the_load_of_an_entry_that_is_there() {
     }
     let loads = table.requests().len();
     assert!(loads >= 2 && refreshed >= loads - 1, "{loads} loads, {refreshed} refreshes");
-    // Its line tells of it, and none of its own times do.
+    // Its line reports the refresh, but not in the times of the request.
     let [line] = &functions
         .iter()
         .filter_map(|function| {
@@ -358,7 +357,7 @@ async fn requests_at_once_in_one_environment_wait_for_each_other_as_in_many() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
     let concurrency = [("AWS_LAMBDA_MAX_CONCURRENCY", "10")];
     let functions = environments(1, &table, &redis, &concurrency).await;
-    // Long enough that all of them have come before it is over.
+    // Long enough that all requests arrive before the load ends.
     let load = LOAD * 5;
     table.set(Mode::Late(load));
     let started = Instant::now();
@@ -410,7 +409,7 @@ async fn an_entry_stands_in_for_a_table_that_fails_until_its_window_is_over() {
     );
 }
 
-/// What has no end of its own would stay in Redis until it is full.
+/// A key without a TTL would stay in Redis until it is full.
 #[tokio::test]
 async fn every_key_that_is_written_has_an_end() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
@@ -419,7 +418,7 @@ async fn every_key_that_is_written_has_an_end() {
     let [function] = &environments(1, &table, &redis, &variables).await[..] else { panic!("one") };
     assert_eq!(function.get("/users/1").await.cache_status(), STORED);
     until(function, |status| status.contains("fwd=stale; stored")).await;
-    // What is not kept leaves a mark, and what is foreign is replaced.
+    // An uncacheable response leaves a pass, and a foreign value is replaced.
     assert_eq!(function.get("/users/4").await.status, 404);
     redis.command::<()>(&["HSET", "users:user:2", "field", "value"]);
     assert_eq!(function.get("/users/2").await.cache_status(), STORED);
@@ -427,7 +426,7 @@ async fn every_key_that_is_written_has_an_end() {
     let commands = commands.until_now(&redis);
     let written: Vec<_> =
         commands.iter().filter(|line| line.contains(r#""SET" "users:"#)).collect();
-    // Leases, entries by scripts (as they are called: `lua`), and the word that one is refreshed.
+    // Leases, entries written by scripts (logged as `lua`), and the announcement of a refresh.
     for part in ["lease:", " lua] ", "pass:", r#"users:user:1:refresh""#] {
         assert!(written.iter().any(|line| line.contains(part)), "{part} in {written:?}");
     }
@@ -437,12 +436,12 @@ async fn every_key_that_is_written_has_an_end() {
     for writing in ["MSET", "SETNX", "SETEX", "PERSIST", "HSET", "RENAME", "APPEND", "SETRANGE"] {
         let name = format!(r#"] "{writing}" "#);
         let others = commands.iter().filter(|line| line.contains(&name));
-        // The test's own.
+        // The command is the test's own.
         assert_eq!(others.count(), usize::from(writing == "HSET"), "{writing}");
     }
 }
 
-/// Asks until the answer is of this kind.
+/// Sends requests until the response has this status.
 async fn until(function: &Function, is_it: impl Fn(&str) -> bool) -> Reply {
     let patience = Instant::now() + test_peers::PATIENCE;
     loop {

@@ -1,5 +1,5 @@
-//! What operators see. (That every line of the whole suite keeps to the schema and shows nothing secret
-//! is checked where functions end: `support/lambda.rs`.)
+//! Logs and metrics. (`support/lambda.rs` checks, when a function ends, that every line of the whole suite follows the
+//! schema and shows nothing secret.)
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
@@ -25,7 +25,7 @@ use users_function::telemetry::{self, LogSettings, Telemetry};
 
 const REQUEST: &str = "\"outcome\":";
 
-/// The lines of requests, once there are this many.
+/// The lines of requests, once this many were written.
 async fn request_lines(function: &Function, count: usize) -> Vec<Value> {
     let output = function.output_with(REQUEST, count).await;
     let lines: Vec<_> = output.lines().filter(|line| line.contains(REQUEST)).collect();
@@ -33,7 +33,7 @@ async fn request_lines(function: &Function, count: usize) -> Vec<Value> {
     lines.into_iter().map(assert_line).collect()
 }
 
-/// Other lines that have this message, once there is one.
+/// Other lines with this message, once one was written.
 async fn lines_that_say(function: &Function, message: &str) -> Vec<Value> {
     let output = function.output_with(message, 1).await;
     output.lines().filter(|line| line.contains(message)).map(assert_line).collect()
@@ -199,7 +199,7 @@ async fn an_outage_that_is_over_is_told_with_how_long_it_was() {
     let function = Function::start(&[("REDIS_URL", &redis.url())]).await;
     function.get_until_hit("/users/1").await;
     redis.kill();
-    // Each probe that fails doubles the wait: after four of them it was away for more than a second.
+    // Each failed probe doubles the wait, so after four of them Redis has been away for more than a second.
     let started = std::time::Instant::now();
     while started.elapsed() < Duration::from_millis(1_200) {
         function.get("/users/1").await.assert_correct();
@@ -280,7 +280,7 @@ async fn as_text_a_request_is_one_readable_line_and_no_metrics() {
     assert!(!output.contains("_aws") && !output.contains('\u{1b}'), "no terminal: {output}");
 }
 
-/// What was written, and by how many calls.
+/// The output, and the number of write calls.
 #[derive(Clone, Default)]
 struct Output(Arc<Mutex<(Vec<u8>, usize)>>);
 
@@ -305,20 +305,20 @@ impl Output {
     }
 }
 
-/// Lines as JSON.
+/// Settings for JSON lines.
 fn settings() -> LogSettings {
     let config =
         Config::from_lookup(|name| (name == "AWS_LAMBDA_LOG_FORMAT").then(|| "JSON".into()));
     config.unwrap().log
 }
 
-/// Where lines go, and what writes them there.
+/// A telemetry layer, and its output.
 fn telemetry() -> (Telemetry, Output) {
     let output = Output::default();
     (Telemetry::writing_to(output.clone(), &settings()), output)
 }
 
-/// A function in this process whose service does what the test wants.
+/// A function in this process with the test's service.
 fn gateway<S>(service: S) -> MapRequest<Gateway<S>, fn(LambdaInvocation) -> Event> {
     fn event(LambdaInvocation { body, context, .. }: LambdaInvocation) -> Event {
         LambdaEvent { payload: body.into(), context }
@@ -380,7 +380,7 @@ async fn nobody_waits_for_the_line_and_to_give_the_answer_is_no_part_of_its_late
     let ready = service_fn(async |_: Request| Ok::<_, Error>(Response::new(Body::Empty)));
     let mut gateway = gateway(ready);
     let seen = output.clone();
-    // As the runtime does: it gives the answer within the layer.
+    // As in the runtime, which returns the response within the layer.
     let mut function = telemetry.layer(service_fn(move |invocation| {
         let (answer, seen) = (gateway.call(invocation), seen.clone());
         async move {
@@ -407,7 +407,7 @@ fn a_panic_is_a_line_like_others_and_tells_no_data() {
         let _ = std::panic::catch_unwind(|| panic!("a literal"));
         std::panic::panic_any("manas@example.com".to_owned());
     }
-    // In a process of its own: the hook is the process's.
+    // In a separate process, because the panic hook is global.
     let this = std::env::current_exe().unwrap();
     let ended = std::process::Command::new(this).args(["--exact", NAME]).env("PANIC", "1").output();
     let output = String::from_utf8(ended.unwrap().stdout).unwrap();
@@ -486,7 +486,7 @@ fn the_queries_of_the_docs_ask_for_members_that_there_are() {
     assert_eq!(queries.len(), 5);
     for query in queries {
         let query = query.split("```").next().unwrap();
-        // Without texts.
+        // Without string literals.
         let code: String = query.split('"').step_by(2).collect();
         let words: Vec<_> = code
             .split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))

@@ -1,4 +1,4 @@
-//! The variables that `template.yaml` sets are those that the programs read.
+//! `template.yaml` sets exactly the variables that the programs read.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn the_template_sets_each_variable_that_is_read_and_no_other() {
         None
     });
     config.expect("nothing set is as good as anything");
-    // Those are Lambda's own.
+    // Lambda sets these itself.
     let read: BTreeSet<String> =
         read.into_inner().into_iter().filter(|name| !name.starts_with("AWS_LAMBDA_")).collect();
 
@@ -22,7 +22,7 @@ fn the_template_sets_each_variable_that_is_read_and_no_other() {
         template.split_once("\n      Variables:\n").expect("variables for all functions");
     assert_eq!(set_in(variables, "        "), read);
 
-    // One function has some more.
+    // One function has additional variables.
     let read_by_check = RefCell::new(BTreeSet::new());
     let config = ReleaseCheckConfig::from_lookup(|name| {
         read_by_check.borrow_mut().insert(name.to_owned());
@@ -42,7 +42,7 @@ fn the_template_sets_each_variable_that_is_read_and_no_other() {
     assert!(own.is_subset(&read_by_check));
 }
 
-/// The names that stand at this depth, up to the first line that does not.
+/// The names at this depth, up to the first line at another depth.
 fn set_in(variables: &str, depth: &str) -> BTreeSet<String> {
     variables
         .lines()

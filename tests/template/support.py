@@ -1,4 +1,4 @@
-"""The template as CloudFormation sees it: transformed by SAM, then with its parameters put in."""
+"""The template as CloudFormation sees it: transformed by SAM, then with its parameters applied."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from samtranslator.translator.translator import Translator
 logging.getLogger("samtranslator").setLevel(logging.CRITICAL)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Of a stack with capitals in its name, which ElastiCache would not take.
+# A stack name with capitals, which ElastiCache would reject.
 PSEUDO = {
     "AWS::AccountId": "123456789012",
     "AWS::Partition": "aws",
@@ -29,7 +29,7 @@ NOTHING = object()
 
 
 class CloudFormation(yaml.SafeLoader):
-    """YAML with CloudFormation's short forms: `!Ref x` is `{"Ref": "x"}`."""
+    """Parses YAML with CloudFormation's short forms: `!Ref x` is `{"Ref": "x"}`."""
 
 
 def short_form(loader, suffix, node):
@@ -52,7 +52,7 @@ def load(name):
 
 
 def transformed(**parameters):
-    """What SAM makes of the template. It decides by a few parameters itself."""
+    """The template after SAM's transformation. SAM itself evaluates a few parameters."""
     decisive = {name: value for name, value in parameters.items()
                 if name in ["DeploymentType", "DeploymentByCodeDeploy", "ReleaseId"]}
     return json.loads(transform(**{"ReleaseId": "one", **decisive}))
@@ -61,7 +61,7 @@ def transformed(**parameters):
 @functools.cache
 def transform(**parameters):
     template = load("template.yaml")
-    # What `sam package` does: code and nested templates are in a bucket.
+    # Like `sam package`: code and nested templates are in a bucket.
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::CloudFormation::Stack":
@@ -70,20 +70,20 @@ def transform(**parameters):
 
 
 def deployed(**parameters):
-    """The transformed template for a choice of parameters: its conditions are decided, and what is not
-    in this stack is not in it. References between resources stay as they are."""
+    """The transformed template for a choice of parameters: its conditions are evaluated, and what this stack does not
+    contain is left out. References between resources remain."""
     template = transformed(**parameters)
     return Stack(template, {"ReleaseId": "one", **parameters}).template()
 
 
 @functools.cache
 def source():
-    """The template as it stands, to be read alone."""
+    """The template as it is in the file."""
     return load("template.yaml")
 
 
 def refusals(**parameters):
-    """What the template's rules have against a choice of parameters."""
+    """The violations of the template's rules by a choice of parameters."""
     template = source()
     stack = Stack(template, {"ReleaseId": "one", **parameters})
     said = []

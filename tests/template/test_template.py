@@ -44,13 +44,13 @@ ACCESS = [
 OPERATIONS = [
     {"DeploymentType": "AllAtOnce"},
     {"AlarmEmail": "oncall@example.org", "ReservedConcurrency": 100, "MonthlyBudgetUsd": 200},
-    # All that can be turned off is off.
+    # Everything that can be turned off is off.
     {"DeploymentAlarms": "false", "DeploymentByCodeDeploy": "false", "Tracing": "false", "AccessLog": "false",
      "AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:on-call",
      "PermissionsBoundary": "arn:aws:iam::123456789012:policy/boundary"},
 ]
 DIMENSIONS = [CACHES, STORES, ACCESS, OPERATIONS]
-# Each choice, and the place of it in each dimension.
+# Each choice, and its index in each dimension.
 ALL = [({**cache, **store, **access, **operations}, places) for (cache, store, access, operations), places
        in zip(itertools.product(*DIMENSIONS), itertools.product(*(range(len(values)) for values in DIMENSIONS)))]
 ALLOWED = [(choice, places) for choice, places in ALL if not refusals(**choice)]
@@ -58,7 +58,7 @@ CHOICES = [choice for choice, _ in ALLOWED]
 
 
 def pairwise():
-    """A few of the choices, in which each two values that go together anywhere go together."""
+    """A subset of the choices that contains every possible pair of values."""
     pairs = [set(itertools.combinations(enumerate(places), 2)) for _, places in ALLOWED]
     left = set().union(*pairs)
     while left:
@@ -72,7 +72,7 @@ CHECKED = CHOICES if os.environ.get("EVERY_CHOICE") else list(pairwise())
 
 
 def findings(template, *ignored):
-    # W2001, W3010: parameters, zones among them, that SAM alone has used or that are put in by now.
+    # W2001, W3010: parameters and zones that only SAM has used, or that are replaced by now.
     found = lint(json.dumps(template), regions=["eu-west-1"])
     return [str(match) for match in found if match.rule.id not in ["W2001", "W3010", *ignored]]
 
@@ -87,7 +87,7 @@ def of_type(template, kind):
 
 
 def statements(template):
-    """All that roles and policies allow and deny, with the name of the resource that says so."""
+    """Everything that roles and policies allow and deny, with the name of the resource."""
     for name, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         policies = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
@@ -101,9 +101,9 @@ def statements(template):
 
 
 def resource_name(resource):
-    """A name as AWS would give it, for a resource that has none before it is made."""
+    """A name as AWS would assign it, for a resource that has none before it exists."""
     if isinstance(resource, str):
-        # parliament takes the colons of a time for those of the name.
+        # parliament takes the colons of a time for those of the ARN.
         return re.sub(r"(/stream/[0-9-]+)T.*", r"\1", resource)
     account = "eu-west-1:123456789012"
     names = {
@@ -124,8 +124,8 @@ def resource_name(resource):
 
 
 def in_processes(function, arguments):
-    """The results in order. Processes share semaphores, which need a writable /dev/shm: a container or a chroot may
-    have none, and then one process does it all."""
+    """The results in order. Processes share semaphores, which need a writable /dev/shm. A container or a chroot may
+    lack it; then one process does everything."""
     try:
         pool = concurrent.futures.ProcessPoolExecutor()
     except OSError:
@@ -135,7 +135,7 @@ def in_processes(function, arguments):
 
 
 class Choices(unittest.TestCase):
-    """Of all choices."""
+    """Tests of all choices."""
 
     def each(self):
         for choice in CHOICES:
@@ -144,7 +144,7 @@ class Choices(unittest.TestCase):
 
     def test_there_are_choices_and_some_are_refused(self):
         self.assertEqual(len(ALL), 9 * 3 * 4 * 3)
-        # NONE before a table, made or yours: 9 caches, 3 ways to operate.
+        # NONE in front of a table, created or yours: 9 caches, 3 ways to operate.
         self.assertEqual(len(CHOICES), len(ALL) - 9 * 2 * 3)
 
     def test_cfn_lint_has_nothing_against_what_is_deployed(self):
@@ -153,8 +153,8 @@ class Choices(unittest.TestCase):
                 self.assertEqual(found, [])
 
     def test_cfn_lint_has_nothing_against_what_sam_makes_of_it(self):
-        # Circles between resources are seen here alone. W1028: what is asked for in the variables of both
-        # functions is always so for one of them.
+        # Only this finds circular references between resources. W1028: a condition in the variables of both functions
+        # is always true for one of them.
         self.assertEqual(findings(transformed(), "W1028"), [])
 
     def test_no_right_is_wider_than_it_must_be(self):
@@ -167,8 +167,8 @@ class Choices(unittest.TestCase):
                     self.assertNotIn("*", action, name)
                 wide = [resource for resource in resources if "*" in str(resource)]
                 everything.update((name, action, str(resource)) for action in actions for resource in wide)
-        # X-Ray and network interfaces have no names before; CloudWatch shows all alarms or none; the
-        # versions of one function; the streams of one table; keys of one table, to which roles add.
+        # X-Ray and network interfaces have no names in advance; CloudWatch lists all alarms or none; the versions of
+        # one function; the streams of one table; keys of one table, which roles add to.
         self.assertEqual({(name, action) for name, action, _ in everything}, {
             ("FunctionPolicy", "xray:PutTelemetryRecords"),
             ("FunctionPolicy", "xray:PutTraceSegments"),
@@ -180,7 +180,7 @@ class Choices(unittest.TestCase):
             ("FunctionPolicy", "ec2:UnassignPrivateIpAddresses"),
             ("ReleaseCheckRole", "xray:PutTelemetryRecords"),
             ("ReleaseCheckRole", "xray:PutTraceSegments"),
-            # Any version of the one function; a right that has no resources.
+            # Any version of the one function; a right that applies to no resource.
             ("ReleaseCheckRole", "lambda:InvokeFunction"),
             ("ReleaseCheckRole", "codedeploy:PutLifecycleEventHookExecutionStatus"),
             ("DeploymentRole", "cloudwatch:DescribeAlarms"),
@@ -191,7 +191,7 @@ class Choices(unittest.TestCase):
         })
 
     def test_parliament_has_nothing_against_the_policies(self):
-        """It knows which actions there are, and which resources and conditions each takes."""
+        """The linter knows all actions, and which resources and conditions each accepts."""
         policies = set()
         for template in self.each():
             for name, effect, actions, resources in statements(template):
@@ -202,9 +202,9 @@ class Choices(unittest.TestCase):
         found = {(name, str(finding).partition(" - {")[0]) for name, policy in policies
                  for finding in parliament.analyze_policy_string(policy).findings}
         self.assertEqual(found, {
-            # AWS's own examples name the streams of a table, of which IAM's list knows nothing.
+            # AWS's own examples name the streams of a table, which IAM's list does not include.
             ("InvalidateRole", "RESOURCE_MISMATCH - [{'action': 'dynamodb:ListStreams', 'required_format': '*'}]"),
-            # Lambda refuses a function in a VPC whose role has these rights on less than all resources.
+            # Lambda rejects a function in a VPC whose role has these rights on fewer than all resources.
             ("FunctionPolicy", "RESOURCE_STAR - ['ec2:AssignPrivateIpAddresses', "
                                   "'ec2:CreateNetworkInterface', 'ec2:DeleteNetworkInterface', "
                                   "'ec2:UnassignPrivateIpAddresses']")})
@@ -230,7 +230,7 @@ class Choices(unittest.TestCase):
             groups = of_type(template, "AWS::EC2::SecurityGroup")
             for name, group in groups.items():
                 self.assertNotIn("SecurityGroupIngress", group, name)
-                # Without any rule a group lets everything out.
+                # A security group without rules lets all traffic out.
                 self.assertTrue(group["SecurityGroupEgress"], name)
             if not groups:
                 self.assertEqual(ingress, {})
@@ -291,7 +291,7 @@ class Choices(unittest.TestCase):
 
 
 class DeployRole(unittest.TestCase):
-    """Of .github/deploy-role.yaml."""
+    """Tests of .github/deploy-role.yaml."""
 
     def test_the_boundary_allows_what_the_roles_of_the_template_may_do_and_no_more(self):
         used = {action for choice in CHOICES for _, effect, actions, _ in statements(deployed(**choice))
@@ -307,14 +307,14 @@ class DeployRole(unittest.TestCase):
                          {"Fn::Sub": "repo:${Repository}:environment:${Environment}"})
         for statement in role["Policies"][0]["PolicyDocument"]["Statement"]:
             self.assertNotIn("*", [statement["Resource"], statement["Action"]])
-        # CloudFormation's own role makes no role without the boundary.
+        # CloudFormation's own role creates no role without the boundary.
         making, = [statement for statement in resources["StackRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
                    if "iam:CreateRole" in statement["Action"]]
         self.assertEqual(making["Condition"], {"StringEquals": {"iam:PermissionsBoundary": {"Ref": "Boundary"}}})
 
 
 class OneChoice(unittest.TestCase):
-    """Of the parameters one by one."""
+    """Tests of single parameters."""
 
     def variables(self, function="UsersFunction", **choice):
         template = deployed(**choice)
@@ -379,7 +379,7 @@ class OneChoice(unittest.TestCase):
     def test_names_of_the_cache_are_in_lower_case_whatever_the_stack_is_called(self):
         resources = deployed()["Resources"]
         user = resources["CacheUser"]["Properties"]
-        # As ElastiCache has them: 40 characters at most, a letter first, no two hyphens in a row.
+        # As ElastiCache requires: 40 characters at most, starting with a letter, no two hyphens in a row.
         self.assertRegex(user["UserId"], r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
         self.assertLessEqual(len(user["UserId"]), 40)
         self.assertEqual(user["UserId"], user["UserName"], "IAM asks for that")
@@ -447,7 +447,7 @@ class OneChoice(unittest.TestCase):
         self.assertEqual(mapping["MaximumRecordAgeInSeconds"], 720)
         self.assertEqual(mapping["DestinationConfig"],
                          {"OnFailure": {"Destination": {"Fn::GetAtt": ["FailureQueue", "Arn"]}}})
-        # Nothing to invalidate, or nowhere to.
+        # Nothing to invalidate, or no cache to invalidate it in.
         for choice in [{}, {"UserStore": "dynamodb", "ApiAuthorization": "AWS_IAM", "CacheMode": "none"}]:
             self.assertNotIn("InvalidateFunction", deployed(**choice)["Resources"])
 
@@ -517,7 +517,7 @@ class OneChoice(unittest.TestCase):
         self.assertNotIn("options", api()["paths"]["/users/{id}"])
         body = api(CorsAllowOrigins="https://a.example,https://b.example", ApiAuthorization="AWS_IAM")
         self.assertEqual(body["x-amazon-apigateway-cors"]["allowOrigins"], ["https://a.example", "https://b.example"])
-        # A browser signs no preflight request.
+        # A browser does not sign preflight requests.
         self.assertEqual(body["paths"]["/users/{id}"]["options"]["security"], [])
 
     def test_nothing_drifts_and_nothing_is_undeclared(self):
@@ -536,13 +536,14 @@ class OneChoice(unittest.TestCase):
             return {name for name, resource in resources.items() if resource["Type"] == "AWS::Lambda::Version"}
         self.assertEqual(version("one"), version("one"))
         self.assertNotEqual(version("one"), version("two"))
-        # Lambda publishes no version of a function that is as it was.
+        # Lambda publishes no version of an unchanged function.
         descriptions = {deployed(ReleaseId=release)["Resources"]["UsersFunction"]["Properties"]["Description"]
                         for release in ["one", "two"]}
         self.assertEqual(len(descriptions), 2)
 
     def test_a_release_depends_on_what_reaches_the_users_function_and_on_nothing_else(self):
-        """`make deploy` makes ReleaseId of these parameters: CloudFormation would not see a change of them."""
+        """`make deploy` computes ReleaseId from these parameters, because CloudFormation would not see that they
+        changed."""
         base = {"UserStore": "dynamodb", "ApiAuthorization": "AWS_IAM"}
         others = {
             "AlarmEmail": "a@example.org", "AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:on-call",
@@ -555,7 +556,7 @@ class OneChoice(unittest.TestCase):
             properties = dict(resources["UsersFunction"]["Properties"])
             for name in ["ReservedConcurrentExecutions", "Description"]:
                 properties.pop(name, None)
-            # Another zone is another subnet under the same name, and so another network of the function.
+            # Another zone is another subnet under the same name, and so another network for the function.
             networks = [resources.get(name) for name in ["FirstSubnet", "SecondSubnet", "FunctionSecurityGroup"]]
             return json.dumps([properties, networks], sort_keys=True)
 
@@ -611,7 +612,7 @@ class OneChoice(unittest.TestCase):
         for name, alarm in alarms.items():
             self.assertEqual(alarm["TreatMissingData"], "notBreaching", name)
             self.assertTrue(alarm["AlarmDescription"].endswith(f"see https://wiki.example/runbook#{name.lower()}"), name)
-            # What Lambda gave up is no reason to wake somebody.
+            # An invalidation that Lambda has given up on is no reason to wake anyone.
             notified = [{"Ref": "AlarmTopic"}, arn] if name != "InvalidationFailuresAlarm" else None
             self.assertEqual(alarm.get("AlarmActions"), notified, name)
             self.assertEqual(alarm.get("OKActions"), notified, name)
@@ -639,7 +640,7 @@ class OneChoice(unittest.TestCase):
         self.assertEqual(addresses, {"a@example.org"})
 
     def test_alarms_and_dashboard_look_for_metrics_that_there_are(self):
-        """`docs/logs.md` lists those of the functions, and a test of them holds it to that."""
+        """`docs/logs.md` lists the metrics of the functions, and another test checks it."""
         documented = dict(re.findall(r"^\| `?([A-Z][A-Za-z`, ]+)`? \| \w+ \| (`service`(?:, `outcome`)?) \|",
                                      (ROOT / "docs/logs.md").read_text(), re.MULTILINE))
         there = {(name, dimensions.count("`") // 2) for names, dimensions in documented.items()

@@ -1,4 +1,4 @@
-//! The entry codec and the path of a hit inside the process, without sockets: time and allocations.
+//! The entry codec and the path of a hit within the process, without sockets: time and allocations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn main() {
     divan::main();
 }
 
-/// JSON, so that it has what must be escaped in a reply.
+/// A JSON body, which has characters that a reply must escape.
 fn body(bytes: usize) -> String {
     let item = r#"{"id":1,"name":"Manas"},"#;
     format!("[{}1]", item.repeat(bytes / item.len()))
@@ -38,7 +38,7 @@ fn key() -> CacheKey {
     Namespace::parse("bench").unwrap().key(["user", "1"])
 }
 
-/// What a gateway makes of an event: the bytes of its reply.
+/// Calls a gateway with an event, and returns the bytes of its reply.
 fn answer<S>(mut gateway: Gateway<S>) -> impl FnMut(&Runtime) -> Vec<u8>
 where
     Gateway<S>: Service<LambdaEvent<Payload>, Response = Reply, Error = Diagnostic>,
@@ -50,7 +50,7 @@ where
     }
 }
 
-/// The same with a cache over this store, around a service that answers with this body.
+/// The same with a cache over this store, around a service with a body of this size.
 fn cached(store: impl Store, bytes: usize) -> impl FnMut(&Runtime) -> Vec<u8> {
     let policy = Policy::new(A_DAY).with_max_entry_bytes(usize::MAX);
     let cache = ResponseCacheLayer::new(store, policy, |request: &Request| {
@@ -81,7 +81,7 @@ fn entry(bytes: usize) -> Bytes {
     }
 }
 
-/// A store that finds nothing and keeps nothing, as fast as can be.
+/// A store that finds and stores nothing, as fast as possible.
 struct Empty;
 
 impl Store for Empty {
@@ -104,7 +104,7 @@ impl Store for Empty {
     }
 }
 
-/// An entry out of its bytes.
+/// Decodes an entry.
 #[divan::bench(args = SIZES)]
 fn decode(bencher: Bencher<'_, '_>, bytes: usize) {
     let (key, entry) = (key(), entry(bytes));
@@ -113,7 +113,7 @@ fn decode(bencher: Bencher<'_, '_>, bytes: usize) {
         .bench_local(|| Entry::decode(&key, divan::black_box(&entry)).unwrap());
 }
 
-/// From an event to the bytes of its reply, by an entry in the process.
+/// From an event to the bytes of its reply, with the entry in an in-process store.
 #[divan::bench(args = SIZES)]
 fn hit(bencher: Bencher<'_, '_>, bytes: usize) {
     let (runtime, store) = (runtime(), MemoryStore::with_capacity_bytes(usize::MAX));
@@ -122,7 +122,7 @@ fn hit(bencher: Bencher<'_, '_>, bytes: usize) {
     bencher.counter(BytesCount::new(bytes)).bench_local(|| answer(&runtime));
 }
 
-/// The same where there is no entry: load, hash, encode.
+/// The same without an entry: load, hash, encode.
 #[divan::bench(args = SIZES)]
 fn miss(bencher: Bencher<'_, '_>, bytes: usize) {
     let runtime = runtime();

@@ -1,4 +1,4 @@
-//! Limits on the time of futures, by timers that are kept from one to the next.
+//! Limits the time of futures by timers that are reused.
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,31 +25,31 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Timers for futures whose time is limited; clones share them.
+/// Reusable timers that limit the time of futures; clones share them.
 ///
-/// To set a new timer wakes tokio's driver, by a system call; to put off one that is set does not. So
-/// each timer serves one future after the other: one at a time, and as many as there are at once.
+/// Setting a new timer wakes tokio's driver by a system call; postponing one that is set does not. So each timer serves
+/// one future after another. The pool has as many timers as futures run at the same time.
 #[derive(Clone, Debug, Default)]
 pub struct Timers {
     idle: Arc<Mutex<Vec<Timer>>>,
 }
 
-/// What is longer is as good as no limit, and might be more than a clock can tell.
+/// A longer limit is as good as none, and could overflow the clock.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 #[derive(Debug)]
 struct Timer {
     sleep: Pin<Box<Sleep>>,
-    /// It is of no use in another runtime.
+    /// A timer is useless in another runtime.
     runtime: runtime::Id,
 }
 
 impl Timers {
-    /// What `future` comes to, unless it takes longer than `limit`.
+    /// Returns the output of `future`, or `None` if it takes longer than `limit`.
     pub async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         let mut timer = self.set(Instant::now() + limit.min(LONGEST));
         let output = tokio::select! {
-            // What is there in the last moment counts.
+            // An output that is ready at the last moment counts.
             biased;
             output = pin!(future) => Some(output),
             () = &mut timer.sleep => None,
@@ -58,12 +58,12 @@ impl Timers {
         output
     }
 
-    /// What `future` comes to, unless it takes longer than `limit` of the time that this process runs.
+    /// Returns the output of `future`, or `None` if it takes longer than `limit` of this process's running time.
     ///
-    /// A plain limit would be over at once when a frozen process goes on, before the reply that has
-    /// long been there could be read. Here a freeze counts for one tick, whatever its length.
+    /// A plain limit would expire at once when a frozen process resumes, before it could read a reply that arrived long
+    /// ago. Here a freeze counts as one tick, however long it is.
     ///
-    /// It takes the future by reference: one that is given away is moved, and stored once more.
+    /// The future is passed by reference, because passing it by value moves it and stores it a second time.
     pub async fn within_running_time<F: Future>(
         &self,
         limit: Duration,
@@ -90,7 +90,7 @@ impl Timers {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Timer>> {
-        // Nothing panics while it is held.
+        // Nothing panics while it holds the lock.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,7 +159,7 @@ mod tests {
         let timers = Timers::default();
         let started = Instant::now();
         let frozen = async {
-            // As the clock jumps by a freeze, so it does here: nothing else is polled meanwhile.
+            // Like a freeze, the clock jumps: nothing else is polled meanwhile.
             tokio::time::advance(60 * SECOND).await;
             sleep(SECOND / 2).await;
         };

@@ -1,18 +1,19 @@
-//! A path before those of the service.
+//! The base path before the service's own paths.
 
 use std::fmt;
 
-/// What comes before the service's own paths behind a load balancer, a function URL or another proxy: nothing by
+/// The part of a path before the service's own paths, behind a load balancer, a function URL or another proxy: empty by
 /// default, or segments such as `/api` or `/shop/v1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BasePath(String);
 
-/// What a [`BasePath`] must be.
+/// The text is not a valid [`BasePath`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidBasePath;
 
 impl BasePath {
-    /// Each segment is of letters, digits, `-`, `.`, `_` and `~`, which no gateway encodes (RFC 3986 §2.3).
+    /// Parses a base path. Segments may contain letters, digits, `-`, `.`, `_` and `~`, which no gateway encodes (RFC
+    /// 3986 §2.3).
     pub fn parse(text: &str) -> Result<Self, InvalidBasePath> {
         let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         let is_segment = |segment: &str| {
@@ -26,7 +27,7 @@ impl BasePath {
         }
     }
 
-    /// Takes it off a path that has more.
+    /// Removes the base path from a longer path that begins with it.
     pub(crate) fn strip(&self, path: &mut String) {
         if path.strip_prefix(&self.0).is_some_and(|rest| rest.starts_with('/')) {
             path.drain(..self.0.len());

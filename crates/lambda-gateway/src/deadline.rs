@@ -4,21 +4,20 @@ use std::time::{Duration, SystemTime};
 
 use lambda_http::Context;
 
-/// How long an invocation may work, so that there still is an answer: nine tenths of the time that it has left.
+/// How long an invocation may work and still be able to answer: nine tenths of the time it has left.
 #[must_use]
 pub fn time_to_answer(invocation: &Context) -> Duration {
     time_left(invocation) * 9 / 10
 }
 
-/// How long an invocation may take before it must be answered whatever has become of it, or Lambda
-/// ends it without an answer and a word: nineteen twentieths of the time that it has left, so that
-/// what keeps to [`time_to_answer`] has had its turn.
+/// When an invocation must be answered whatever its state, before Lambda ends it without an answer or a message: after
+/// nineteen twentieths of the time it has left, so that work limited by [`time_to_answer`] has ended.
 pub(crate) fn time_to_reply(invocation: &Context) -> Duration {
     time_left(invocation) * 19 / 20
 }
 
-/// The time until Lambda ends an invocation. `cargo lambda watch` gives an end that is long past; an invocation that
-/// runs has time left.
+/// The time until Lambda ends an invocation. `cargo lambda watch` sends deadlines that are long past, although the
+/// invocation still has time.
 fn time_left(invocation: &Context) -> Duration {
     invocation.deadline().duration_since(SystemTime::now()).unwrap_or(LONGEST)
 }

@@ -1,14 +1,14 @@
-//! The kinds of gateways.
+//! The kinds of gateways, each of which has its own event format.
 
-/// The form of an event, and so of the reply to it.
+/// The format of an event, and therefore of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Payload 1.0: of a REST API, or of an HTTP API that is set to it.
+    /// Payload 1.0: a REST API, or an HTTP API configured for it.
     V1,
-    /// Payload 2.0: of an HTTP API or a function URL.
+    /// Payload 2.0: an HTTP API or a function URL.
     V2,
-    /// Of an Application Load Balancer.
+    /// An Application Load Balancer.
     Alb,
-    /// None of these, so the reply must be one that all of them can read.
+    /// Unknown, so the reply must be one that every gateway can read.
     Unknown,
 }

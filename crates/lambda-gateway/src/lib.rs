@@ -1,5 +1,5 @@
-//! Serves events of API Gateway, function URLs and load balancers with a service of HTTP requests, and lets no event of a
-//! gateway end in a function error.
+//! Serves events of API Gateway, function URLs and load balancers with a service of HTTP requests, and never fails a
+//! gateway's event with a function error.
 //!
 //! The events are those of an API Gateway REST API (payload 1.0), an HTTP API (2.0, or set to 1.0),
 //! a function URL, and an Application Load Balancer. The request has the type and the extensions that
@@ -27,9 +27,9 @@
 //! # }
 //! ```
 //!
-//! A [`Gateway`] in a `Runtime` of your own takes more settings: a [base path](Gateway::with_base_path), what a
-//! [warm-up event](Gateway::on_warm_up) does, an [observer of replies](Gateway::on_reply), and requests
-//! [without the context of their event](Gateway::without_request_context), which cost half as much.
+//! A [`Gateway`] in a `Runtime` of your own has more settings: a [base path](Gateway::with_base_path), what to do on a
+//! [warm-up event](Gateway::on_warm_up), an [observer of replies](Gateway::on_reply), and requests [without the context
+//! of their event](Gateway::without_request_context), which cost half as much.
 //!
 //! # Differences from `lambda_http`
 //!
@@ -93,8 +93,8 @@ pub use self::source::NotARequest;
 use self::source::Source;
 use kept_timers::Timers;
 
-/// Answers the events of a function by `service` until Lambda ends it: what [`lambda_http::run`] does, but as the
-/// [module](self) says.
+/// Answers the events of a function by `service` until Lambda ends it, like [`lambda_http::run`], with the differences
+/// that the [crate](self) lists.
 ///
 /// ```no_run
 /// use http::Response;
@@ -141,7 +141,7 @@ pub struct Gateway<S> {
 type WarmUp = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl<S> Gateway<S> {
-    /// Serves by `service`.
+    /// Creates a gateway that calls `service`.
     pub fn new(service: S) -> Self {
         Self {
             service,
@@ -152,17 +152,17 @@ impl<S> Gateway<S> {
         }
     }
 
-    /// Takes `base_path` off the path of each request that begins with it: behind a load balancer or a function URL
-    /// no route says that it is not the service's own. Other paths stay as they are.
+    /// Removes `base_path` from each path that begins with it. Behind a load balancer or a function URL, no route tells
+    /// the base path from the service's own path. Other paths stay unchanged.
     #[must_use]
     pub fn with_base_path(mut self, base_path: BasePath) -> Self {
         self.reading.base_path = base_path;
         self
     }
 
-    /// Does this at an event that is there to start an environment or to keep one: `EventBridge`'s
-    /// `Scheduled Event`, and those of the plugins that send `"source": "serverless-plugin-warmup"` or
-    /// `"warmer": true`. The reply is a 200, and no [observer](Self::on_reply) is told of it.
+    /// Runs `work` on an event that only starts an environment or keeps it warm: `EventBridge`'s `Scheduled Event`, and
+    /// events of plugins that send `"source": "serverless-plugin-warmup"` or `"warmer": true`. The reply is a 200, and
+    /// no [observer](Self::on_reply) sees it.
     #[must_use]
     pub fn on_warm_up<F>(mut self, work: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
@@ -172,15 +172,16 @@ impl<S> Gateway<S> {
         self
     }
 
-    /// Calls `observer` with the status of each reply, within the call that gives it: also of those that the
-    /// service has no part in.
+    /// Calls `observer` with the status of each reply, during the call that returns it, including replies that do not
+    /// involve the service.
     #[must_use]
     pub fn on_reply(self, observer: fn(StatusCode)) -> Self {
         Self { on_reply: observer, ..self }
     }
 
-    /// Leaves out the context of an event ([`request_context_ref`](lambda_http::RequestExt::request_context_ref) is then `None`), for a
-    /// service that never looks at it: to decode it is half of what a request costs.
+    /// Leaves out the context of an event, so that
+    /// [`request_context_ref`](lambda_http::RequestExt::request_context_ref) returns `None`. Decoding the context is
+    /// half of a request's cost, so use this for a service that never reads it.
     #[must_use]
     pub fn without_request_context(mut self) -> Self {
         self.reading.with_context = false;
@@ -198,7 +199,7 @@ impl<S: fmt::Debug> fmt::Debug for Gateway<S> {
     }
 }
 
-/// An error is the service's own, or [`NotARequest`]. It ends as a function error.
+/// An error is the service's own or [`NotARequest`], and ends the invocation with a function error.
 impl<S, B> Service<LambdaEvent<Payload>> for Gateway<S>
 where
     S: Service<Request, Response = Response<B>>,
@@ -228,7 +229,7 @@ where
                 let trace_id = context.xray_trace_id.as_deref().map(HeaderValue::from_str);
                 if let Some(Ok(trace_id)) = trace_id {
                     let name = HeaderName::from_static("x-amzn-trace-id");
-                    // No room for it is no reason not to answer.
+                    // If the headers have no room for it, still answer.
                     let _ = request.headers_mut().try_insert(name, trace_id);
                 }
                 let is_head = request.method() == Method::HEAD;
@@ -272,13 +273,13 @@ where
     }
 }
 
-/// What a service that has failed is answered with.
+/// The response when the service has failed.
 fn unavailable(reason: &str) -> Response<Bytes> {
     error!("{reason}; answered with 503");
     problem::unavailable().map(bytes)
 }
 
-/// The response to a `HEAD`: that to a `GET`, and in it the length of the body that is left out (RFC 9110 §9.3.2).
+/// The response to a `HEAD`: that of a `GET`, with the length of the omitted body (RFC 9110 §9.3.2).
 fn without_body(mut response: Response<Bytes>) -> Response<Bytes> {
     let body = std::mem::take(response.body_mut());
     if !body.is_empty() {
@@ -349,7 +350,7 @@ mod tests {
             (reply("\"GET\"", full("hello")).await, reply("\"HEAD\"", full("hello")).await);
         assert_eq!((&get["body"], head.get("body")), (&"hello".into(), None));
         assert_eq!(head["headers"]["content-length"], "5");
-        // A service that has left the body out has said what there is to say.
+        // A service that omits the body has set the headers itself.
         assert_eq!(reply("\"HEAD\"", full("")).await["headers"], serde_json::json!({}));
     }
 }

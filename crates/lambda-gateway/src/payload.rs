@@ -1,4 +1,4 @@
-//! The bytes of an event, before anything is made of them.
+//! The raw bytes of an event.
 
 use std::cell::Cell;
 use std::mem;
@@ -13,11 +13,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 thread_local! {
-    /// The event that a call is about, until its [`Payload`] is made.
+    /// The event of the current call, until its [`Payload`] is built.
     static EVENT: Cell<Option<Bytes>> = const { Cell::new(None) };
 }
 
-/// An event as Lambda sent it, whatever that was.
+/// An event exactly as Lambda sent it.
 #[derive(Clone, Debug)]
 pub struct Payload(Bytes);
 
@@ -43,13 +43,13 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
-/// Lets a [`Gateway`](crate::Gateway) answer events that are not JSON: a layer for
-/// [`Runtime::layer`](lambda_http::lambda_runtime::Runtime::layer), the first one, so that nothing lies between it
-/// and the runtime's own services. [`run`](crate::run) has it.
+/// Lets a [`Gateway`](crate::Gateway) answer events that are not JSON. Add it as the first
+/// [`Runtime::layer`](lambda_http::lambda_runtime::Runtime::layer), so that nothing comes between it and the runtime's
+/// own services. [`run`](crate::run) does so.
 ///
-/// `lambda_runtime` reads an event as JSON before it calls the handler. An event that is none (a gateway hands on what
-/// a client sends, and that need not be UTF-8) ends as a function error there. So this layer hands on the event past
-/// that step, which also costs less than reading it twice.
+/// `lambda_runtime` parses an event as JSON before it calls the handler, so an event that is not JSON ends with a
+/// function error (a gateway passes on what a client sends, which need not even be UTF-8). This layer passes the event
+/// around that step, which also costs less than parsing it twice.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Payloads;
 
@@ -61,7 +61,7 @@ impl<S> Layer<S> for Payloads {
     }
 }
 
-/// The service that [`Payloads`] makes of the runtime's.
+/// The service that [`Payloads`] wraps around the runtime's.
 #[derive(Clone, Debug)]
 pub struct WithPayloads<S> {
     inner: S,
@@ -77,7 +77,7 @@ impl<S: Service<LambdaInvocation>> Service<LambdaInvocation> for WithPayloads<S>
     }
 
     fn call(&mut self, mut invocation: LambdaInvocation) -> Self::Future {
-        // The runtime's service makes the payload within its `call`.
+        // The runtime's service builds the payload within its `call`.
         EVENT.set(Some(mem::replace(&mut invocation.body, Bytes::from_static(b"null"))));
         let answer = self.inner.call(invocation);
         EVENT.set(None);

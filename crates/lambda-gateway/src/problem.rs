@@ -1,7 +1,7 @@
 //! Error responses: RFC 9457 problem details.
 //!
-//! A problem says what a client can do something about, and never a cause, a host name or a stack:
-//! those go to the log, where the failure is handled.
+//! A problem tells a client only what it can act on, and never a cause, a host name or a stack. Those go to the log,
+//! where the failure is handled.
 
 use std::time::Duration;
 
@@ -11,26 +11,26 @@ use http::{Response, StatusCode};
 use lambda_http::Body;
 use serde::Serialize;
 
-/// How long a client is asked to wait before it tries a failed request again.
+/// How long a client should wait before it retries.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The members of a problem in the order of RFC 9457 §3.1.
 #[derive(Serialize)]
 struct Problem<'a> {
-    /// Always `about:blank`: the status says what kind of problem it is (§4.2.1).
+    /// Always `about:blank`: the status is the kind of problem (§4.2.1).
     r#type: &'a str,
     title: &'a str,
     status: u16,
     detail: &'a str,
 }
 
-/// 400: the request cannot be understood; `detail` says what about it.
+/// 400: the request is malformed; `detail` says what is wrong with it.
 #[must_use]
 pub fn bad_request(detail: &str) -> Response<Body> {
     never_kept(problem(StatusCode::BAD_REQUEST, detail))
 }
 
-/// 503: the request is fine, but what it needs has failed or was too slow.
+/// 503: the request is fine, but a dependency failed or was too slow.
 #[must_use]
 pub fn unavailable() -> Response<Body> {
     let mut response =
@@ -39,9 +39,9 @@ pub fn unavailable() -> Response<Body> {
     response
 }
 
-/// Any status; `detail` says what this case of it is about.
+/// A problem with any status; `detail` explains this occurrence.
 ///
-/// Other than the rest it says nothing of caches: whether it is kept is for others to choose.
+/// Unlike the others it sets no `Cache-Control`, so the caller decides whether it may be stored.
 #[must_use]
 pub fn problem(status: StatusCode, detail: &str) -> Response<Body> {
     let problem = Problem {
@@ -59,7 +59,7 @@ pub fn problem(status: StatusCode, detail: &str) -> Response<Body> {
     response
 }
 
-/// The same, which no cache keeps.
+/// Forbids caches to store the response.
 #[must_use]
 pub fn never_kept(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().typed_insert(CacheControl::new().with_no_store());

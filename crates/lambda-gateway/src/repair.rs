@@ -1,20 +1,20 @@
-//! Events that are not quite what a gateway sends: emulators, consoles, other gateways and tests by hand write a
-//! number where a text belongs, a list where one value does, or nothing at all.
+//! Repairs malformed events: emulators, consoles, other gateways and manual tests send a number instead of a string, a
+//! list instead of one value, or nothing at all.
 //!
-//! What has one sensible meaning is read so; what has none is left out, as if the event had no such member. An
-//! event that is right never comes here.
+//! A value with one sensible meaning is converted; any other value is dropped, as if the event did not have the member.
+//! Well-formed events never come here.
 
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// How deep in an event the members lie of which something is made: `requestContext`, `http`, `method`.
+/// The depth of the deepest member that is read: `requestContext`, `http`, `method`.
 const DEPTH: usize = 3;
 
-/// The event in the form in which gateways send it. `None`: it is not JSON.
+/// Converts the event to the format that gateways send. `None`: it is not JSON.
 ///
-/// What is not UTF-8, and half of a surrogate pair, becomes U+FFFD.
+/// Invalid UTF-8 and unpaired surrogates become U+FFFD.
 pub(crate) fn repair(event: &[u8]) -> Option<Value> {
     let text = with_whole_pairs(&String::from_utf8_lossy(event));
     let mut event = readable(serde_json::from_str(&text).ok()?, DEPTH);
@@ -24,8 +24,8 @@ pub(crate) fn repair(event: &[u8]) -> Option<Value> {
     Some(event)
 }
 
-/// A value, in which `null` stands for each that `serde_json` refuses to read though it is JSON: more than 128 arrays
-/// in each other, and a number that no `f64` can be. One such member leaves the others as they are.
+/// Parses a value and replaces by `null` what is JSON but `serde_json` rejects: more than 128 nested arrays, or a
+/// number out of the range of `f64`. One such member does not affect the others.
 fn readable(json: &RawValue, depth: usize) -> Value {
     if let Ok(value) = serde_json::from_str(json.get()) {
         return value;
@@ -40,7 +40,7 @@ fn readable(json: &RawValue, depth: usize) -> Value {
     }
 }
 
-/// JSON whose escapes are all characters (RFC 8259 §8.2 leaves it open what half of a pair means).
+/// Replaces unpaired surrogates in escapes, whose meaning RFC 8259 §8.2 leaves open.
 fn with_whole_pairs(json: &str) -> String {
     let mut whole = String::with_capacity(json.len());
     let mut rest = json;
@@ -55,7 +55,7 @@ fn with_whole_pairs(json: &str) -> String {
                 continue;
             }
             (Some(_), _) => 6,
-            // The next one belongs to it, so that it begins no escape of its own.
+            // Skips the escaped character, which starts no escape itself.
             (None, _) => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
         };
         whole.push_str(&rest[..length]);
@@ -64,7 +64,7 @@ fn with_whole_pairs(json: &str) -> String {
     whole + rest
 }
 
-/// The code unit of an escape (`\u00e9`) that the text begins with.
+/// The code unit of the escape (`\u00e9`) at the start of the text.
 fn code_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -93,7 +93,7 @@ fn repair_event(event: &mut Map<String, Value>) {
     change(event, "cookies", list);
     change(event, "body", |body| match body {
         Value::Null | Value::String(_) => Some(body),
-        // Whoever has read it already meant its JSON.
+        // The body was already parsed, so its JSON text is meant.
         _ => Some(body.to_string().into()),
     });
     change(event, "isBase64Encoded", |flag| match &flag {
@@ -101,7 +101,7 @@ fn repair_event(event: &mut Map<String, Value>) {
         Value::String(text) => Some(text.eq_ignore_ascii_case("true").into()),
         _ => None,
     });
-    // Payload 1.0 has what is needed beside it.
+    // Payload 1.0 has the needed members outside the context.
     let needs_no_context = event.get("httpMethod").is_some_and(Value::is_string);
     let context = event.entry("requestContext").or_insert(Value::Null);
     if needs_no_context && !context.is_object() {
@@ -120,14 +120,14 @@ fn repair_event(event: &mut Map<String, Value>) {
     });
 }
 
-/// Replaces a member by what is made of it; `None` removes it.
+/// Replaces a member by the result of `by`; `None` removes it.
 fn change(object: &mut Map<String, Value>, name: &str, by: impl FnOnce(Value) -> Option<Value>) {
     if let Some(changed) = object.remove(name).and_then(by) {
         object.insert(name.to_owned(), changed);
     }
 }
 
-/// An object with each of its members replaced; those of which nothing is made are left out.
+/// Replaces each member of an object; those that give `None` are dropped.
 fn members(object: Value, by: impl Fn(Value) -> Option<Value>) -> Option<Value> {
     let Value::Object(members) = object else { return None };
     let members = members.into_iter().filter_map(|(name, value)| Some((name, by(value)?)));
@@ -138,7 +138,7 @@ fn text(value: Value) -> Option<Value> {
     match value {
         Value::String(_) => Some(value),
         Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
-        // Of several the last, as gateways have it.
+        // The last of several values counts, as for gateways.
         Value::Array(values) => values.into_iter().filter_map(text).next_back(),
         Value::Null | Value::Object(_) => None,
     }
@@ -151,7 +151,7 @@ fn list(value: Value) -> Option<Value> {
     }
 }
 
-/// The values of a repeated header in one (RFC 9110 §5.3, and RFC 6265 §5.4 for cookies).
+/// Joins the values of a repeated header (RFC 9110 §5.3, and RFC 6265 §5.4 for cookies).
 fn headers(object: Value) -> Option<Value> {
     let Value::Object(members) = object else { return None };
     let joined = members.into_iter().filter_map(|(name, value)| {

@@ -11,7 +11,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::kind::Kind;
 
-/// What an invocation ends with; serialized, it is what the gateway reads.
+/// The result of an invocation; it serializes to what the gateway reads.
 #[derive(Debug)]
 pub struct Reply {
     kind: Kind,
@@ -24,8 +24,7 @@ impl Reply {
     }
 }
 
-/// A REST API takes a member that it does not know for a fault, so each kind gets its own and no
-/// others.
+/// A REST API rejects unknown members, so each kind gets exactly its own.
 impl Serialize for Reply {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (status, headers) = (self.response.status(), self.response.headers());
@@ -33,14 +32,14 @@ impl Serialize for Reply {
         let mut reply = serializer.serialize_map(None)?;
         reply.serialize_entry("statusCode", &status.as_u16())?;
         match self.kind {
-            // It puts both forms together, so one is enough.
+            // The gateway merges both forms, so one is enough.
             Kind::V1 => reply.serialize_entry("multiValueHeaders", &Lists(headers))?,
             Kind::V2 => {
                 reply.serialize_entry("headers", &Joined { headers, with_cookie: false })?;
                 let cookies: Vec<_> = headers.get_all(SET_COOKIE).iter().map(text).collect();
                 reply.serialize_entry("cookies", &cookies)?;
             }
-            // Which of the two a load balancer reads is a setting of its target group.
+            // A setting of its target group decides which of the two a load balancer reads.
             Kind::Alb | Kind::Unknown => {
                 reply.serialize_entry("headers", &Joined { headers, with_cookie: true })?;
                 reply.serialize_entry("multiValueHeaders", &Lists(headers))?;
@@ -60,7 +59,7 @@ impl Serialize for Reply {
     }
 }
 
-/// Each header with all of its values.
+/// Each header with a list of its values.
 struct Lists<'a>(&'a HeaderMap);
 
 impl Serialize for Lists<'_> {
@@ -73,8 +72,8 @@ impl Serialize for Lists<'_> {
     }
 }
 
-/// Each header with its values in one, which means the same (RFC 9110 §5.3) but for `Set-Cookie`: of
-/// that, this form holds one at most.
+/// Each header with its values joined, which means the same (RFC 9110 §5.3) except for `Set-Cookie`: this form holds at
+/// most one.
 struct Joined<'a> {
     headers: &'a HeaderMap,
     with_cookie: bool,
@@ -85,7 +84,7 @@ impl Serialize for Joined<'_> {
         let names = self.headers.keys().filter(|name| self.with_cookie || *name != SET_COOKIE);
         serializer.collect_map(names.map(|name| {
             let mut values = self.headers.get_all(name).iter().map(text);
-            // There always is one, and mostly no other.
+            // A header has one value, and rarely more.
             let mut joined = values.next().unwrap_or_default();
             let at_most = if name == SET_COOKIE { 0 } else { usize::MAX };
             for value in values.take(at_most) {
@@ -96,7 +95,7 @@ impl Serialize for Joined<'_> {
     }
 }
 
-/// JSON has no bytes; what is not UTF-8 is replaced rather than the answer lost.
+/// JSON has no bytes, so invalid UTF-8 is replaced rather than the response lost.
 fn text(value: &HeaderValue) -> Cow<'_, str> {
     String::from_utf8_lossy(value.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! The request that an event is.
+//! Builds the request from an event.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -28,10 +28,10 @@ const UNKNOWN: &str = "This is no event of an API Gateway, a function URL or a l
 const NOT_JSON: &str = "This is not JSON";
 const TOO_LONG: &str = "The URL is too long";
 
-/// What serverless-offline calls each API. Other than an HTTP API it does not decode a path.
+/// The id that serverless-offline gives each API. Unlike an HTTP API it does not decode paths.
 const API_OF_SERVERLESS_OFFLINE: &str = "offlineContext_apiId";
 
-/// What cannot stand for itself in a path (RFC 3986 §3.3). A `%` can: it begins an escape.
+/// Characters that must be escaped in a path (RFC 3986 §3.3). `%` is not one of them: it begins an escape.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -47,14 +47,14 @@ const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'|')
     .add(b'}');
-/// The same in one that is decoded: there a `%` is a `%`.
+/// The same for a decoded path, in which a `%` is literal.
 const NOT_IN_DECODED_PATH: &AsciiSet = &NOT_IN_PATH.add(b'%');
 
-/// What cannot stand for itself in a query string, by the WHATWG's URL standard. (RFC 3986 has
-/// more, which browsers send as it is.)
+/// Characters that must be escaped in a query string, by the WHATWG's URL standard. (RFC 3986 lists more, which
+/// browsers send unescaped.)
 const NOT_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
-/// The members of all kinds that something is made of here. Others may have any form.
+/// The members of all kinds that are read here. Other members may have any form.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", bound = "'de: 'a")]
 struct Event<'a> {
@@ -77,7 +77,7 @@ struct Event<'a> {
     request_context: Option<Context<'a>>,
 }
 
-/// A string that is borrowed from the event where it has no escapes.
+/// A string, borrowed from the event if it has no escapes.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -89,8 +89,7 @@ impl Deref for Text<'_> {
     }
 }
 
-/// The members of an object in the order of the event: a map would hash what is hashed again as a
-/// header.
+/// The members of an object, in the order of the event. A map would hash names that are hashed again as headers.
 struct Pairs<'a, V>(Vec<(Text<'a>, V)>);
 
 impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
@@ -117,8 +116,8 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
     }
 }
 
-/// What is needed of the request context. The rest of it is for the service, and must not decide
-/// whether there is an answer.
+/// The members of the request context that are read here. The rest is for the service, and must not decide whether the
+/// request is answered.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", bound = "'de: 'a")]
 struct Context<'a> {
@@ -135,12 +134,12 @@ struct Http<'a> {
     method: Text<'a>,
 }
 
-/// Why an event has no request.
+/// Why an event gives no request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoRequest {
-    /// It is one that cannot be understood; in words for the client.
+    /// The request is malformed; the message is for the client.
     Malformed(&'static str),
-    /// It is something else.
+    /// The event is not a request.
     Other(Source),
 }
 
@@ -150,17 +149,17 @@ impl From<&'static str> for NoRequest {
     }
 }
 
-/// How a request is read out of an event.
+/// How to read a request from an event.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
-    /// The request gets the context of the event.
+    /// Attach the event's context to the request.
     pub(crate) with_context: bool,
-    /// A path before all others that no route tells.
+    /// A path before all others that no route reveals.
     pub(crate) base_path: BasePath,
 }
 
 impl Reading {
-    /// The kind of an event, and its request.
+    /// Determines the kind of an event and builds its request.
     pub(crate) fn of_event(&self, event: &[u8]) -> (Kind, Result<Request, NoRequest>) {
         if let Ok(mut members) = serde_json::from_slice::<Event<'_>>(event)
             && let Some(context) = members.request_context.take()
@@ -185,7 +184,8 @@ impl Reading {
         mut context: Context<'_>,
         event: &[u8],
     ) -> (Kind, Result<Request, NoRequest>) {
-        // Payload 1.0 has no such member; one that it has by mistake is passed over, unless it could be of payload 2.0.
+        // Payload 1.0 has no such member. One that it has by mistake is ignored, unless it could be that of payload
+        // 2.0.
         let is_method = |http: &Http<'_>| http.method.parse::<Method>().is_ok();
         if members.http_method.is_some() && !context.http.as_ref().is_some_and(is_method) {
             context.http = None;
@@ -203,7 +203,7 @@ impl Reading {
 }
 
 fn kind(event: &Event<'_>, context: &Context<'_>) -> Kind {
-    // In this order: `cargo lambda watch` adds an `httpMethod` to payload 2.0.
+    // The order matters: `cargo lambda watch` adds an `httpMethod` to payload 2.0.
     if context.http.is_some() {
         Kind::V2
     } else if event.http_method.is_none() {
@@ -255,7 +255,7 @@ fn request(
         .map_err(|_| "There are too many headers")?;
     *request.uri_mut() = absolute(url, request.headers(), context.domain_name.as_deref())?;
 
-    // What is not there is as good as empty.
+    // A missing path or query counts as empty.
     if let Some(path) = raw_path {
         request = request.with_raw_http_path(path);
     }
@@ -264,7 +264,7 @@ fn request(
     }
     if let Some(mut parameters) = event.path_parameters {
         for value in parameters.values_mut().filter(|_| !is_decoded) {
-            // What is not UTF-8 stays as it is, so that two that differ do not become the same.
+            // Invalid UTF-8 stays encoded, so that two different values do not become the same.
             if let Ok(decoded) = percent_decode_str(value).decode_utf8() {
                 *value = decoded.into_owned();
             }
@@ -277,13 +277,13 @@ fn request(
     Ok(request)
 }
 
-/// Whether the gateway has decoded the path and its parameters: an HTTP API does so, in both
-/// payloads, and so does `sam local` for a REST API.
+/// Whether the gateway has decoded the path and its parameters. An HTTP API does so in both payloads, and `sam local`
+/// does so for a REST API.
 fn is_decoded(event: &Event<'_>, context: &Context<'_>, kind: Kind) -> bool {
     match kind {
-        // A real REST API names no version.
+        // A real REST API sends no version.
         Kind::V1 => event.version.as_deref() == Some("1.0"),
-        // `cargo lambda watch` names no API; a function URL has a domain of its own.
+        // `cargo lambda watch` sends no API id; a function URL has its own domain.
         Kind::V2 => {
             let domain = context.domain_name.as_deref().unwrap_or_default();
             let api = context.api_id.as_deref();
@@ -294,12 +294,11 @@ fn is_decoded(event: &Event<'_>, context: &Context<'_>, kind: Kind) -> bool {
     }
 }
 
-/// The path that was asked for, percent-encoded, without stage and base path.
+/// The path that the client requested, percent-encoded, without stage and base path.
 ///
-/// A REST API leaves the base path of a custom domain in the path of the event. But it names the
-/// route that it took (`/users/{id}`, `/{proxy+}`) and what stands in its places, and from these
-/// the path is put together again. It is believed where it is the end of the event's own path, which tells
-/// what was asked for: other gateways, consoles and tests by hand fill in routes and parameters at will.
+/// A REST API leaves the base path of a custom domain in the event's path. But it also sends the route (`/users/{id}`,
+/// `/{proxy+}`) and its parameters, from which the path can be rebuilt. The rebuilt path counts only if the event's own
+/// path ends with it, because other gateways, consoles and manual tests fill in routes and parameters at will.
 fn path(event: &Event<'_>, context: &Context<'_>, kind: Kind, is_decoded: bool) -> String {
     let not_in_path = if is_decoded { NOT_IN_DECODED_PATH } else { NOT_IN_PATH };
     let route = match kind {
@@ -368,7 +367,7 @@ fn without_stage<'path>(path: &'path str, stage: &str) -> Option<&'path str> {
     rest.starts_with('/').then_some(rest)
 }
 
-/// The query string as the client sent it, or one that means the same.
+/// The query string as the client sent it, or an equivalent one.
 fn query_string<'event>(event: &'event Event<'_>, kind: Kind) -> Cow<'event, str> {
     if kind == Kind::V2 {
         return event.raw_query_string.as_deref().unwrap_or_default().into();
@@ -381,7 +380,7 @@ fn query_string<'event>(event: &'event Event<'_>, kind: Kind) -> Cow<'event, str
         let single = event.query_string_parameters.iter().flatten();
         pairs = single.map(|(name, value)| (&**name, &**value)).collect();
     }
-    // An API decodes names and values, a load balancer does not.
+    // An API decodes names and values; a load balancer does not.
     if kind == Kind::V1 {
         return form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into();
     }
@@ -394,8 +393,8 @@ fn query_string<'event>(event: &'event Event<'_>, kind: Kind) -> Cow<'event, str
     query.into()
 }
 
-/// All headers that HTTP allows (RFC 9110 §5.1, §5.5), values beyond ASCII as opaque bytes. What it
-/// does not allow, no gateway lets through; it is left out.
+/// All headers that HTTP allows (RFC 9110 §5.1, §5.5), with non-ASCII values as opaque bytes. Others are left out; no
+/// gateway lets them through.
 fn headers(
     single: Option<Pairs<'_, Text<'_>>>,
     multi_value: Option<Pairs<'_, Vec<Text<'_>>>>,
@@ -403,10 +402,10 @@ fn headers(
 ) -> Result<HeaderMap, MaxSizeReached> {
     let single = single.map(|pairs| pairs.0).unwrap_or_default();
     let multi_value = multi_value.map(|pairs| pairs.0).unwrap_or_default();
-    // At once, and with room for what is added later: each growth would place all of them anew.
+    // Allocated once, with room for later additions, because each growth would rehash all of them.
     let mut headers =
         HeaderMap::try_with_capacity(single.len().max(multi_value.len()).saturating_add(2))?;
-    // Of a repeated header the single form has only the last value.
+    // The single-value form has only the last value of a repeated header.
     for (name, values) in multi_value {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         for value in values.into_iter().filter_map(|value| header_value(&value)) {
@@ -418,7 +417,7 @@ fn headers(
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         let is_there = has_multi_value
             && headers.get(&name).is_some_and(|there| {
-                // Where only one of the two forms has a host, that one is meant.
+                // If only one of the two forms has a valid host, that one counts.
                 name != HOST || authority(there.as_bytes()).is_some()
             });
         if let Some(value) = header_value(&value)
@@ -440,20 +439,20 @@ fn header_value(value: &str) -> Option<HeaderValue> {
     HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
-/// The URI with the scheme and the host that the client asked.
+/// The URI with the scheme and host that the client requested.
 fn absolute(
     path_and_query: String,
     headers: &HeaderMap,
     domain_name: Option<&str>,
 ) -> Result<Uri, &'static str> {
-    // A server MUST answer an invalid one with 400 (RFC 9112 §3.2).
+    // A server MUST respond to an invalid host with 400 (RFC 9112 §3.2).
     let host = headers.get(HOST).filter(|host| !host.is_empty());
     let authority = match host.map(|host| authority(host.as_bytes())) {
         Some(authority) => Some(authority.ok_or("The Host header is no host")?),
         None => domain_name.and_then(|domain| authority(domain.as_bytes())),
     };
     let mut parts = uri::Parts::default();
-    // It begins with a slash and holds nothing that is not allowed: only its length can be wrong.
+    // It begins with a slash and contains only valid characters, so only its length can be wrong.
     parts.path_and_query = Some(path_and_query.try_into().map_err(|_| TOO_LONG)?);
     if authority.is_some() {
         let is_plain = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "http");
@@ -468,7 +467,7 @@ fn authority(text: &[u8]) -> Option<Authority> {
     Authority::try_from(text).ok().filter(|authority| !authority.as_str().contains('@'))
 }
 
-/// The context as `lambda_http` has it. Those who want it read the event once more for it: most do not.
+/// The context as `lambda_http` models it. Parsing it reads the event a second time, which most requests avoid.
 fn typed_context(event: &[u8], kind: Kind) -> Option<RequestContext> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -564,7 +563,7 @@ mod tests {
                 assert_eq!(path(&event), sent, "{event}");
             }
         }
-        // What an encoded path cannot have is escaped all the same.
+        // Characters that an encoded path cannot contain are escaped nevertheless.
         assert_eq!(path(&load_balancer("/a b\"é%zz")), "/a%20b%22%C3%A9%zz");
     }
 
@@ -583,7 +582,7 @@ mod tests {
         for event in [http_api(""), load_balancer(""), rest_api("/", "", &Value::Null)] {
             assert_eq!(path(&event), "/");
         }
-        // It must not become a part of the host.
+        // The path must not become part of the host.
         assert_eq!(path(&load_balancer("@evil.example")), "/@evil.example");
         assert_eq!(path(&load_balancer("//evil.example")), "//evil.example");
         assert_eq!(path(&load_balancer("*")), "/*");
@@ -605,7 +604,7 @@ mod tests {
             assert_eq!(path(&event), without_stage, "stage {stage}, path {raw_path}");
             assert_eq!(request(&event).raw_http_path(), raw_path);
         }
-        // The route does not know the stage.
+        // The route does not include the stage.
         let mut event = http_api("/prod/users/1");
         event["routeKey"] = "GET /users/{id}".into();
         event["pathParameters"] = json!({ "id": "1" });
@@ -622,11 +621,11 @@ mod tests {
             ("/{proxy+}", "/base/users/1%2F2/x", &proxy, "/users/1%2F2/x"),
             ("/v1/{proxy+}", "/base/v1/users/1%2F2/x", &proxy, "/v1/users/1%2F2/x"),
             ("/users", "/base/users", &Value::Null, "/users"),
-            // Where the route does not tell, the event's path does.
+            // If the route does not tell, the event's path counts.
             ("/users/{id}", "/users/2", &Value::Null, "/users/2"),
             ("/users/{id}", "/users/2", &json!({ "other": "1" }), "/users/2"),
             ("", "/users/2", &Value::Null, "/users/2"),
-            // What does not agree with the event's path is not believed.
+            // A route that contradicts the event's path is ignored.
             ("/users", "/users/2", &json!({}), "/users/2"),
             ("/Prod", "/Prod/users/2", &id, "/Prod/users/2"),
             ("/users", "/users/", &Value::Null, "/users/"),

@@ -5,7 +5,7 @@ use std::fmt;
 use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::Value;
 
-/// Services that do not name themselves in an event, each with a member that only its events have.
+/// Services whose events do not name them, each with a member that only its events have.
 const BY_MEMBER: [(&str, &str); 8] = [
     ("awslogs", "CloudWatch Logs"),
     ("deliveryStreamArn", "Amazon Data Firehose"),
@@ -17,19 +17,19 @@ const BY_MEMBER: [(&str, &str); 8] = [
     ("flowDirection", "WorkMail"),
 ];
 
-/// What else an event can be.
+/// What an event that is not a request may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// Whoever sends it takes an answer for success, and what the event carries is then lost.
+    /// Its sender takes any reply for success, so what the event carries would be lost.
     Poller(NotARequest),
-    /// It is there to start an environment, or to keep one.
+    /// It only starts an environment or keeps it warm.
     WarmUp,
 }
 
 /// An event of a queue, a stream, a bus or a service's background call has reached a function that answers requests.
 ///
-/// It ends as a function error, so that its source retries it or reports it. The source would take any reply for
-/// success, and what the event carries would be lost.
+/// The invocation ends with a function error, so that the source retries the event or reports it. The source would take
+/// any reply for success, and what the event carries would be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotARequest {
     source: String,
@@ -55,7 +55,7 @@ impl From<NotARequest> for Diagnostic {
 }
 
 impl Source {
-    /// `None`: it is of no source that is known here.
+    /// `None`: the source is unknown.
     pub(crate) fn of(event: &Value) -> Option<Self> {
         let text = |name: &str| event.get(name).and_then(Value::as_str);
         let has = |name: &str| event.get(name).is_some();
@@ -66,7 +66,7 @@ impl Source {
         }
         let records = event.get("Records").or_else(|| event.is_array().then_some(event));
         let source = if let Some(records) = records {
-            // SNS writes it in its own way. A list of EventBridge Pipes has the records of its source.
+            // SNS spells it differently. A list of EventBridge Pipes contains the records of its source.
             let of_record = |name: &str| records.get(0).and_then(|record| record.get(name));
             let named = of_record("eventSource").or(of_record("EventSource"));
             match named.and_then(Value::as_str) {
@@ -80,14 +80,14 @@ impl Source {
         } else if let Some((_, service)) = BY_MEMBER.iter().find(|(member, _)| has(member)) {
             service
         } else if has("invocationId") && has("records") {
-            // Some of its blueprints' events lack the ARN.
+            // Events of some of its blueprints lack the ARN.
             "Amazon Data Firehose"
         } else if has("invocationSchemaVersion") && has("tasks") {
             "S3 Batch Operations"
         } else {
             return None;
         };
-        // It goes into the log: nothing does that is not the name of a service.
+        // The name goes to the log, so it must look like the name of a service.
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b": -".contains(&byte);
         let is_named = source.len() <= 40 && source.bytes().all(is_name);
         let source = if is_named { source } else { "an unknown source" };

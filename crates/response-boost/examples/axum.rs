@@ -1,4 +1,4 @@
-//! The cache in an axum server: `cargo run --example axum`, then twice `curl -i http://localhost:3000/prices/7`.
+//! The cache in an axum server: `cargo run --example axum`, then `curl -i http://localhost:3000/prices/7` twice.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(axum::serve(listener, app).await?)
 }
 
-/// What the cache saves you from doing each time.
+/// The work that the cache saves.
 async fn price(Path(sku): Path<u32>) -> String {
     format!("{} cents\n", sku * 100)
 }

@@ -1,5 +1,5 @@
-//! A store of one's own: a folder, with a file for each key. `cargo run --example own_store FOLDER`
-//! prints a miss and a hit, and at the second time two hits.
+//! A custom store: a folder with a file for each key. `cargo run --example own_store FOLDER` prints a miss and a hit;
+//! run it again and it prints two hits.
 
 use std::convert::Infallible;
 use std::fs;
@@ -16,16 +16,16 @@ use response_boost::{
 };
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-/// A file begins with the end of its life, in milliseconds since the epoch, in a line of its own.
+/// The first line of a file is its expiry time, in milliseconds since the epoch.
 struct Folder {
     path: PathBuf,
-    /// `put` looks and writes in one step; this store serves one process.
+    /// Makes `put` atomic; this store serves one process.
     one_at_a_time: Mutex<()>,
 }
 
 impl Folder {
     fn file(&self, key: &CacheKey) -> PathBuf {
-        // A key is printable ASCII of any length; the colon of its parts is no separator of folders.
+        // A key is printable ASCII of any length. Its colons are safe in file names on Unix.
         self.path.join(key.as_str().replace('/', "%2F"))
     }
 
@@ -48,7 +48,7 @@ impl Folder {
     }
 }
 
-// Files are quick enough here to be read where the request is. For others: `tokio::task::spawn_blocking`.
+// Local files are fast enough to read on the request's thread. For slower ones use `tokio::task::spawn_blocking`.
 impl Store for Folder {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
         self.read(key)
@@ -72,7 +72,7 @@ impl Store for Folder {
         if is_expected {
             let ends_at_ms = now_ms() + life.as_millis();
             let content = [format!("{ends_at_ms}\n").as_bytes(), &value].concat();
-            // Nobody reads half of a file: it gets its name when it is whole.
+            // Readers never see half a file: it gets its name once it is complete.
             let (file, draft) = (self.file(key), self.path.join("draft"));
             fs::write(&draft, content)
                 .and_then(|()| fs::rename(draft, file))

@@ -9,11 +9,11 @@ use tower::{ServiceBuilder, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    // Nothing is connected before the first request that may be cached.
+    // The store connects with the first cacheable request.
     let redis = RedisStore::new(RedisSettings::parse(&std::env::var("REDIS_URL")?)?);
 
-    // The key holds everything that the response depends on. If that is the caller too, so must the key;
-    // `None` would leave a request uncached.
+    // Put everything in the key that the response depends on, including the caller if responses differ by caller. With
+    // `None` a request bypasses the cache.
     let greetings = Namespace::parse("greetings")?;
     let key_of = move |request: &Request| Some(greetings.key(["to", name(request)]));
 
@@ -21,7 +21,7 @@ async fn main() -> Result<(), Error> {
     lambda_http::run(ServiceBuilder::new().layer(cache).service(service_fn(greet))).await
 }
 
-/// What the cache saves you from doing each time.
+/// The work that the cache saves.
 async fn greet(request: Request) -> Result<Response<Body>, Error> {
     Ok(Response::new(format!("Hello, {}!\n", name(&request)).into()))
 }

@@ -1,4 +1,4 @@
-//! Tags around an axum server: a team's list of users is one stored response, which a change of any of its users
+//! Tags around an axum server: a team's list of users is one stored response, which a change to any of its users
 //! invalidates. `cargo run --example tags`, then:
 //!
 //! ```sh
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 type Cache = ResponseCacheLayer<Arc<MemoryStore>, fn(&Request) -> Option<CacheKey>>;
 
-/// Each user's name and team. It stands for a database.
+/// Each user's name and team, in place of a database.
 type Users = Arc<RwLock<BTreeMap<u32, (&'static str, String)>>>;
 
 #[derive(Clone)]
@@ -33,7 +33,7 @@ struct App {
 }
 
 fn namespace() -> Namespace {
-    // These characters are allowed in one.
+    // These characters are allowed in a namespace.
     Namespace::parse("teams").unwrap_or_else(|error| unreachable!("{error}"))
 }
 
@@ -47,14 +47,14 @@ fn key_of(request: &Request) -> Option<CacheKey> {
     Some(namespace().path_key(request.uri()))
 }
 
-/// … and the tag `team-red`, as has all else that is under `/teams/red/`.
+/// … and the tag `team-red`, like everything else under `/teams/red/`.
 fn tags_of(request: &Parts) -> Result<Vec<Tag>, InvalidTag> {
     request.uri.path().split('/').nth(2).map(tag_of).into_iter().collect()
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // On Lambda, or with several servers, a `RedisStore`.
+    // On Lambda, or with several servers, use a `RedisStore`.
     let policy = Policy::new(Duration::from_mins(10));
     let cache = Cache::new(Arc::default(), policy, key_of).with_tags(tags_of);
     let users = [(1, ("Ada", "red".to_owned())), (2, ("Grace", "red".to_owned()))];
@@ -76,7 +76,7 @@ async fn users_of_team(State(app): State<App>, Path(team): Path<String>) -> Stri
     users.values().filter(|user| user.1 == team).flat_map(|user| [user.0, "\n"]).collect()
 }
 
-/// Changes one user, and invalidates what both teams have been told of it: first the change, then that.
+/// Changes a user first, and then invalidates the lists of both teams.
 async fn join_team(State(app): State<App>, Path((id, team)): Path<(u32, String)>) -> StatusCode {
     let Ok(joined) = tag_of(&team) else { return StatusCode::BAD_REQUEST };
     let left = {
@@ -84,11 +84,11 @@ async fn join_team(State(app): State<App>, Path((id, team)): Path<(u32, String)>
         let Some(user) = users.get_mut(&id) else { return StatusCode::NOT_FOUND };
         std::mem::replace(&mut user.1, team)
     };
-    // No response has the tag of a name that cannot be one.
+    // A name that is not a valid tag is on no response.
     let tags = tag_of(&left).into_iter().chain([joined]);
     for tag in tags {
         if app.cache.invalidate_tag(&tag).await.is_err() {
-            // Written, and the old list may be served until it expires: let the client try again.
+            // The change is written, but the old list may be served until it expires: let the client retry.
             return StatusCode::SERVICE_UNAVAILABLE;
         }
     }

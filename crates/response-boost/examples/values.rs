@@ -1,5 +1,5 @@
-//! The `FastAPI` demonstration that this library descends from, line for line in Rust: a cache around a function that
-//! looks a user up. `cargo run --example values`, then twice `curl -i http://localhost:3000/users/1`.
+//! The `FastAPI` demonstration that inspired this library, line for line in Rust: a cache around a function that looks
+//! up a user. `cargo run --example values`, then `curl -i http://localhost:3000/users/1` twice.
 //!
 //! ```python
 //! @cache_response(ttl=120, namespace="users")
@@ -29,14 +29,14 @@ struct User {
 
 type Users = ValueCache<User, Arc<dyn DynStore>>;
 
-/// What the cache saves you from doing each time.
+/// The work that the cache saves.
 async fn find(id: u64) -> Result<Option<User>, std::io::Error> {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let manas = User { id: 1, name: "Manas".into(), email: "manas@example.com".into(), age: 25 };
     Ok((id == manas.id).then_some(manas))
 }
 
-/// Under the key `users:user:1`.
+/// The value is stored under the key `users:user:1`.
 async fn get_user(users: State<Users>, Path(id): Path<u64>) -> Result<Json<User>, StatusCode> {
     let user = users.get_or_load(["user", &id.to_string()], move || find(id)).await;
     let user = user.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;

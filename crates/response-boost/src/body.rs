@@ -1,4 +1,4 @@
-//! The body of an answer that has been through the cache.
+//! The body of a response from the cache.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,28 +12,28 @@ use http_body_util::BodyExt as _;
 
 use crate::NotStored;
 
-/// The body of an answer: the bytes that are kept, or the body of the service inside, as it comes.
+/// The body of a response: stored bytes, or the inner service's body as it arrives.
 pub struct CachedBody<B: Body> {
-    /// What is there already.
+    /// Frames that have already arrived.
     ready: VecDeque<Frame<Bytes>>,
-    /// What comes after it. On the heap, so that what has been begun can be passed on.
+    /// The rest of the body. It is boxed, so that a body that has been polled can be moved on.
     rest: Rest<B>,
 }
 
 enum Rest<B: Body> {
     Nothing,
     Body(Pin<Box<B>>),
-    /// The body broke off there.
+    /// The body failed here.
     Failure(B::Error),
 }
 
-/// A body, as far as an answer can be kept with it.
+/// The result of reading a body in order to store it.
 pub(crate) enum Collected<B: Body> {
-    /// All of it, of a response that is fresh for this long.
+    /// The whole body of a response that is fresh for this long.
     Whole(Bytes, Duration),
-    /// It is not stored, for this reason.
+    /// The response is not stored, for this reason.
     Passed(CachedBody<B>, NotStored),
-    /// It broke off, for this reason: the load has failed.
+    /// The body failed with this error, so the load failed.
     BrokeOff(CachedBody<B>, String),
 }
 
@@ -58,7 +58,7 @@ impl<B: Body> From<Bytes> for CachedBody<B> {
     }
 }
 
-/// Reads the body of a response that is fresh for `ttl` until its end, or until it is larger than `at_most_bytes`.
+/// Reads the body of a response that is fresh for `ttl` to its end, or until it exceeds `at_most_bytes`.
 pub(crate) async fn collect<B>(body: B, ttl: Duration, at_most_bytes: usize) -> Collected<B>
 where
     B: Body<Data = Bytes>,
@@ -88,7 +88,7 @@ where
     Collected::Whole(joined(ready, bytes), ttl)
 }
 
-/// The data of these frames, in one; mostly there is one alone.
+/// The data of these frames, joined. A single frame, the usual case, is not copied.
 fn joined(frames: VecDeque<Frame<Bytes>>, bytes: usize) -> Bytes {
     let mut data = frames.into_iter().filter_map(|frame| frame.into_data().ok());
     let Some(first) = data.next() else { return Bytes::new() };
@@ -146,7 +146,7 @@ impl<B: Body<Data = Bytes>> Body for CachedBody<B> {
     }
 }
 
-// What is pinned is on the heap.
+// `B` is pinned on the heap.
 impl<B: Body> Unpin for CachedBody<B> {}
 
 impl<B: Body> fmt::Debug for CachedBody<B> {
@@ -163,7 +163,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A body that comes in parts.
+    /// A body that arrives in these parts.
     pub(crate) struct Parts(VecDeque<Result<&'static str, &'static str>>);
 
     impl Body for Parts {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::StoreError;
 use crate::clock::Clock;
 
-/// What is left of the time that a request may wait for the store. The time of the load is not the store's.
+/// The time that a request may still wait for the store. Load time does not count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget<'a> {
     left: Duration,
@@ -17,17 +17,17 @@ pub(crate) struct Budget<'a> {
 }
 
 impl<'a> Budget<'a> {
-    /// `deadline` in sum, and no more than half of what is left until the request ends.
+    /// `deadline` in total, and never more than half of the time left until `ends_at_ms`.
     pub(crate) fn new(deadline: Duration, ends_at_ms: Option<u64>, clock: &'a Clock) -> Self {
         Self { left: deadline, ends_at_ms, clock }
     }
 
-    /// The same request with this much for the store.
+    /// The same request, with this much time for the store.
     pub(crate) fn with(self, deadline: Duration) -> Self {
         Self { left: deadline, ..self }
     }
 
-    /// How long the whole request has left, if it ends.
+    /// How long the whole request has left; `None` if it has no deadline.
     pub(crate) fn until_end(&self) -> Option<Duration> {
         let end_ms = self.ends_at_ms?;
         Some(Duration::from_millis(end_ms.saturating_sub(self.clock.now_ms())))
@@ -40,8 +40,8 @@ impl<'a> Budget<'a> {
         self.spend_within(None, pin!(asked)).await
     }
 
-    /// The same where it ends by itself, within this time if one is given. It is taken by reference: a
-    /// future that is given away is moved, and stored once more.
+    /// The same for a future that ends by itself, within `own_limit` if given. It is passed by reference, because
+    /// passing a future by value moves it and stores it a second time.
     pub(crate) async fn spend_within<T>(
         &mut self,
         own_limit: Option<Duration>,

@@ -1,8 +1,7 @@
-//! The wall clock, so that a test can hold it still.
+//! The wall clock, which a test can stop.
 //!
-//! It is the wall clock and not a monotonic one because an entry's times are read by other
-//! processes, and because what a monotonic clock does while Lambda keeps an environment frozen is
-//! nobody's promise.
+//! It is not a monotonic clock, because other processes read an entry's times, and because nobody specifies how a
+//! monotonic clock behaves while Lambda freezes an environment.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +21,7 @@ impl Clock {
         if let Some(held) = &self.held {
             return held.load(std::sync::atomic::Ordering::SeqCst);
         }
-        // Before 1970 there is no Lambda: 0 keeps a clock that was never set from failing a request.
+        // A clock before 1970 was never set. 0 keeps it from failing a request.
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms);
         #[cfg(test)]
         let now_ms = now_ms.saturating_add_signed(self.skew_ms);
@@ -30,24 +29,24 @@ impl Clock {
     }
 }
 
-/// A duration in whole milliseconds; the longest one there is where it is longer still.
+/// A duration in whole milliseconds, saturating at `u64::MAX`.
 pub(crate) fn whole_ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 impl Clock {
-    /// A clock that stands at `now_ms` until it is moved.
+    /// A clock that stands still at `now_ms` until a test advances it.
     pub(crate) fn held_at(now_ms: u64) -> Self {
         Self { held: Some(std::sync::Arc::new(now_ms.into())), skew_ms: 0 }
     }
 
-    /// A clock that is wrong by so much.
+    /// A clock that is off by `skew_ms`.
     pub(crate) fn skewed(skew_ms: i64) -> Self {
         Self { held: None, skew_ms }
     }
 
-    /// Moves a held clock, and all its clones, on by `by`.
+    /// Advances a held clock and all its clones by `by`.
     pub(crate) fn advance(&self, by: std::time::Duration) {
         let held = self.held.as_ref().expect("only a held clock can be moved");
         held.fetch_add(whole_ms(by), std::sync::atomic::Ordering::SeqCst);

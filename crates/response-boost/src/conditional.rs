@@ -1,4 +1,4 @@
-//! Preconditions: whether a client needs the response at all (RFC 9110 §13), and what a load is asked with.
+//! Preconditions: whether a client needs the response at all (RFC 9110 §13), and the request headers of a load.
 
 use std::time::SystemTime;
 
@@ -9,8 +9,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 
-/// What belongs to one client's request, and would make another response of a load: one that others cannot be
-/// served (RFC 9110 §13.1, §14.2; RFC 9111 §5.2.1, §5.4).
+/// Fields that belong to one client's request. With them, a load would return a response that suits no other client
+/// (RFC 9110 §13.1, §14.2; RFC 9111 §5.2.1, §5.4).
 const OF_THE_CLIENT: [HeaderName; 8] = [
     CACHE_CONTROL,
     IF_MATCH,
@@ -22,13 +22,13 @@ const OF_THE_CLIENT: [HeaderName; 8] = [
     RANGE,
 ];
 
-/// The preconditions of a request. A field that cannot be read is passed over, as §13.1 has it for dates.
+/// The preconditions of a request. A malformed field is ignored, as §13.1 requires for dates.
 pub(crate) struct Preconditions {
     if_match: Option<Tags>,
     if_unmodified_since: Option<IfUnmodifiedSince>,
     if_none_match: Option<Tags>,
     if_modified_since: Option<IfModifiedSince>,
-    /// Of a request whose method is neither `GET` nor `HEAD`: a client that has the response wants none made.
+    /// The method is neither `GET` nor `HEAD`, so a match means 412 and not 304.
     is_other_method: bool,
 }
 
@@ -40,7 +40,7 @@ impl Preconditions {
             if_match: Tags::of(headers, &IF_MATCH),
             if_unmodified_since: headers.typed_get(),
             if_none_match: Tags::of(headers, &IF_NONE_MATCH),
-            // A recipient must ignore it beside the other, and with other methods (§13.1.3).
+            // A recipient must ignore it beside `If-None-Match` and with other methods (§13.1.3).
             if_modified_since: if is_other_method || headers.contains_key(IF_NONE_MATCH) {
                 None
             } else {
@@ -49,7 +49,7 @@ impl Preconditions {
         }
     }
 
-    /// The status in the place of a 200 with these headers, in the order of §13.2.2: `None`, 304 or 412.
+    /// The status that replaces a 200 with these headers, in the order of §13.2.2: `None`, 304 or 412.
     pub(crate) fn status(&self, headers: &HeaderMap) -> Option<StatusCode> {
         let etag = headers.get(ETAG).map(HeaderValue::as_bytes).and_then(Tag::whole);
         let last_modified = || headers.typed_get::<LastModified>().map(SystemTime::from);
@@ -76,14 +76,14 @@ impl Preconditions {
     }
 }
 
-/// Leaves in a request what holds for every client.
+/// Removes the fields that belong to one client.
 pub(crate) fn make_canonical(headers: &mut HeaderMap) {
     for name in &OF_THE_CLIENT {
         headers.remove(name);
     }
 }
 
-/// The lines of a field with entity tags.
+/// The lines of a field that lists entity tags.
 struct Tags(Vec<HeaderValue>);
 
 /// An entity tag (RFC 9110 §8.8.3).
@@ -94,14 +94,14 @@ struct Tag<'a> {
 }
 
 impl Tags {
-    /// `None`: there are none, or they cannot be read.
+    /// `None`: the field is absent or malformed.
     fn of(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
         let lines: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
         let can_be_read = |line: &HeaderValue| is_any(line) || each(line, |_| ()).is_some();
         (!lines.is_empty() && lines.iter().all(can_be_read)).then_some(Self(lines))
     }
 
-    /// Whether one of them is the tag of the response that there is. `*`: any is (§13.1.1, §13.1.2).
+    /// Whether one of them matches the response's tag. `*` matches any response (§13.1.1, §13.1.2).
     fn matches(&self, etag: Option<Tag<'_>>, is_same: fn(Tag<'_>, Tag<'_>) -> bool) -> bool {
         self.0.iter().any(|line| {
             let mut found = is_any(line);
@@ -115,7 +115,7 @@ fn is_any(line: &HeaderValue) -> bool {
     line.as_bytes().trim_ascii() == b"*"
 }
 
-/// Calls `see` with each tag of a list, whose elements may be empty (§5.6.1.2). `None`: it is none.
+/// Calls `see` with each tag of a list, whose elements may be empty (§5.6.1.2). `None`: the list is malformed.
 fn each(line: &HeaderValue, mut see: impl FnMut(Tag<'_>)) -> Option<()> {
     let mut rest = line.as_bytes().trim_ascii();
     while !rest.is_empty() {
@@ -134,7 +134,7 @@ fn each(line: &HeaderValue, mut see: impl FnMut(Tag<'_>)) -> Option<()> {
 }
 
 impl<'a> Tag<'a> {
-    /// A tag and what follows it.
+    /// Splits a tag from the rest of the text.
     fn parse(text: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let quoted = text.strip_prefix(b"W/");
         let is_weak = quoted.is_some();
@@ -210,7 +210,7 @@ mod tests {
             (&[(IF_NONE_MATCH, "\"b\""), (IF_NONE_MATCH, "\"a\"")], &strong, Some(304)),
             (&[(IF_NONE_MATCH, "")], &strong, None),
             (&[(IF_NONE_MATCH, ",")], &strong, None),
-            // What is no list is passed over.
+            // A malformed list is ignored.
             (&[(IF_NONE_MATCH, "a")], &strong, None),
             (&[(IF_NONE_MATCH, "\"a\" \"b\"")], &strong, None),
             (&[(IF_NONE_MATCH, "\"a\"x")], &strong, None),
@@ -232,7 +232,7 @@ mod tests {
             (&[(IF_UNMODIFIED_SINCE, BEFORE)], &weak, None),
             (&[(IF_UNMODIFIED_SINCE, "yesterday")], &strong, None),
             (&[(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, BEFORE)], &strong, None),
-            // §13.2.2: first what makes a 412, then what makes a 304.
+            // §13.2.2: preconditions that give a 412 come first, then those that give a 304.
             (&[(IF_MATCH, "\"b\""), (IF_NONE_MATCH, "\"a\"")], &strong, Some(412)),
             (&[(IF_MATCH, "\"a\""), (IF_NONE_MATCH, "\"a\"")], &strong, Some(304)),
             (&[(IF_UNMODIFIED_SINCE, AFTER), (IF_MODIFIED_SINCE, AFTER)], &strong, Some(304)),

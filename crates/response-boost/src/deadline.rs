@@ -1,4 +1,4 @@
-//! Until when a request must be answered.
+//! The time by which a request must be answered.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,14 +7,15 @@ use http::Extensions;
 use crate::after_reply;
 use crate::clock::whole_ms;
 
-/// When the whole request must be answered: an extension of the request.
+/// The time by which the whole request must be answered; an extension of the request.
 ///
-/// The cache then takes no more than half of the time that is left whenever it asks its store, waits for
-/// another's load only while there is time for one of its own, and cuts a load off a twelfth of that time before the
-/// end. Without it a request has no end.
+/// The cache then waits for the store no longer than half of the time left, waits for another request's load only while
+/// enough time remains for its own, and cancels a load after eleven twelfths of the time left. Without this extension a
+/// request has no deadline.
 ///
-/// With the feature `lambda` a request that [`lambda_http`] or [`lambda_runtime`] has given its `Context` needs
-/// none: that has the end of the invocation. This extension goes before it.
+/// With the feature `lambda`, a request to which [`lambda_http`] or [`lambda_runtime`] has attached its `Context` does
+/// not need the extension: the cache reads the deadline of the invocation from the `Context`. The extension takes
+/// precedence.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,20 +33,20 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// This time on the wall clock.
+    /// A deadline at this time on the wall clock.
     #[must_use]
     pub fn at(time: SystemTime) -> Self {
         Self { at_ms: time.duration_since(UNIX_EPOCH).map_or(0, whole_ms) }
     }
 
-    /// This long from now.
+    /// A deadline this long from now.
     #[must_use]
     pub fn after(time: Duration) -> Self {
         let now = Self::at(SystemTime::now());
         Self { at_ms: now.at_ms.saturating_add(whole_ms(time)) }
     }
 
-    /// That of a request: its extension, or with the feature `lambda` the end of its invocation.
+    /// The deadline of a request: its extension, or, with the feature `lambda`, the deadline of its invocation.
     #[must_use]
     pub fn of_request(request: &Extensions) -> Option<Self> {
         let given = request.get::<Self>().copied();
@@ -57,20 +58,20 @@ impl Deadline {
         given
     }
 
-    /// The one that is given, else that of the invocation, in milliseconds since the Unix epoch, as in
-    /// [`of`](Self::of).
+    /// The given deadline, otherwise that of the invocation, in milliseconds since the Unix epoch. A past deadline
+    /// counts as no deadline, as in [`of`](Self::of).
     pub(crate) fn left_of(given: Option<Self>, now_ms: u64) -> Option<u64> {
         let given = given.or_else(after_reply::deadline).map(|deadline| deadline.at_ms);
         given.filter(|&at_ms| at_ms > now_ms)
     }
 
-    /// How long that is from now. One that is past is none, as in [`of`](Self::of).
+    /// The time left until the deadline. A past deadline counts as no deadline, as in [`of`](Self::of).
     pub(crate) fn left(self, now_ms: u64) -> Option<Duration> {
         self.at_ms.checked_sub(now_ms).filter(|&left_ms| left_ms > 0).map(Duration::from_millis)
     }
 
-    /// The one of a request, in milliseconds since the Unix epoch. One that is past is none: `cargo lambda watch`
-    /// gives such, and a request that is being answered has time left.
+    /// The deadline of a request, in milliseconds since the Unix epoch. A past deadline counts as no deadline: `cargo
+    /// lambda watch` sends past deadlines, although the request still has time.
     pub(crate) fn of(request: &Extensions, now_ms: u64) -> Option<u64> {
         let given = Self::of_request(request).map(|deadline| deadline.at_ms);
         given.filter(|&at_ms| at_ms > now_ms)

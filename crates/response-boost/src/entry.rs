@@ -1,18 +1,17 @@
-//! An answer as it is kept: one line of JSON metadata, `\n`, the body byte for byte.
+//! A stored response: one line of JSON metadata, `\n`, the body byte for byte.
 //!
 //! ```text
 //! {"version":2,"id":"6f1c…","key":"a3c9…","status":200,"headers":[["content-type","application/json"]],"etag":"b5ab…","load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"body_bytes":61}
 //! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
 //! ```
 //!
-//! It reads well in `redis-cli`, and a hit slices the body out without parsing it.
+//! It is readable in `redis-cli`, and a hit slices the body out without parsing it.
 //!
 //! The line of an entry with [tags](crate::Tag) also has their keys and ids before `body_bytes`:
 //! `"tags":[["users:%tag:team-7","6f1c…"]]`.
 //!
-//! Processes of two releases read each other's entries. So what stands here may only be changed
-//! with a new [`VERSION`], which is written one release after it can be read at the earliest; a
-//! reader that meets a version it does not know treats it as a miss.
+//! Processes of two releases read each other's entries. So a change of this format needs a new [`VERSION`], which may
+//! be written one release after it can first be read. A reader treats an unknown version as a miss.
 
 use std::time::Duration;
 
@@ -31,12 +30,12 @@ use crate::clock::whole_ms;
 use crate::stamps::{self, Stamp};
 use crate::{CacheKey, Policy};
 
-/// The version that is written. It has the key's hash, and version 1, which is still read, has none.
+/// The version that is written. It includes the key's hash; version 1, which is still read, does not.
 pub(crate) const VERSION: u32 = 2;
 const VERSION_WITHOUT_KEY: u32 = 1;
 
-/// Not stored with a response: what the layer says itself on each one (`Age`), and what belongs to one connection or
-/// one message (RFC 9111 §3.1, RFC 9110 §7.6.1). `Date` is, beside an `Expires`.
+/// Fields that are not stored: the one that the layer sets on each response (`Age`), and those that belong to one
+/// connection or one message (RFC 9111 §3.1, RFC 9110 §7.6.1). `Date` is stored if the response has `Expires`.
 const NOT_KEPT: [HeaderName; 12] = [
     AGE,
     CONNECTION,
@@ -55,63 +54,63 @@ const NOT_KEPT: [HeaderName; 12] = [
 /// How many headers the layer adds to those of an entry: `ETag`, `Cache-Control`, `Age`, `Cache-Status`.
 const ADDED_HEADERS: usize = 4;
 
-/// One answer, with what is needed to give it again.
+/// One stored response, with what the cache needs to serve it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
-    /// Unique to this fill of this key.
+    /// Unique to this load of this key.
     pub id: String,
     /// 200, or another status that the policy stores.
     pub status: StatusCode,
-    /// The headers of the answer that hold for each use of it.
+    /// The response headers that hold for every use of it.
     pub headers: HeaderMap,
-    /// The first 128 bits of the body's SHA-256, in hex: alike in every process, and what
-    /// `sha256sum` begins with for what follows the first line of the key's value. It is the validator of an answer
-    /// that has no `ETag` of its own among its [`headers`](Self::headers).
+    /// The first 128 bits of the body's SHA-256, in hex: the same in every process, and the start of what `sha256sum`
+    /// prints for the value after its first line. It is the validator of a response whose [`headers`](Self::headers)
+    /// have no `ETag`.
     pub etag: String,
-    /// When its load began: milliseconds since the Unix epoch.
+    /// When its load began, in milliseconds since the Unix epoch.
     pub load_started_at_ms: u64,
     /// How long its load took.
     pub load_cost: Duration,
     /// How long it is fresh, counted from the start of its load.
     pub ttl: Duration,
-    /// The answer's body.
+    /// The response's body.
     pub body: Bytes,
     /// Its tags, with the ids that they had when its load began.
     pub(crate) stamps: Vec<Stamp>,
 }
 
-/// Why bytes are no [`Entry`]. None of these shows any of the bytes.
+/// Why bytes are not an [`Entry`]. No variant shows any of the bytes.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// There is no line of metadata.
+    /// The bytes have no metadata line.
     #[error("no metadata line")]
     NoMetadata,
-    /// The first line is not what this version writes there.
+    /// The first line is not valid metadata of this version.
     #[error("malformed metadata")]
     Metadata(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Written by a release that this one cannot read.
+    /// The version is unknown to this release.
     #[error("unknown version {0}")]
     Version(u32),
-    /// Written for another key: it was copied or renamed.
+    /// The entry belongs to another key: it was copied or renamed.
     #[error("an entry of another key")]
     OtherKey,
-    /// The value is none of the type that is asked for: another release of the type has written it.
+    /// The value does not deserialize into the requested type, because another release of the type wrote it.
     #[error("a value of another form")]
     Value,
-    /// A tag is none: it has another key, or no id.
+    /// A tag is malformed: its key is not that of a tag, or its id is malformed.
     #[error("a malformed tag")]
     Tag,
-    /// The status or a header is none that an answer is kept with.
+    /// The status is never stored, or a header is malformed.
     #[error("metadata of no answer that is kept")]
     NotHttp,
-    /// Cut off, or something was added.
+    /// The body is truncated, or has extra bytes.
     #[error("a body of {found} bytes where the metadata says {expected}")]
     BodyLength {
-        /// As the metadata says.
+        /// The length in the metadata.
         expected: usize,
-        /// As it is.
+        /// The actual length.
         found: usize,
     },
 }
@@ -134,9 +133,9 @@ struct Metadata<'a> {
     body_bytes: usize,
 }
 
-/// A line of metadata, and what follows it.
+/// Joins a line of metadata and the content.
 pub(crate) fn join(metadata: &impl Serialize, content: &[u8]) -> Bytes {
-    // Strings and numbers always serialize; an empty line would be a miss, not a wrong answer.
+    // Strings and numbers always serialize; an empty line would be a miss, not a wrong response.
     let mut bytes = serde_json::to_vec(metadata).unwrap_or_default();
     bytes.reserve_exact(1 + content.len());
     bytes.push(b'\n');
@@ -144,20 +143,20 @@ pub(crate) fn join(metadata: &impl Serialize, content: &[u8]) -> Bytes {
     bytes.into()
 }
 
-/// What [`join`] has put together.
+/// Splits what [`join`] has joined.
 pub(crate) fn split(bytes: &Bytes) -> Result<(&[u8], Bytes), DecodeError> {
     let line_end = bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
     Ok((&bytes[..line_end], bytes.slice(line_end + 1..)))
 }
 
-/// What all versions have in common.
+/// The field that all versions have.
 #[derive(Deserialize)]
 pub(crate) struct AnyVersion {
     pub(crate) version: u32,
 }
 
 impl Entry {
-    /// An answer that was just loaded. Its headers are text, or else they are not kept.
+    /// Creates the entry of a response that was just loaded. All header values must be text.
     pub(crate) fn of_response(
         response: Response<Bytes>,
         load_started_at_ms: u64,
@@ -169,7 +168,7 @@ impl Entry {
         for name in named_by_connection(&headers) {
             headers.remove(name);
         }
-        // `Expires` counts from it (RFC 9111 §4.2.1).
+        // `Expires` is relative to it (RFC 9111 §4.2.1).
         let date = headers.get(DATE).filter(|_| headers.contains_key(EXPIRES)).cloned();
         for name in &NOT_KEPT {
             headers.remove(name);
@@ -190,7 +189,7 @@ impl Entry {
         }
     }
 
-    /// The entry of this key as bytes.
+    /// Encodes the entry for this key.
     pub(crate) fn encode(&self, key: &CacheKey) -> Bytes {
         let key = key_hash(key);
         let metadata = Metadata {
@@ -201,7 +200,7 @@ impl Entry {
             headers: self
                 .headers
                 .iter()
-                // None that is not text comes here: see `freshness::ttl_of`.
+                // All values are text: see `freshness::ttl_of`.
                 .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?.into())))
                 .collect(),
             etag: &self.etag,
@@ -214,9 +213,9 @@ impl Entry {
         join(&metadata, &self.body)
     }
 
-    /// The entry of this key that these bytes are; the body is a slice of them.
+    /// Decodes the entry of this key; the body is a slice of `bytes`.
     ///
-    /// Whatever the bytes are, this returns and shows none of them in the error.
+    /// It accepts any bytes without a panic, and the error shows none of them.
     pub fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
         let (line, body) = split(bytes)?;
         let metadata: Metadata<'_> = match serde_json::from_slice(line) {
@@ -244,17 +243,17 @@ impl Entry {
                 found: body.len(),
             });
         }
-        // No other is ever stored, and a service may rely on that.
+        // No other status is ever stored, and a service may rely on that.
         let status = StatusCode::from_u16(metadata.status).ok();
         let status = status.filter(|status| Policy::may_store(*status));
         let status = status.ok_or(DecodeError::NotHttp)?;
-        // With room for what the layer adds: each growth would place all of them anew.
+        // Reserves room for the headers that the layer adds, because each growth would rehash all of them.
         let room = metadata.headers.len().saturating_add(ADDED_HEADERS);
         let headers = HeaderMap::try_with_capacity(room);
         let mut headers = headers.map_err(|_| DecodeError::NotHttp)?;
         for (name, value) in metadata.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| DecodeError::NotHttp)?;
-            // One that is not text was never kept: see `encode`.
+            // A value that is not text is never stored: see `encode`.
             let value = Some(value).filter(|value| value.is_ascii()).ok_or(DecodeError::NotHttp)?;
             let value = HeaderValue::from_str(&value).map_err(|_| DecodeError::NotHttp)?;
             headers.try_append(name, value).map_err(|_| DecodeError::NotHttp)?;
@@ -270,13 +269,13 @@ impl Entry {
             ttl: Duration::from_millis(metadata.ttl_ms),
             body,
         };
-        // Looked at before it is made a header: the `headers` crate panics on some.
+        // Checked before it becomes a header, because the `headers` crate panics on some values.
         let is_ours =
             entry.etag.len() == 32 && entry.etag.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_ours { Ok(entry) } else { Err(DecodeError::NotHttp) }
     }
 
-    /// The validator as the value of a header; `None` where it is none.
+    /// The validator as a header value; `None` if it is malformed.
     pub(crate) fn etag_value(&self) -> Option<HeaderValue> {
         let quoted = ["\"", &self.etag, "\""].concat();
         HeaderValue::from_maybe_shared(Bytes::from(quoted)).ok()
@@ -287,14 +286,14 @@ fn strong_etag(body: &[u8]) -> String {
     hash(body)
 }
 
-/// The fields that belong to one connection, since `Connection` names them (RFC 9110 §7.6.1).
+/// The fields that `Connection` names, which belong to one connection (RFC 9110 §7.6.1).
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter();
     let names = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
 }
 
-/// Short, and no key can be told from it at sight: keys may hold what is not to stand in a value.
+/// A short hash that hides the key, because a key may contain something that a value must not show.
 pub(crate) fn key_hash(key: &CacheKey) -> String {
     hash(key.as_str().as_bytes())
 }
@@ -318,9 +317,9 @@ pub(super) mod tests {
 
     const BODY: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
 
-    /// The bytes of version 2. Entries like this one are in Redis while the next release is
-    /// deployed: if this test fails, do not change the bytes. Give the new form a new version, go
-    /// on reading this one, and write the new one a release later.
+    /// The bytes of version 2. Redis has entries like this one while the next release is deployed. If this test fails,
+    /// do not change the bytes: give the new format a new version, keep reading this one, and write the new one a
+    /// release later.
     const GOLDEN: &str = concat!(
         r#"{"version":2,"id":"00000000000000000000000000000001","#,
         r#""key":"7efd39657c752c5c6033d3d32b3ca5c8","status":200,"#,
@@ -359,7 +358,7 @@ pub(super) mod tests {
 
     #[test]
     fn tags_stand_before_the_length_of_the_body() {
-        // A tag may have any character that a key may have.
+        // A tag may contain any character that a key may contain.
         let tags = concat!(
             r#""tags":[["users:%tag:a\"\\","6f1c7d2e8a9b4c5d8e7f60718293a4b5"],"#,
             r#"["users:%all:3","00000000000000000000000000000000"]],"body_bytes""#,
@@ -489,7 +488,7 @@ pub(super) mod tests {
         );
     }
 
-    /// Entries with some of their bytes or of their metadata replaced, and bytes that never were one.
+    /// Damaged entries, with some bytes or metadata replaced, and arbitrary bytes.
     pub(crate) fn damaged_entry() -> impl Strategy<Value = Bytes> {
         let (line, body) = GOLDEN.split_once('\n').unwrap();
         let metadata: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();

@@ -1,4 +1,4 @@
-//! Which faults are news: one that goes on is told once, then counted, and told again in a while.
+//! Limits how often a fault is logged: once, then it is counted, and logged again after a minute.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::StoreError;
 use crate::clock::whole_ms;
 
-/// How long a fault that was told is no news.
+/// How long a logged fault is not logged again.
 const NO_NEWS_FOR: Duration = Duration::from_mins(1);
-/// How many different faults are remembered: causes can hold anything.
+/// How many different faults to remember; bounded, because causes can contain anything.
 const REMEMBERED: usize = 16;
 
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ struct Told {
 }
 
 impl Faults {
-    /// Whether to tell of a fault, and then how many were not told since the last one that was.
+    /// Returns `Some` if the fault should be logged, with the number of faults not logged since the last one.
     pub(crate) fn is_news(
         &self,
         fault: &StoreError,
@@ -37,7 +37,7 @@ impl Faults {
         now_ms: u64,
     ) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // That it is not asked after a fault never is.
+        // An open breaker is never worth logging.
         if matches!(fault, StoreError::BreakerOpen) {
             state.untold += 1;
             return None;
@@ -47,7 +47,7 @@ impl Faults {
         self.is_new(format!("{consequence}: {fault}: {}", cause.unwrap_or_default()), now_ms)
     }
 
-    /// The same of anything that goes wrong.
+    /// The same for any problem, described by `what`.
     pub(crate) fn is_new(&self, what: String, now_ms: u64) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let told = state.told.iter().position(|told| told.what == what);
@@ -81,7 +81,7 @@ mod tests {
         }
         assert_eq!(faults.is_news(&refused("a"), "not read", 60_000), Some(4));
         assert_eq!(faults.is_news(&refused("a"), "not read", 60_001), None);
-        // Another cause, or another consequence, is another fault.
+        // Another cause or another consequence makes another fault.
         assert_eq!(faults.is_news(&refused("b"), "not read", 60_002), Some(1));
         assert_eq!(faults.is_news(&refused("a"), "not kept", 60_003), Some(0));
     }

@@ -1,4 +1,4 @@
-//! What a response says about being stored: its status, its header fields, and [`Keep`] (RFC 9111 §3, §4.2).
+//! What a response says about its storage: its status, its header fields, and [`Keep`] (RFC 9111 §3, §4.2).
 
 use std::time::{Duration, SystemTime};
 
@@ -8,17 +8,17 @@ use http::{HeaderMap, response};
 
 use crate::{NotStored, Policy, Tag};
 
-/// The largest number of seconds that a directive may say; a larger one counts as this one (RFC 9111 §1.2.2).
+/// The largest number of seconds that a directive may give. Larger numbers are capped (RFC 9111 §1.2.2).
 const MOST_SECONDS: u64 = 1 << 31;
 
-/// How the cache stores one response: for how long, and with which [`Tag`]s. An extension of the response, which no
-/// client sees.
+/// Says how to store one response: for how long, and with which [`Tag`]s. It is a response extension, so no client sees
+/// it.
 ///
-/// Its time precedes the freshness that `Cache-Control`, `Expires` and the [`Policy`] give, so a service can let the cache
-/// store for an hour what clients are to revalidate each time (`Cache-Control: max-age=0`). A `Cache-Control` that
-/// forbids to store (`no-store`, `private`, `no-cache`) forbids it all the same, the policy still chooses which
-/// statuses are stored, and [`Policy::with_max_ttl`] still bounds the time. Clients see `private, max-age=…` with this
-/// time where the service sends neither `Cache-Control` nor `Expires`.
+/// Its TTL takes precedence over the freshness that `Cache-Control`, `Expires` and the [`Policy`] give, so a service
+/// can let the cache store a response for an hour that clients must revalidate each time (`Cache-Control: max-age=0`).
+/// A `Cache-Control` that forbids storing (`no-store`, `private`, `no-cache`) still forbids it. The policy still
+/// decides which statuses are stored, and [`Policy::with_max_ttl`] still caps the TTL. If the service sends neither
+/// `Cache-Control` nor `Expires`, clients see `private, max-age=…` with this TTL.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,16 +42,16 @@ impl Keep {
         Self { ttl: Some(ttl), tags: Vec::new() }
     }
 
-    /// Stores the response with these tags, and as long as without them.
+    /// Stores the response with these tags; the TTL is not affected.
     #[must_use]
     pub fn tagged(tags: impl IntoIterator<Item = Tag>) -> Self {
         Self { ttl: None, tags: tags.into_iter().collect() }
     }
 
-    /// The same with these tags too.
+    /// Adds these tags.
     ///
-    /// It takes a policy that lets responses name tags of their namespace
-    /// ([`Policy::with_response_tags`]); without it, a response with tags is not stored (`detail=tags`).
+    /// The policy must let responses name tags of their namespace ([`Policy::with_response_tags`]); otherwise a
+    /// response with tags is not stored (`detail=tags`).
     #[must_use]
     pub fn with_tags(mut self, tags: impl IntoIterator<Item = Tag>) -> Self {
         self.tags.extend(tags);
@@ -85,7 +85,7 @@ pub(crate) fn ttl_of(
     if !covers(policy, headers) {
         return Err(NotStored::Vary);
     }
-    // An entry holds text.
+    // An entry can hold only text.
     if headers.values().any(|value| value.to_str().is_err()) {
         return Err(NotStored::NotText);
     }
@@ -99,8 +99,8 @@ pub(crate) fn ttl_of(
     if ttl <= age_at_load(headers) { Err(NotStored::NotFresh) } else { Ok(ttl) }
 }
 
-/// How old a response was when the load began: what a cache inside says (RFC 9111 §4.2.3). Of several values the first
-/// counts, and one that is no number counts as none (§5.1).
+/// The age of a response when its load began, as an inner cache states it (RFC 9111 §4.2.3). The first of several
+/// values counts; a value that is not a number is ignored (§5.1).
 pub(crate) fn age_at_load(headers: &HeaderMap) -> Duration {
     let age = headers.get(AGE).and_then(|age| age.to_str().ok());
     let age =
@@ -108,14 +108,14 @@ pub(crate) fn age_at_load(headers: &HeaderMap) -> Duration {
     age.unwrap_or_default()
 }
 
-/// How long a stored response may be served past its freshness.
+/// How long a stored response may be served stale.
 ///
-/// The service can forbid it (RFC 9111 §4.2.4), or say how long (RFC 5861).
+/// The service can forbid it (RFC 9111 §4.2.4) or set the window (RFC 5861).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StaleFor {
-    /// Where its load fails (RFC 5861 §4).
+    /// If the load fails (RFC 5861 §4).
     pub(crate) if_error: Duration,
-    /// While the cache reloads it (RFC 5861 §3).
+    /// While the cache refreshes it (RFC 5861 §3).
     pub(crate) while_revalidate: Duration,
 }
 
@@ -137,14 +137,15 @@ impl StaleFor {
         }
     }
 
-    /// How long it may be served at all.
+    /// The longer of the two windows.
     pub(crate) fn longest(self) -> Duration {
         self.if_error.max(self.while_revalidate)
     }
 }
 
-/// The `Cache-Control` of a response whose service has said something, so that a client gets no more freshness than
-/// `at_most`; the response is `age` seconds old, and its load began at `loaded_at`.
+/// The `Cache-Control` for clients where the service sends its own `Cache-Control` or `Expires`: the same directives,
+/// but with at most `at_most` seconds of freshness left. The response is `age` seconds old, and its load began at
+/// `loaded_at`.
 pub(crate) fn limited(
     headers: &HeaderMap,
     loaded_at: SystemTime,
@@ -170,7 +171,7 @@ pub(crate) fn limited(
             expires.map_or(ttl, |at| at.duration_since(loaded_at).map_or(0, |left| left.as_secs()));
         limited.push(format!("max-age={}", seconds.min(limit)));
     }
-    // What is stored can be read, unless somebody else has written it.
+    // A stored `Cache-Control` is well-formed, unless someone else wrote the entry.
     if can_be_read.is_some() {
         limited.join(", ")
     } else {
@@ -178,7 +179,8 @@ pub(crate) fn limited(
     }
 }
 
-/// From `Date`, else from now (RFC 9111 §4.2.1, §5.3). A date that cannot be read is in the past, and so are two.
+/// Freshness until `Expires`, counted from `Date` or else from now (RFC 9111 §4.2.1, §5.3). A malformed date counts as
+/// past, and so do two dates.
 fn until_expires(headers: &HeaderMap, now: SystemTime) -> Duration {
     let date = headers.typed_get::<Date>().map_or(now, SystemTime::from);
     let expires = headers.typed_get::<Expires>().map(SystemTime::from);
@@ -186,7 +188,7 @@ fn until_expires(headers: &HeaderMap, now: SystemTime) -> Duration {
     left.map_or(Duration::ZERO, |left| capped(left.as_secs()))
 }
 
-/// Whether the key covers every field that the response depends on (RFC 9111 §4.1). `*` is covered by no key.
+/// Whether the key covers every field that the response varies by (RFC 9111 §4.1). No key covers `*`.
 fn covers(policy: &Policy, headers: &HeaderMap) -> bool {
     headers.get_all(VARY).iter().all(|line| {
         line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).all(|name| {
@@ -196,7 +198,7 @@ fn covers(policy: &Policy, headers: &HeaderMap) -> bool {
     })
 }
 
-/// What the cache goes by in a `Cache-Control`. Directives that it does not know have no effect (RFC 9111 §5.2.3).
+/// The directives of a `Cache-Control` that the cache obeys. Unknown directives have no effect (RFC 9111 §5.2.3).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Directives {
     /// `no-store`, `private` or `no-cache`, with or without an argument.
@@ -210,7 +212,7 @@ struct Directives {
 }
 
 impl Directives {
-    /// `None`: a directive cannot be read, or one says two different times (RFC 9111 §4.2.1).
+    /// `None`: a directive is malformed, or one gives two different times (RFC 9111 §4.2.1).
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut said = Self::default();
         let mut is_clear = true;
@@ -244,7 +246,7 @@ impl Directives {
     }
 }
 
-/// One directive as it stands: `max-age=60`.
+/// One directive, such as `max-age=60`.
 struct Directive<'a> {
     text: &'a str,
     name: &'a str,
@@ -252,11 +254,11 @@ struct Directive<'a> {
 }
 
 impl Directive<'_> {
-    /// The argument as a number of seconds, which may be quoted (RFC 9111 §5.2).
+    /// The argument as a number of seconds. It may be quoted (RFC 9111 §5.2).
     fn seconds(&self) -> Option<Duration> {
         let argument = self.argument?;
         let quoted = argument.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-        // In a quoted string, a backslash stands before a character that means itself (RFC 9110 §5.6.4).
+        // In a quoted string, a backslash escapes the character after it (RFC 9110 §5.6.4).
         let digits = quoted.map_or_else(|| argument.to_owned(), |text| text.replace('\\', ""));
         seconds(&digits)
     }
@@ -265,7 +267,7 @@ impl Directive<'_> {
 /// A number of seconds (RFC 9111 §1.2.2).
 fn seconds(digits: &str) -> Option<Duration> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // What does not fit is more than the most.
+    // A number too large for `u64` exceeds the cap as well.
     is_number.then(|| capped(digits.parse().unwrap_or(u64::MAX)))
 }
 
@@ -273,8 +275,8 @@ fn capped(seconds: u64) -> Duration {
     Duration::from_secs(seconds.min(MOST_SECONDS))
 }
 
-/// Calls `see` with each directive of all lines of `Cache-Control`, whose elements may be empty (RFC 9111 §5.2,
-/// RFC 9110 §5.6.1.2). `None`: one cannot be read.
+/// Calls `see` with each directive of all `Cache-Control` lines, whose elements may be empty (RFC 9111 §5.2, RFC 9110
+/// §5.6.1.2). `None`: one is malformed.
 fn each(headers: &HeaderMap, mut see: impl FnMut(Directive<'_>)) -> Option<()> {
     for line in headers.get_all(CACHE_CONTROL) {
         let mut rest = line.to_str().ok()?.trim_ascii();
@@ -304,14 +306,14 @@ fn each(headers: &HeaderMap, mut see: impl FnMut(Directive<'_>)) -> Option<()> {
     Some(())
 }
 
-/// A token (RFC 9110 §5.6.2), and what follows it.
+/// Splits a token (RFC 9110 §5.6.2) from the rest of the text.
 fn token(text: &str) -> Option<(&str, &str)> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let end = text.bytes().position(|byte| !is_part(byte)).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
 }
 
-/// Where a quoted string ends: after its closing quote (RFC 9110 §5.6.4).
+/// The end of a quoted string, after its closing quote (RFC 9110 §5.6.4).
 fn quoted_end(text: &str) -> Option<usize> {
     let mut is_escaped = false;
     for (place, byte) in text.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! What a write makes old, and that it is removed whatever becomes of the request.
+//! The keys and tags that a write invalidates, whatever becomes of the request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use crate::after_reply::defer;
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, Store, StoreError, Tag};
 
-/// What a request makes old while it runs. Dropped before it is known whether it has, it is removed after the reply: to
-/// remove an entry is never wrong.
+/// What a running request will invalidate. If it is dropped before the outcome is known, it invalidates after the
+/// reply: removing an entry is never wrong.
 pub(crate) struct Invalidation<S: Store> {
     core: Arc<ReadThrough<S>>,
     outdated: Vec<Outdated>,
 }
 
-/// What is to be invalidated.
+/// One key or tag to invalidate.
 pub(crate) enum Outdated {
     Key(CacheKey),
     Tag(Tag),
 }
 
 impl<S: Store> Invalidation<S> {
-    /// `None`: it makes nothing old.
+    /// `None`: the request invalidates nothing.
     pub(crate) fn of(core: &Arc<ReadThrough<S>>, outdated: Vec<Outdated>) -> Option<Self> {
         (!outdated.is_empty()).then(|| Self { core: Arc::clone(core), outdated })
     }
 
-    /// The service has answered with an error of its own: it has changed nothing.
+    /// The service responded with an error, so it changed nothing.
     pub(crate) fn give_up(mut self) {
         self.outdated.clear();
     }
 
-    /// Removes it where the service has answered with this status, a 2xx or 3xx (RFC 9111 §4.4).
+    /// Invalidates if the service responded with a 2xx or 3xx (RFC 9111 §4.4).
     pub(crate) async fn settle(mut self, status: StatusCode) {
         if !(status.is_success() || status.is_redirection()) {
             return self.give_up();
@@ -41,7 +41,7 @@ impl<S: Store> Invalidation<S> {
         while let Some(outdated) = self.outdated.last() {
             if let Err(fault) = self.core.remove(outdated).await {
                 self.core.tell(&fault, "not invalidated; trying once more after the reply");
-                // The rest is what is left when this is dropped.
+                // `drop` tries the remaining ones.
                 return;
             }
             self.outdated.pop();
@@ -75,7 +75,7 @@ impl<S: Store> fmt::Debug for Invalidation<S> {
 }
 
 impl<S: Store> ReadThrough<S> {
-    /// Removes what is stored under a key, within the time that a request may wait for the store.
+    /// Removes the entry under a key, within the time that a request may wait for the store.
     pub(crate) async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
         self.within_deadline(self.shared.store.delete(key)).await
     }

@@ -1,9 +1,9 @@
-//! Several futures at the same time.
+//! Runs several futures concurrently.
 
 use std::pin::Pin;
 use std::task::Poll;
 
-/// What all of these come to, in their order. All are begun before one is waited for.
+/// The outputs of these futures, in their order. All start before any is awaited.
 pub(crate) async fn join_all<F: Future>(futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
     let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     let mut pending: Vec<_> = futures.into_iter().map(Some).collect();

@@ -1,4 +1,4 @@
-//! What the core needs to know of what it stores, be it a response or a value: the entry, and what a load gives.
+//! What the core needs to know of a stored thing, be it a response or a value: its entry, and the result of its load.
 
 use std::time::Duration;
 
@@ -9,54 +9,55 @@ use crate::freshness::StaleFor;
 use crate::stamps::Stamp;
 use crate::{CacheKey, DecodeError, NotStored, Policy, Tag};
 
-/// An entry: what is stored under a key, and can be answered again.
+/// An entry: what the store has under a key, and what the cache serves again.
 pub(crate) trait Stored: Sized {
-    /// The entry of this key that these bytes are. Whatever the bytes are, this returns.
+    /// Decodes the entry of this key. It never panics, whatever the bytes are.
     fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError>;
 
-    /// The entry of this key as bytes.
+    /// Encodes the entry of this key.
     fn encode(&self, key: &CacheKey) -> Bytes;
 
     fn times(&self) -> Times;
 
-    /// What an audit compares.
+    /// The part that an audit compares.
     fn content(&self) -> Content;
 
-    /// How long it may be served past its freshness.
+    /// How long the entry may be served stale.
     fn stale_for(&self, policy: &Policy) -> StaleFor;
 
-    /// The tags that it has, with the ids that they had.
+    /// The tags of the entry, each with the id that it had during the load.
     fn stamps(&self) -> &[Stamp];
 
     fn set_stamps(&mut self, stamps: Vec<Stamp>);
 }
 
-/// What a load gives.
+/// The result of a load.
 pub(crate) trait Loaded: Sized {
-    /// As what it is stored.
+    /// The form in which it is stored.
     type Entry: Stored;
-    /// As what it is answered where it is not stored.
+    /// The form in which it is answered if it is not stored.
     type Passed;
 
-    /// Why it does not replace an entry that stands, which is the better answer then. `None`: it does.
+    /// Why the load counts as failed, so that an existing entry is served instead and not replaced. `None`: it
+    /// succeeded.
     fn failure(&self, is_fresh: bool) -> Option<Failure>;
 
-    /// Whether and how it is stored, if no entry is served stale instead.
+    /// Decides whether and how the result is stored, if no stale entry is served instead.
     fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self>;
 
-    /// What is answered where the load was cut off and no entry stands in.
+    /// The answer if the load was cancelled and no stale entry may be served.
     fn cut_off() -> Self::Passed;
 }
 
-/// What becomes of what was loaded.
+/// What the cache does with the result of a load.
 pub(crate) enum Settled<L: Loaded> {
-    /// The entry, and the tags that its answer names.
+    /// Store this entry, with the tags that the response names.
     Kept(L::Entry, Vec<Tag>),
-    /// It is not stored, for this reason.
+    /// Pass it on without storing it, for this reason.
     Passed(L::Passed, NotStored),
 }
 
-/// What is the same in two entries of one key between which nothing changed.
+/// The content of an entry: equal in two entries of one key if the data did not change between their loads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) status: StatusCode,
@@ -66,7 +67,7 @@ pub(crate) struct Content {
 /// The times of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
-    /// When its load began: milliseconds since the Unix epoch.
+    /// When its load began, in milliseconds since the Unix epoch.
     pub(crate) load_started_at_ms: u64,
     /// How long its load took.
     pub(crate) load_cost: Duration,
@@ -75,20 +76,20 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// How long ago its load began, by a clock that shows `now_ms`; never negative.
+    /// How long ago its load began, at `now_ms`; never negative.
     pub(crate) fn age(self, now_ms: u64) -> Duration {
         Duration::from_millis(now_ms.saturating_sub(self.load_started_at_ms))
     }
 
-    /// How long it is still fresh.
+    /// How long it remains fresh.
     pub(crate) fn fresh_for(self, now_ms: u64) -> Duration {
         self.ttl.saturating_sub(self.age(now_ms))
     }
 }
 
-/// A load that gave no answer to go by.
+/// A load that failed.
 pub(crate) struct Failure {
-    /// The status of the response, if that is what it gave.
+    /// The status of the response, if the service sent one.
     pub(crate) status: Option<StatusCode>,
     pub(crate) what: String,
 }

@@ -1,4 +1,4 @@
-//! What an answer is kept under.
+//! Cache keys and namespaces.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -8,22 +8,21 @@ use http::{HeaderMap, Uri};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-/// The first part of every key, so that several functions can share one Redis.
+/// The first part of every key, which lets several functions share one Redis.
 ///
-/// 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`.
+/// It has 1 to 64 characters from `A-Z a-z 0-9 . _ : -`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace(String);
 
-/// What a [`Namespace`] was refused for.
+/// Why a [`Namespace`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("1 to 64 characters out of A-Z a-z 0-9 . _ : -")]
 pub struct InvalidNamespace;
 
 /// A key of the cache: `<namespace>:<part>:<part>…`, such as `users:user:1`.
 ///
-/// In the parts `:` `%` `{` `}` and everything that is not printable ASCII is percent-escaped, so
-/// that two different lists of parts never meet in one key, and no part can pick the slot of a
-/// Redis cluster by a hash tag.
+/// In the parts, `:` `%` `{` `}` and everything that is not printable ASCII is percent-escaped. Different lists of
+/// parts therefore never produce the same key, and a part cannot choose the slot of a Redis cluster by a hash tag.
 ///
 /// ```
 /// use response_boost::Namespace;
@@ -34,8 +33,8 @@ pub struct InvalidNamespace;
 /// # Ok::<(), response_boost::InvalidNamespace>(())
 /// ```
 ///
-/// Everything a response depends on belongs in its key. The layer looks at nothing else: if the responses differ by
-/// caller, put the caller in. The usual case takes a line:
+/// Everything that a response depends on belongs in its key, because the layer looks at nothing else: if responses
+/// differ by caller, put the caller in the key. The usual case takes a line:
 ///
 /// ```
 /// use http::Request;
@@ -65,7 +64,7 @@ pub struct CacheKey(String);
 impl Namespace {
     const MAX_LEN: usize = 64;
 
-    /// Checks a namespace.
+    /// Parses a namespace.
     pub fn parse(text: &str) -> Result<Self, InvalidNamespace> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
         if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(allowed) {
@@ -81,16 +80,15 @@ impl Namespace {
         &self.0
     }
 
-    /// The key of these parts in this namespace.
+    /// The key for these parts in this namespace.
     pub fn key<P: AsRef<str>>(&self, parts: impl IntoIterator<Item = P>) -> CacheKey {
         parts.into_iter().fold(CacheKey(self.0.clone()), |key, part| key.with_part(part.as_ref()))
     }
 
-    /// The key of a path in this namespace, `<namespace>:path:<path>`, without the query: the same as
-    /// `key(["path", uri.path()])`.
+    /// The key for a path in this namespace, without the query: `<namespace>:path:<path>`, the same as `key(["path",
+    /// uri.path()])`.
     ///
-    /// The path counts as it stands, byte for byte (apart from the escapes of a key), so two spellings of one path
-    /// have two entries.
+    /// The path counts byte for byte (apart from the key's escapes), so two spellings of one path have two entries.
     #[must_use]
     pub fn path_key(&self, uri: &Uri) -> CacheKey {
         self.key(["path", uri.path()])
@@ -98,19 +96,19 @@ impl Namespace {
 }
 
 impl CacheKey {
-    /// This key and one more part.
+    /// Adds a part to this key.
     #[must_use]
     pub fn with_part(self, part: &str) -> Self {
-        // What stands beside a key ends so: see `beside`.
+        // `refresh` as a last part is reserved for the key beside an entry: see `refresh`.
         if part == REFRESH { self.with_raw("%72efresh") } else { self.with_bytes(part.as_bytes()) }
     }
 
-    /// This key and the query parameters of these names, sorted by name, as the part `?a=1&b=2`.
+    /// Adds the named query parameters, sorted by name, as the part `?a=1&b=2`.
     ///
-    /// The cache drops all other parameters, so that a tracker's `utm_source` makes no entry of its own: **name every
-    /// parameter that the service reads.** Values count as they stand, byte for byte, and several of one name in their
-    /// order; a name counts decoded (`%70age` and `page` are the same, as for the service). A parameter that contains
-    /// `;`, which some services take for a separator, always counts.
+    /// The cache drops all other parameters, so that a tracker's `utm_source` does not create another entry: **name
+    /// every parameter that the service reads.** Values count byte for byte, and repeated parameters keep their order.
+    /// Names are decoded first (`%70age` and `page` are the same, as they are for the service). A parameter that
+    /// contains `;`, which some services treat as a separator, always counts.
     #[must_use]
     pub fn with_query(self, uri: &Uri, names: &[&str]) -> Self {
         let pairs = uri.query().unwrap_or_default().split('&');
@@ -136,10 +134,10 @@ impl CacheKey {
         self.with_bytes(&part)
     }
 
-    /// This key and the value of a header field, as the part `name=value`, or `name` where the request has none.
+    /// Adds the value of a header field, as the part `name=value`, or `name` if the request has no such field.
     ///
-    /// Several lines of one field count as one, joined by commas (RFC 9110 §5.3). Bytes that are not printable ASCII
-    /// are escaped, as everywhere in a key. Pass the same names to
+    /// Several lines of one field are joined by commas (RFC 9110 §5.3). As everywhere in a key, bytes that are not
+    /// printable ASCII are escaped. Pass the same names to
     /// [`Policy::with_key_headers`](crate::Policy::with_key_headers).
     #[must_use]
     pub fn with_header(self, headers: &HeaderMap, name: &HeaderName) -> Self {
@@ -151,8 +149,8 @@ impl CacheKey {
         self.with_bytes(&part)
     }
 
-    /// The same with the value hashed, for a field that holds a secret, such as `Authorization` or `Cookie`: the part
-    /// `name=#<hash>`, by [`with_secret`](Self::with_secret).
+    /// Adds the hash of a header field's value, for a field that holds a secret, such as `Authorization` or `Cookie`:
+    /// the part `name=#<hash>`, by [`with_secret`](Self::with_secret).
     #[must_use]
     pub fn with_secret_header(self, headers: &HeaderMap, name: &HeaderName) -> Self {
         match joined(headers, name) {
@@ -161,19 +159,19 @@ impl CacheKey {
         }
     }
 
-    /// This key and a secret, of which the key shows the first 128 bits of its SHA-256 in hex: the part
-    /// `name=#<32 digits>`.
+    /// Adds a hash of a secret, the first 128 bits of its SHA-256 in hex: the part `name=#<32 digits>`.
     ///
-    /// Neither the store nor a log ever sees the secret. Who can read keys could still find out a secret that can be
-    /// guessed, such as a short number.
+    /// Neither the store nor a log ever sees the secret. Whoever can read keys can still guess a weak secret, such as a
+    /// short number.
     #[must_use]
     pub fn with_secret(self, name: &str, secret: impl AsRef<[u8]>) -> Self {
         let hash = &hex(secret.as_ref())[..SECRET_DIGITS];
         self.with_bytes(format!("{name}=#{hash}").as_bytes())
     }
 
-    /// This key and the SHA-256 of a request's body, as the part `body=#<64 digits>`: for a method that
-    /// [`Policy::with_method`](crate::Policy::with_method) lets in. All of the hash, since a caller chooses the body.
+    /// Adds the SHA-256 of a request body, as the part `body=#<64 digits>`, for a method that
+    /// [`Policy::with_method`](crate::Policy::with_method) lets through. It uses the whole hash, because a caller
+    /// chooses the body and could look for a collision.
     ///
     /// ```
     /// use response_boost::Namespace;
@@ -194,12 +192,12 @@ impl CacheKey {
         self
     }
 
-    /// A key that is not made of parts alone.
+    /// A key that does not consist of escaped parts alone, such as the key of a tag.
     pub(crate) fn from_raw(key: String) -> Self {
         Self(key)
     }
 
-    /// Adds a part to a key that is not made of parts alone.
+    /// Adds an escaped part to such a key.
     pub(crate) fn escape(key: &mut String, part: &str) {
         key.push(':');
         escape_into(key, part.as_bytes());
@@ -211,12 +209,12 @@ impl CacheKey {
         self
     }
 
-    /// The key beside this one by which a refresh is announced: `<key>:refresh`. No answer has it.
+    /// The key beside this one that announces a refresh: `<key>:refresh`. No entry can have this key.
     pub(crate) fn refresh(&self) -> Self {
         self.clone().with_raw(REFRESH)
     }
 
-    /// The key as Redis has it.
+    /// The key as the store sees it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -231,7 +229,7 @@ impl fmt::Display for CacheKey {
 
 const REFRESH: &str = "refresh";
 
-/// How much of a secret's hash stands in a key.
+/// How many hex digits of a secret's hash a key contains.
 const SECRET_DIGITS: usize = 32;
 
 fn escape_into(key: &mut String, part: &[u8]) {
@@ -245,7 +243,7 @@ fn escape_into(key: &mut String, part: &[u8]) {
     }
 }
 
-/// A name of a query as forms have it: `+` is a space, and `%70` a `p`.
+/// Decodes the name of a query parameter as forms encode it: `+` is a space, and `%70` is a `p`.
 fn decoded(name: &str) -> Cow<'_, [u8]> {
     if !name.contains(['%', '+']) {
         return Cow::Borrowed(name.as_bytes());
@@ -268,7 +266,7 @@ fn decoded(name: &str) -> Cow<'_, [u8]> {
     Cow::Owned(plain)
 }
 
-/// All lines of a field as one; `None`: there are none.
+/// All lines of a field, joined; `None` if the request has none.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     (!lines.is_empty()).then(|| lines.join(&b','))
@@ -354,13 +352,13 @@ mod tests {
             ("/?page=", "?page="),
             ("/?page==", "?page=="),
             ("/?page=a=b", "?page=a=b"),
-            // A name is what the service takes it for; a value counts as it stands.
+            // The name is decoded; the value is not.
             ("/?%70age=2", "?page=2"),
             ("/?%70%61%67%65=%32", "?page=%2532"),
             ("/?a+b=1&a%20b=2", "?a%20b=1&a%20b=2"),
             ("/?page%=2&%=1&%7=1&%zz=1", "?"),
             ("/?Page=2", "?"),
-            // Some services take `;` for a separator.
+            // Some services treat `;` as a separator.
             ("/?utm=1;page=2", "?utm=1;page=2"),
             ("/?page=1;x", "?page=1;x"),
         ] {

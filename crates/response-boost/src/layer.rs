@@ -12,13 +12,13 @@ use crate::read_through::ReadThrough;
 use crate::stamps::Tagging;
 use crate::{CacheKey, InvalidTag, Policy, ResponseCache, Store, StoreError, Tag};
 
-/// Stores the responses of the service inside in a [`Store`] and serves them again. For what a function returns, see
-/// [`ValueCache`](crate::ValueCache).
+/// Stores the responses of the inner service in a [`Store`] and serves them again. To cache what a function returns,
+/// see [`ValueCache`](crate::ValueCache).
 ///
-/// It is made of the store, the [`Policy`], and a function from a request to the [`CacheKey`] of
-/// its answer. `None`: this request is not cached and goes straight through, as does each whose method is
-/// neither `GET` nor `HEAD` (unless [`Policy::with_method`] names it), whatever its key. Both share a key, since
-/// the service inside is asked with `GET` for either.
+/// A layer needs a store, a [`Policy`], and a function that derives the [`CacheKey`] from a request. Where that
+/// function returns `None`, the request bypasses the cache. So does every request whose method is neither `GET` nor
+/// `HEAD`, whatever its key, unless [`Policy::with_method`] names the method. `GET` and `HEAD` share a key, because the
+/// layer loads with `GET` for both.
 ///
 /// # Example
 ///
@@ -57,41 +57,42 @@ use crate::{CacheKey, InvalidTag, Policy, ResponseCache, Store, StoreError, Tag}
 ///
 /// # What is stored, and for how long
 ///
-/// A 200, a 404 where [`Policy::with_not_found_ttl`] has a time for it, and the statuses that
-/// [`Policy::with_status`] names, unless the response forbids it. The first of these that there is says how long:
-/// [`Keep`](crate::Keep), `s-maxage`, `max-age`, `Expires`, the policy; never longer than [`Policy::with_max_ttl`].
-/// With `Policy::new(Duration::from_secs(120)).with_stale_if_error(Duration::from_secs(30))`:
+/// The layer stores a 200, a 404 if [`Policy::with_not_found_ttl`] sets a TTL for it, and the statuses that
+/// [`Policy::with_status`] names, unless the response forbids it. The first of these that is present sets the TTL:
+/// [`Keep`](crate::Keep), `s-maxage`, `max-age`, `Expires`, the policy. [`Policy::with_max_ttl`] caps it. With
+/// `Policy::new(Duration::from_secs(120)).with_stale_if_error(Duration::from_secs(30))`:
 ///
 #[doc = include_str!("directives.md")]
 ///
-/// A response over [`Policy::with_max_entry_bytes`] streams on as it comes and is not stored. Only a response that is
-/// stored, a 404 or a 410 replaces an entry; after any other, such as a 429, the cache serves the entry.
+/// A response larger than [`Policy::with_max_entry_bytes`] is streamed through and not stored. Only a response that is
+/// stored, a 404 or a 410 replaces an entry; after any other response, such as a 429, the cache serves the entry.
 ///
 /// # What clients get
 ///
-/// Each response that may be stored carries an `ETag` (the service's own, else a hash of the body) and `Cache-Status`,
-/// and `Age` if it comes from the store. `Cache-Control` and `Expires` go to the client as the service says them; only
-/// where it says neither, the layer says `private, max-age=…` with the whole time to live.
-/// [`Policy::with_client_max_age`] limits either.
+/// Each response that may be stored carries an `ETag` (the service's own, otherwise a hash of the body) and
+/// `Cache-Status`, and `Age` if it comes from the store. The service's own `Cache-Control` and `Expires` reach the
+/// client unchanged. If the service sends neither, the layer adds `private, max-age=…` with the full TTL.
+/// [`Policy::with_client_max_age`] limits both.
 ///
 /// The layer evaluates preconditions against the response in the order of RFC 9110 §13.2.2: `If-Match` and
-/// `If-Unmodified-Since` make a 412, `If-None-Match` and `If-Modified-Since` a 304 (a 412 for a method that is neither
-/// `GET` nor `HEAD`). A load asks the service for what holds for all clients: without `If-*`, `Range` and the client's
-/// `Cache-Control`, which the cache, as a part of the origin, does not obey (RFC 9111 §5.2.1).
+/// `If-Unmodified-Since` give a 412, `If-None-Match` and `If-Modified-Since` a 304 (a 412 for a method that is neither
+/// `GET` nor `HEAD`). A load must fetch the response that suits all clients, so the request to the service carries no
+/// `If-*`, no `Range` and no client `Cache-Control`. The cache ignores the client's `Cache-Control` because it is part
+/// of the origin (RFC 9111 §5.2.1).
 ///
-/// # Who may ask
+/// # Authorization
 ///
-/// The key alone decides what is answered. In particular `Authorization` neither bypasses the
-/// cache nor enters the key, other than in a cache between client and origin (RFC 9111 §3.5): this
-/// layer is part of the origin, and who may ask is decided before it. **If the responses differ by
-/// caller, put the caller in the key** ([`CacheKey::with_secret_header`]).
+/// The key alone decides which response a client gets. In particular, `Authorization` neither bypasses the cache nor
+/// enters the key, unlike in a cache between client and origin (RFC 9111 §3.5): this layer is part of the origin, and
+/// authorization happens before it. **If responses differ by caller, put the caller in the key**
+/// ([`CacheKey::with_secret_header`]).
 ///
-/// # What there is to see
+/// # Observability
 ///
-/// `Cache-Status` (RFC 9211) says what the cache did, and in its `detail` why it did not store a response
-/// ([`NotStored`](crate::NotStored)). On a load it comes after those of caches inside; a hit has it alone.
-/// [`Recorder`](crate::Recorder) collects what the cache did for a request. Each answer is an event of
-/// `tracing` at DEBUG with its `status` and `cache_status`, each fault of the store one at WARN.
+/// `Cache-Status` (RFC 9211) says what the cache did, and its `detail` says why the cache did not store a response
+/// ([`NotStored`](crate::NotStored)). On a load, the layer's member follows those of inner caches; on a hit it is the
+/// only one. [`Recorder`](crate::Recorder) collects what the cache did for a request. The layer emits a `tracing` event
+/// at DEBUG for each response, with its `status` and `cache_status`, and one at WARN for each fault of the store.
 pub struct ResponseCacheLayer<S, K> {
     core: Arc<ReadThrough<S>>,
     key_of: K,
@@ -101,20 +102,20 @@ pub struct ResponseCacheLayer<S, K> {
     tags_invalidated_by: Option<OfRequest<Vec<Tag>>>,
 }
 
-/// A function of a request, whatever its body.
+/// A function of a request's head, whatever its body.
 type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
 
 impl<S: Store, K> ResponseCacheLayer<S, K> {
-    /// A layer that keeps in `store`, by the rules of `policy`, what has a key by `key_of`.
+    /// Creates a layer that stores responses in `store`, under the keys that `key_of` returns, by the rules of
+    /// `policy`.
     pub fn new(store: S, policy: Policy, key_of: K) -> Self {
         Self::of(ReadThrough::new(store, policy, Clock::default()), key_of)
     }
 
-    /// Removes the answer kept under `key`, so that the next request loads it anew.
+    /// Removes the response stored under `key`, so that the next request loads it.
     ///
-    /// For those who change the data through their own code: first the change, then this. It waits for
-    /// the store as long as a request would, and `Err` means that the old answer may still be there.
-    /// The [crate] says what it guarantees.
+    /// Call it after your code has changed the data. It waits for the store as long as a request would. `Err` means
+    /// that the old response may still be stored. The [crate] documentation states the guarantee.
     ///
     /// ```
     /// use std::time::Duration;
@@ -136,9 +137,9 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         self.core.invalidate(key).await
     }
 
-    /// Removes the responses stored under all of these keys; each is tried, whatever becomes of the others.
+    /// Removes the responses stored under all of these keys. It tries every key, even if others fail.
     ///
-    /// `Err` is the first fault, and means that at least one old response may still be there.
+    /// `Err` is the first fault: at least one old response may still be stored.
     pub async fn invalidate_all<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a CacheKey>,
@@ -151,10 +152,10 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         done
     }
 
-    /// Invalidates all responses that have this tag, however many they are: by two commands, and one more for each further
+    /// Invalidates every response with this tag, however many they are, by two commands and one more for each further
     /// [shard](Tag::with_shards).
     ///
-    /// First the change, then this, as for [`invalidate`](Self::invalidate); it guarantees the same. `Err` means that
+    /// As with [`invalidate`](Self::invalidate), change the data first; the guarantee is the same. `Err` means that
     /// responses with this tag may still be served.
     pub fn invalidate_tag(
         &self,
@@ -164,18 +165,18 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         async move { core.invalidate_tag(&tag).await }
     }
 
-    /// Invalidates what a request has changed: the keys that `keys_of` gives for it, once the service has answered
-    /// with a 2xx or 3xx, and before the client has the response (RFC 9111 §4.4).
+    /// Invalidates what a request has changed: the keys that `keys_of` returns for it. The layer does so once the
+    /// service has answered with a 2xx or 3xx, and before the client gets the response (RFC 9111 §4.4).
     ///
-    /// It concerns requests that may change something: each method but `GET`, `HEAD`, `OPTIONS` and `TRACE` (RFC 9110
-    /// §9.2.1), and but those that [`Policy::with_method`] lets through the cache. A write of which nobody knows
-    /// whether it was done, since the request was cancelled or its handler panicked, invalidates too.
+    /// This applies to requests that may change something: every method except `GET`, `HEAD`, `OPTIONS` and `TRACE`
+    /// (RFC 9110 §9.2.1) and those that [`Policy::with_method`] lets through the cache. If the request was cancelled or
+    /// its handler panicked, the write may have happened, so the layer invalidates as well.
     ///
-    /// Only these keys are removed: a key with another query or another header field is one of its own, and has to be
-    /// named too.
+    /// Only these keys are removed. A variant with another query or header field has a key of its own, which `keys_of`
+    /// must return too.
     ///
-    /// A fault of the store fails no request: it is logged, the keys are tried once more after the reply, and if that
-    /// is in vain the old response stands until it ends. Where that is not acceptable, call
+    /// A fault of the store fails no request. The layer logs it and tries the keys once more after the reply. If that
+    /// fails too, the old response remains until it expires. Where that is not acceptable, call
     /// [`invalidate`](Self::invalidate) in the service.
     ///
     /// ```
@@ -202,9 +203,9 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         self
     }
 
-    /// The same with tags: invalidates those that `tags_of` gives for a request that may change something, beside the keys
-    /// of [`with_invalidation`](Self::with_invalidation). A name that cannot be a tag is on no entry, so that there is
-    /// nothing to invalidate.
+    /// Invalidates the tags that `tags_of` returns for a request that may change something, in addition to the keys of
+    /// [`with_invalidation`](Self::with_invalidation) and in the same way. A name that is not a valid tag is on no
+    /// entry, so `tags_of` can leave it out.
     #[must_use]
     pub fn with_tag_invalidation(
         mut self,
@@ -214,11 +215,11 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         self
     }
 
-    /// Gives the response to a request the [`Tag`]s that this function gives for it, so that
-    /// [`invalidate_tag`](Self::invalidate_tag) invalidates all responses of a group.
+    /// Gives the response to each request the [`Tag`]s that `tags_of` returns, so that
+    /// [`invalidate_tag`](Self::invalidate_tag) can invalidate a group of responses.
     ///
-    /// A hit is then also held against the ids of these tags, which are looked up at the same time as the entry. `Err`, or
-    /// more than 8 tags: the response is loaded and not stored (`detail=tags`).
+    /// A hit then also compares the ids of these tags, which the layer looks up together with the entry. If `tags_of`
+    /// returns `Err` or more than 8 tags, the layer loads the response and does not store it (`detail=tags`).
     ///
     /// ```
     /// use std::time::Duration;
@@ -256,10 +257,10 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
         self
     }
 
-    /// Chooses a policy by request; `None`: the layer's own. For what a response cannot say itself: a deadline, a
-    /// lease, which statuses are stored, whether a method is let in.
+    /// Chooses a policy for each request; `None` means the layer's own policy. Use it for settings that a response
+    /// cannot carry: a deadline, a lease, the statuses to store, a further method.
     ///
-    /// All policies share the store. Make each policy once, and not for each request.
+    /// All policies share the store. Create each policy once, not for each request.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -306,7 +307,7 @@ impl<S, K> ResponseCacheLayer<S, K> {
         }
     }
 
-    /// What answers a request: by the layer's policy, or by the request's own.
+    /// The core that answers a request, with the layer's policy or the request's own.
     pub(crate) fn core_of<B>(&self, request: Request<B>) -> (Request<B>, Arc<ReadThrough<S>>) {
         let Some(policy_of) = &self.policy_of else {
             return (request, Arc::clone(&self.core));
@@ -319,7 +320,7 @@ impl<S, K> ResponseCacheLayer<S, K> {
         (request, core)
     }
 
-    /// The key of a request, if it goes through the cache.
+    /// The key of a request; `None` if the request bypasses the cache.
     pub(crate) fn key_of<B>(&self, request: &Request<B>, policy: &Policy) -> Option<CacheKey>
     where
         K: Fn(&Request<B>) -> Option<CacheKey>,
@@ -327,7 +328,7 @@ impl<S, K> ResponseCacheLayer<S, K> {
         policy.has_method(request.method()).then(|| (self.key_of)(request))?
     }
 
-    /// The tags of the response under a key, as far as they are known before it.
+    /// The tags of the response that are known before the load: from the request and the policy.
     pub(crate) fn tagging_of<B>(
         &self,
         request: Request<B>,
@@ -344,7 +345,7 @@ impl<S, K> ResponseCacheLayer<S, K> {
         (request, Tagging::of(key, tags, policy))
     }
 
-    /// What a request that does not go through the cache is going to make old.
+    /// The keys and tags that a request which bypasses the cache will invalidate.
     pub(crate) fn invalidated_by<B>(
         &self,
         request: Request<B>,
@@ -366,7 +367,7 @@ impl<S, K> ResponseCacheLayer<S, K> {
     }
 }
 
-/// A request, and what a function says of it that does not look at its body.
+/// Applies `of` to the head of a request, and returns the request and the result.
 fn with_parts<B, T>(request: Request<B>, of: &dyn Fn(&request::Parts) -> T) -> (Request<B>, T) {
     let (parts, body) = request.into_parts();
     let said = of(&parts);

@@ -1,14 +1,13 @@
-//! The right to load for a key: a token that stands in the store for as long as the load runs.
+//! The lease on a key: a token that is in the store for as long as a load runs.
 //!
-//! Leases are those of Memcache at Facebook (Nishtala et al., NSDI '13, §3.2.1). Who finds nothing
-//! under a key puts a token there, loads, and replaces the token, and only the token, by the answer.
-//! Who meets another's token waits for what will take its place. An invalidation removes whatever is
-//! there: a fill that comes after it finds its token gone, and with it what it was about to keep,
-//! which may have been read before the change.
+//! Leases are those of Memcache at Facebook (Nishtala et al., NSDI '13, §3.2.1). A request that misses stores a token
+//! under the key, loads, and replaces the token by the response, but only if that token is still there. A request that
+//! finds another's token waits for the value that replaces it. An invalidation removes whatever is there, so a response
+//! that was loaded before it finds its token gone and is not stored.
 //!
-//! A token is a sign of life. Its holder renews it while it loads, so that a load may take longer than a lease
-//! lasts, and releases it whatever ends the load: a panic, a client that hangs up, a timeout around the cache.
-//! A holder that is gone without a word is found out within one lease.
+//! A token is also a sign of life. Its holder renews it while it loads, so a load may take longer than the lease, and
+//! releases it however the load ends: by a panic, a client that disconnects, a timeout around the cache. Others notice
+//! a dead holder within the life of one lease.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,18 +23,18 @@ use crate::mark::{self, SHORT_LIFE};
 use crate::read_through::ReadThrough;
 use crate::{CacheKey, Expected, Store, StoreError};
 
-/// When a lease is first renewed by a process that has not stored anything yet: early, since it may lack the right
-/// to, and others wait for it.
+/// When a process that has not stored anything yet first renews a lease. Early, because it may lack the right to write
+/// while others wait for it.
 const FIRST_RENEWAL: Duration = Duration::from_millis(20);
-/// What a lease still lives for when it is released: the least that there is.
+/// The life of a released lease: the shortest possible.
 const RELEASED_LIFE: Duration = Duration::from_millis(1);
-/// How long a release is tried, and the pause between two tries: as long as the store may be away for a moment.
+/// How long a release is retried, and the pause between two attempts, in case the store is briefly unavailable.
 const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 const RELEASE_PAUSE: Duration = Duration::from_millis(50);
-/// How many tokens are remembered as void: more than a process leaves behind within the life of a lease.
+/// How many void tokens to remember: more than a process leaves behind within the life of a lease.
 const REMEMBERED: usize = 256;
 
-/// A lease that this process holds. Dropped before its end is known, it is released.
+/// A lease that this process holds. If it is dropped before its load has ended, it is released.
 pub(crate) struct Lease<S: Store> {
     core: Arc<ReadThrough<S>>,
     key: CacheKey,
@@ -44,25 +43,25 @@ pub(crate) struct Lease<S: Store> {
     ending: Ending,
 }
 
-/// What becomes of a token when its holder is dropped.
+/// What happens to the token when the lease is dropped.
 enum Ending {
     Release,
-    /// It is replaced by this, for a moment.
+    /// Replaced by this value, for a short time.
     Replace(Bytes),
-    /// The store has it no more.
+    /// Nothing: the token is no longer in the store.
     Gone,
 }
 
-/// The tokens of this process that stand for no load any more, though the store may still have them: of claims
-/// and fills whose reply was lost, and of loads that were cut off.
+/// Tokens of this process that no load stands behind any more, although the store may still have them: the reply to a
+/// claim or a fill was lost, or a load was cancelled.
 #[derive(Debug, Default)]
 pub(crate) struct Voids {
     tokens: Mutex<VecDeque<Bytes>>,
 }
 
 impl<S: Store> Lease<S> {
-    /// A lease that is about to be claimed, by a token of its own: one that is claimed twice could come back
-    /// after an invalidation.
+    /// Creates a lease that is about to be claimed. Its token is new, because a token that is claimed twice could
+    /// reappear after an invalidation.
     pub(crate) fn new(core: &Arc<ReadThrough<S>>, key: &CacheKey, life: Duration) -> Self {
         Self {
             core: Arc::clone(core),
@@ -77,7 +76,7 @@ impl<S: Store> Lease<S> {
         &self.token
     }
 
-    /// The store has the token no more: it was replaced, or never got there.
+    /// Records that the store no longer has the token: it was replaced, or never arrived.
     pub(crate) fn is_gone(&mut self) {
         self.ending = Ending::Gone;
     }
@@ -86,14 +85,14 @@ impl<S: Store> Lease<S> {
         matches!(self.ending, Ending::Gone)
     }
 
-    /// When this is dropped, it leaves the word that the load has failed.
+    /// Records that the load failed, so that dropping the lease leaves a failure mark.
     pub(crate) fn has_failed(&mut self, status: Option<StatusCode>) {
         if !self.has_gone() {
             self.ending = Ending::Replace(mark::new_failure(status, self.core.clock.now_ms()));
         }
     }
 
-    /// `load`, and the lease renewed for as long as that takes.
+    /// Runs `load`, and renews the lease meanwhile.
     pub(crate) async fn during<T>(&mut self, load: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
@@ -115,7 +114,7 @@ impl<S: Store> Lease<S> {
                     self.core.shared.refusals.accepted();
                     half
                 }
-                // Invalidated, or it ended before it was renewed: what is being loaded will not be stored.
+                // The key was invalidated or the lease expired, so the response will not be stored.
                 Ok(false) => {
                     self.is_gone();
                     break;
@@ -126,7 +125,7 @@ impl<S: Store> Lease<S> {
                         self.refused().await;
                         break;
                     }
-                    // Soon enough for another try before it ends.
+                    // Soon enough to retry before the lease expires.
                     half / 4
                 }
             };
@@ -134,7 +133,7 @@ impl<S: Store> Lease<S> {
         std::future::pending().await
     }
 
-    /// The store refuses renewals, so it will refuse the fill: those who wait for it are told.
+    /// The store refuses renewals, so it will refuse the fill too. Withdraws the token, so that others stop waiting.
     async fn refused(&mut self) {
         let (core, key) = (&self.core, &self.key);
         core.shared.refusals.refused(core.clock.now_ms());
@@ -162,14 +161,14 @@ impl<S: Store> Drop for Lease<S> {
         };
         let (core, key, token) = (Arc::clone(&self.core), self.key.clone(), self.token.clone());
         defer(async move {
-            // If it is in vain, the lease ends by itself.
+            // If this fails, the lease expires by itself.
             let end = end(&core, &key, &token, value, life);
             let _ = tokio::time::timeout(RELEASE_LIMIT, end).await;
         });
     }
 }
 
-/// Replaces a token by what is left of it. It insists: the connection may be what the load was cut off by.
+/// Replaces a token by its final value. It retries, because a failing connection may be what ended the load.
 async fn end<S: Store>(
     core: &ReadThrough<S>,
     key: &CacheKey,
@@ -181,12 +180,12 @@ async fn end<S: Store>(
     while let Err(fault) = replace().await {
         core.tell(&fault, "lease not released; trying again");
         if let StoreError::Reply { .. } = fault {
-            // Whatever stands there by now, to remove it is never wrong.
+            // Removing the value is never wrong, whatever it is by now.
             let _ = core.shared.store.delete(key).await;
             return;
         }
         tokio::time::sleep(RELEASE_PAUSE).await;
-        // A store that has failed may let reads alone find out whether it is back.
+        // After a fault, a store may send only reads as probes.
         let _ = core.shared.store.get(key).await;
     }
 }
@@ -211,7 +210,7 @@ impl Voids {
     }
 
     fn tokens(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
-        // Nothing panics while it is held.
+        // Nothing panics while it holds the lock.
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

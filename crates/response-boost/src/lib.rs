@@ -1,14 +1,14 @@
 //! A read-through response cache as a tower layer.
 //!
-//! [`ResponseCacheLayer`] is the layer. It asks a function of yours for the [`CacheKey`] of a request,
-//! looks the key up in a [`Store`], and answers from the [`Entry`] found there; else it asks the
-//! service inside and keeps what that answers, as the [`Policy`] allows.
+//! [`ResponseCacheLayer`] is the layer. A function that you pass derives the [`CacheKey`] from a request. The layer
+//! looks the key up in a [`Store`] and answers from the [`Entry`] it finds; on a miss it calls the inner service and
+//! stores the response, as the [`Policy`] allows.
 //!
-//! [`ValueCache`] is the second way in: the same for what a function of yours returns, by
-//! `users.get_or_load(["user", "1"], || find(1))`. All that follows holds of values too.
+//! [`ValueCache`] does the same for the return value of a function: `users.get_or_load(["user", "1"], || find(1))`.
+//! Everything below holds for values too.
 //!
-//! While one loads, others that ask for the same key wait for its answer, and what was read before an
-//! invalidation is not kept after it. What that guarantees, word for word:
+//! While one caller loads, others that ask for the same key wait for its response. A response that was loaded before an
+//! invalidation is not stored after it. The guarantee, word for word:
 //!
 //! > A request that begins after an invalidation has returned success is never answered with an older
 //! > version, provided that the write is visible to loads before the invalidation starts, loads are
@@ -17,16 +17,17 @@
 //! > forgets the deletion, a demoted primary that still answers, invalidations that the stream gave up.
 //! > Bounded by their own lifetime: client caches (`max-age`).
 //!
-//! The same holds of a [`Tag`], which names a group of entries and invalidates them all by one call.
+//! The same holds for a [`Tag`], which names a group of entries: one call invalidates all of them.
 //!
-//! **What the service says of its response counts**, by RFC 9111: its `Cache-Control`, `Expires`, `Vary`, `ETag`, or the
-//! extension [`Keep`], which no client sees. [`ResponseCacheLayer`] has a table of what each directive does.
+//! **The cache obeys what the service says about its response**, as RFC 9111 defines it: `Cache-Control`, `Expires`,
+//! `Vary`, `ETag`, or the extension [`Keep`], which clients never see. [`ResponseCacheLayer`] has a table of what each
+//! directive does.
 //!
-//! Two stores come with it: [`RedisStore`] for all environments of a function together, and
-//! [`MemoryStore`] for one process alone.
+//! The crate has two stores: [`RedisStore`], which all environments of a function share, and [`MemoryStore`], which one
+//! process has to itself.
 //!
-//! **A fault of the store never fails a request**: it makes it slower, by the policy's deadline at
-//! most, and is told in the `Cache-Status` header, the [`Report`] and the log.
+//! **A fault of the store never fails a request.** It delays the request, by the policy's deadline at most, and shows
+//! up in the `Cache-Status` header, the [`Report`] and the log.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]

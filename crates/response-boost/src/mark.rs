@@ -1,7 +1,7 @@
-//! What stands under a key instead of an entry: the token of a lease, a pass, a failure.
+//! What a key may hold instead of an entry: the token of a lease, a pass, or a failure.
 //!
-//! Each reads well in `redis-cli`. A pass and a failure carry the time at which they were made, since a key can
-//! lose its expiry: a `PERSIST`, a restore.
+//! Each is readable in `redis-cli`. A pass and a failure contain the time of their creation, because a key can lose its
+//! TTL by a `PERSIST` or a restore.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use uuid::Uuid;
 use crate::NotStored;
 use crate::clock::whole_ms;
 
-/// How long a failed load, or a response that today is not stored, is remembered: long enough for those that
-/// waited to see it.
+/// How long to remember a failed load, or a response that is not stored this time: long enough for waiting requests to
+/// see it.
 pub(crate) const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// How long it is remembered that the response under a key is one that is never stored: its headers forbid it, or
-/// it is too large. The next one is mostly alike. (Varnish calls this hit-for-miss, and remembers it for two minutes.)
+/// How long to remember that the response under a key is never stored, because its headers forbid it or it is too
+/// large. The next one is probably alike. (Varnish calls this hit-for-miss, and remembers it for two minutes.)
 pub(crate) const LONG_LIFE: Duration = Duration::from_mins(1);
 
-/// How long it is remembered that a load was not stored for this reason.
+/// How long to remember that a response was not stored for this reason.
 ///
-/// A status that is not stored may be another one in a moment. Where the status is stored and the response is not, the
-/// next one will be like it.
+/// The status may change at any moment, so an uncacheable status is remembered briefly. A response with a cacheable
+/// status that is still not stored will probably be the same next time.
 pub(crate) fn life_of(why: NotStored) -> Duration {
     match why {
         NotStored::Status | NotStored::BrokeOff | NotStored::SlowLoad => SHORT_LIFE,
@@ -33,20 +33,20 @@ pub(crate) fn life_of(why: NotStored) -> Duration {
 const LEASE: &[u8] = b"lease:";
 const PASS: &[u8] = b"pass:";
 const FAILED: &[u8] = b"failed:";
-/// The id of a token in hex.
+/// A token's id in hex.
 const ID_BYTES: usize = 32;
 
-/// A token unlike all others: `lease:6f1c…`.
+/// A new, unique token: `lease:6f1c…`.
 pub(crate) fn new_token() -> Bytes {
     [LEASE, Uuid::new_v4().simple().to_string().as_bytes()].concat().into()
 }
 
-/// The same token with a sign of life, which differs from the one before: `lease:6f1c…:3`.
+/// The same token with a renewal counter, so that the value differs from the last one: `lease:6f1c…:3`.
 pub(crate) fn renewed(token: &Bytes, renewals: u32) -> Bytes {
     [&token[..], b":", renewals.to_string().as_bytes()].concat().into()
 }
 
-/// The token of a lease, without its sign of life.
+/// The token of a lease, without the renewal counter.
 pub(crate) fn token_of(value: &Bytes) -> Option<Bytes> {
     let id = value.strip_prefix(LEASE)?;
     let (id, sign) = id.split_at_checked(ID_BYTES)?;
@@ -56,23 +56,23 @@ pub(crate) fn token_of(value: &Bytes) -> Option<Bytes> {
     is_token.then(|| value.slice(..LEASE.len() + ID_BYTES))
 }
 
-/// Stands where the holder of a lease has nothing to store: load for yourself, store nothing.
+/// A pass: the holder of a lease had nothing to store. Requests load for themselves and store nothing.
 pub(crate) fn new_pass(now_ms: u64) -> Bytes {
     [PASS, now_ms.to_string().as_bytes()].concat().into()
 }
 
-/// Whether it is a pass that holds.
+/// Whether this is a pass that is still valid.
 pub(crate) fn is_pass(value: &[u8], now_ms: u64) -> bool {
     value.strip_prefix(PASS).is_some_and(|made_at| is_recent(made_at, now_ms, LONG_LIFE))
 }
 
-/// Stands where a refresh has failed, with the status of the response if there was one: serve what is there.
+/// A failure: a refresh failed, with this status if the service responded. Requests serve the stale entry.
 pub(crate) fn new_failure(status: Option<StatusCode>, now_ms: u64) -> Bytes {
     let status = status.map_or(0, |status| status.as_u16());
     [FAILED, now_ms.to_string().as_bytes(), b":", status.to_string().as_bytes()].concat().into()
 }
 
-/// The status that a failure tells of. The outer `None`: it is no failure, or does not hold any more.
+/// The status that a failure records. The outer `None`: not a failure, or no longer valid.
 #[expect(clippy::option_option, reason = "whether it is one, and whether it has a status")]
 pub(crate) fn failure_of(value: &[u8], now_ms: u64) -> Option<Option<StatusCode>> {
     let (made_at, status) =
@@ -81,7 +81,7 @@ pub(crate) fn failure_of(value: &[u8], now_ms: u64) -> Option<Option<StatusCode>
     is_recent(made_at.as_bytes(), now_ms, SHORT_LIFE).then(|| StatusCode::from_u16(status).ok())
 }
 
-/// Whether a time is within a life of now. Clocks differ, so the future counts too, and so does a little more.
+/// Whether a time is at most `life` ago. Clocks differ, so it allows some skew both ways.
 fn is_recent(made_at_ms: &[u8], now_ms: u64, life: Duration) -> bool {
     const SKEW: Duration = Duration::from_secs(5);
     let made_at_ms = std::str::from_utf8(made_at_ms).ok().and_then(|time| time.parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! The store inside the process: the default where no Redis is configured.
+//! The in-process store: the default without Redis.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use lru::LruCache;
 use crate::clock::{Clock, whole_ms};
 use crate::{CacheKey, Expected, Found, Store, StoreError};
 
-/// Keeps entries in this process alone.
+/// Stores entries in this process alone.
 ///
-/// Each Lambda environment then has a cache of its own, cold at its start, and
-/// [`delete`](Store::delete) reaches no other environment. Bounded: when its entries (keys and
-/// values) exceed the capacity, the least recently used go first. It never fails.
+/// Each Lambda environment then has its own cache, which is empty at its start, and [`delete`](Store::delete) reaches
+/// no other environment. The store is bounded: when its keys and values exceed the capacity, it evicts the least
+/// recently used. It never fails.
 #[derive(Debug)]
 pub struct MemoryStore {
     kept: Mutex<Kept>,
@@ -37,7 +37,7 @@ impl MemoryStore {
     /// A quarter of the smallest memory that a Lambda function can have.
     pub const DEFAULT_CAPACITY_BYTES: usize = 32 * 1024 * 1024;
 
-    /// An empty store that holds at most `capacity_bytes` of keys and values.
+    /// Creates an empty store that holds at most `capacity_bytes` of keys and values.
     #[must_use]
     pub fn with_capacity_bytes(capacity_bytes: usize) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl MemoryStore {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Nothing panics while it holds the lock, and a cache would be safe to go on with.
+        // Nothing panics while it holds the lock; even if something did, the cache could safely go on.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,7 +96,7 @@ impl Store for MemoryStore {
             Expected::StartsWith(start) => {
                 kept.get(key, now_ms).is_some_and(|value| value.starts_with(start))
             }
-            // Nobody else can put anything here.
+            // Only this store writes here, so nothing is ever foreign.
             Expected::Foreign => false,
         };
         if !is_expected {
@@ -110,7 +110,7 @@ impl Store for MemoryStore {
         let now_ms = self.clock.now_ms();
         let mut kept = self.kept();
         let id = kept.get(key, now_ms).unwrap_or(id);
-        // What is there may be given a longer life, and never a shorter one.
+        // Renewing an id may lengthen its life, but never shortens it.
         let until_ms = kept.values.peek(key).map_or(0, |value| value.ends_at_ms);
         let ends_at_ms = now_ms.saturating_add(whole_ms(life)).max(until_ms);
         self.insert(&mut kept, key, id.clone(), ends_at_ms);
@@ -128,7 +128,7 @@ impl Store for MemoryStore {
 }
 
 impl Kept {
-    /// The value, unless its life is over.
+    /// The value, unless it has expired.
     fn get(&mut self, key: &CacheKey, now_ms: u64) -> Option<Bytes> {
         let value = self.values.get(key)?;
         if now_ms < value.ends_at_ms {
@@ -149,7 +149,7 @@ fn size(key: &CacheKey, value: &Bytes) -> usize {
     OVERHEAD_BYTES + key.as_str().len() + value.len()
 }
 
-/// What the list, the table and the allocator take for each value, about.
+/// Roughly what the list, the table and the allocator need for each value.
 const OVERHEAD_BYTES: usize = 160;
 
 #[cfg(test)]

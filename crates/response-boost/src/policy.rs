@@ -1,4 +1,4 @@
-//! What may be kept, for how long, and how long a request may wait for it.
+//! What the cache may store, for how long, and how long a request may wait for the store.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{Namespace, Tag};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(crate) ttl: Duration,
-    /// What is stored beside 200.
+    /// The statuses stored in addition to 200.
     pub(crate) statuses: Vec<(StatusCode, Duration)>,
     pub(crate) max_ttl: Duration,
-    /// The fields of a request that its key covers.
+    /// The request header fields that the key covers.
     pub(crate) key_headers: Vec<HeaderName>,
     pub(crate) client_max_age: Option<Duration>,
     pub(crate) max_entry_bytes: usize,
@@ -36,14 +36,14 @@ pub struct Policy {
     pub(crate) refreshes_inline: bool,
     pub(crate) audit: Option<Audit>,
     pub(crate) methods: Vec<Method>,
-    /// Those of every entry.
+    /// The tags of every entry.
     pub(crate) tags: Vec<Tag>,
-    /// Where responses may name tags of their own.
+    /// The namespace in which responses may name tags of their own.
     pub(crate) response_tags: Option<Namespace>,
     pub(crate) reads_cache_tag: bool,
 }
 
-/// What [`Policy::with_early_refresh`] was refused for.
+/// Why [`Policy::with_early_refresh`] refused a beta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a number from 0 to {}", InvalidBeta::MOST)]
 pub struct InvalidBeta;
@@ -53,7 +53,7 @@ pub struct InvalidBeta;
 #[error("a number from 0 to 1")]
 pub struct InvalidRate;
 
-/// What [`Policy::with_status`] was refused for.
+/// Why [`Policy::with_status`] refused a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("one of 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 and 501")]
 pub struct InvalidStatus;
@@ -74,8 +74,8 @@ impl Policy {
     /// The default of [`with_early_refresh`](Self::with_early_refresh).
     pub const DEFAULT_EARLY_REFRESH: f64 = 1.0;
 
-    /// Stores 200s for `ttl`, counted from the start of their load, unless a response says otherwise
-    /// ([`Keep`](crate::Keep), `Cache-Control`, `Expires`); and no other status.
+    /// Stores 200s for `ttl`, counted from the start of the load, unless a response says otherwise
+    /// ([`Keep`](crate::Keep), `Cache-Control`, `Expires`). Stores no other status.
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
         Self {
@@ -106,9 +106,9 @@ impl Policy {
         self.with_status_code(StatusCode::NOT_FOUND, ttl)
     }
 
-    /// Stores responses of this status too, for `ttl`, unless a response says otherwise: one of 203, 204, 300, 301,
-    /// 308, 404, 405, 410, 414 and 501, which RFC 9110 §15.1 lets caches store (206 is a part, and no whole response).
-    /// Such a response also replaces an entry that stands.
+    /// Also stores responses of this status, for `ttl` unless a response says otherwise. The status must be one of 203,
+    /// 204, 300, 301, 308, 404, 405, 410, 414 and 501, which RFC 9110 §15.1 lets caches store (a 206 is only a part of
+    /// a response). Such a response also replaces an existing entry.
     ///
     /// ```
     /// use std::time::Duration;
@@ -136,74 +136,75 @@ impl Policy {
         self
     }
 
-    /// Stores nothing for longer than `max_ttl`, whatever a response says; by default there is no such limit.
+    /// Caps the TTL at `max_ttl`, whatever a response says. By default it is not capped.
     #[must_use]
     pub fn with_max_ttl(mut self, max_ttl: Duration) -> Self {
         self.max_ttl = max_ttl;
         self
     }
 
-    /// Says that the key of a request covers these header fields, so that responses whose `Vary` names no others are
-    /// stored (RFC 9111 §4.1). By default no response with a `Vary` is.
+    /// Declares that the key covers these request header fields. The cache then stores responses whose `Vary` names no
+    /// other field (RFC 9111 §4.1). By default it stores no response with a `Vary`.
     ///
-    /// The layer trusts this: each field must be in the key, by [`CacheKey::with_header`](crate::CacheKey::with_header)
-    /// or in a way of your own, else clients get responses that were made for others.
+    /// The layer trusts this. Put each field in the key, by [`CacheKey::with_header`](crate::CacheKey::with_header) or
+    /// in your own way; otherwise clients get responses made for others.
     #[must_use]
     pub fn with_key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.key_headers.extend(names);
         self
     }
 
-    /// Gives clients at most `max_age` of freshness, in whole seconds; by default as much as the entry has left, or as
-    /// the service says. What else the service says in its `Cache-Control` stands. Zero: the client asks again each
-    /// time (`private, no-cache`), and mostly gets a 304.
+    /// Gives clients at most `max_age` of freshness, in whole seconds. By default they get what the entry has left, or
+    /// what the service says. Other directives of the service's `Cache-Control` remain. With zero, the client
+    /// revalidates each time (`private, no-cache`) and usually gets a 304.
     #[must_use]
     pub fn with_client_max_age(mut self, max_age: Duration) -> Self {
         self.client_max_age = Some(max_age);
         self
     }
 
-    /// Keeps no entry that is larger than `bytes`, its metadata included; by default than 1 MiB.
+    /// Stores no entry larger than `bytes`, including its metadata. The default is 1 MiB.
     #[must_use]
     pub fn with_max_entry_bytes(mut self, bytes: usize) -> Self {
         self.max_entry_bytes = bytes;
         self
     }
 
-    /// Lets a request wait for the store for `deadline` in sum, by default for 600 ms. Waiting for another's fill is
-    /// apart.
+    /// Limits how long a request waits for the store in total; 600 ms by default. Waiting for another request's load
+    /// does not count.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Lets a process hold the right to fill a key for `lease` without a sign of life, by default for 2 s. While it
-    /// loads it renews the lease at half its life, so a load may take longer; a process that dies costs the others
-    /// as much. (A load that blocks its thread cannot renew: what comes later than the lease is then not stored.)
-    /// Zero: no leases, everyone loads.
+    /// Sets how long a process holds the lease on a key without renewing it; 2 s by default. A process renews its lease
+    /// at half-life while it loads, so a load may take longer than `lease`. If the process dies, the others wait for
+    /// this long. (A load that blocks its thread cannot renew the lease; if it takes longer than the lease, its
+    /// response is not stored.) Zero turns leases off: every request loads.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease).filter(|lease| !lease.is_zero());
         self
     }
 
-    /// Cuts off a load that takes longer than `limit`, by default than 30 s, and in any case a twelfth of the time
-    /// left before the request's [`Deadline`](crate::Deadline). It then counts as failed: the entry that is there
-    /// answers, else a 503. The body counts too, as far as it is collected.
+    /// Cancels a load that takes longer than `limit`, 30 s by default. If the request has a
+    /// [`Deadline`](crate::Deadline), a load may also take no more than eleven twelfths of the time left before it. A
+    /// cancelled load counts as failed: the cache serves the existing entry, otherwise a 503. The limit includes the
+    /// part of the body that the cache collects.
     ///
-    /// A request waits for another's fill only while it has more time than this left for a load of its own, or than
-    /// half of the time it had at first, if that is less.
+    /// A request waits for another request's load only while it has enough time left for a load of its own: this limit,
+    /// or half of the time it had at first, whichever is less.
     #[must_use]
     pub fn with_load_limit(mut self, limit: Duration) -> Self {
         self.load_limit = limit;
         self
     }
 
-    /// Loads entries anew in the last tenth of their life, the more eagerly the larger `beta` is (`XFetch`, VLDB
-    /// '15): from 0, never, to 1000, as soon as it may be; 1 by default. Only where a load takes less than that
-    /// tenth: it could not be over in time. The request that meets such an entry is answered with it, and the load
-    /// follows after the reply, as for [`with_stale_while_revalidate`](Self::with_stale_while_revalidate).
+    /// Refreshes entries in the last tenth of their life, the more eagerly the larger `beta` is (`XFetch`, VLDB '15): 0
+    /// is never, 1000 as early as possible, 1 the default. It applies only where a load takes less than that tenth; a
+    /// longer load could not finish in time. The request that finds such an entry is answered from it, and the load
+    /// follows after the reply, as with [`with_stale_while_revalidate`](Self::with_stale_while_revalidate).
     pub fn with_early_refresh(mut self, beta: f64) -> Result<Self, InvalidBeta> {
         if !(0.0..=InvalidBeta::MOST).contains(&beta) {
             return Err(InvalidBeta);
@@ -212,33 +213,34 @@ impl Policy {
         Ok(self)
     }
 
-    /// Serves an entry for `window` past its freshness where the load fails (RFC 5861 §4): an error, a body that breaks
-    /// off, a load that is cut off, any status but 200, 404, 410 and those that are stored. By default not at all.
+    /// Serves an entry for up to `window` past its freshness if the load fails (RFC 5861 §4): an error, a truncated
+    /// body, a cancelled load, or any status except 200, 404, 410 and those that the policy stores. By default the
+    /// cache serves no stale entry.
     ///
-    /// A response can say for itself for how long (`stale-if-error`), or that it must not be (`must-revalidate`,
+    /// A response can set its own window (`stale-if-error`) or forbid serving it stale (`must-revalidate`,
     /// `proxy-revalidate`, `s-maxage`; RFC 9111 §4.2.4).
     ///
-    /// A failed load is remembered for a second, in which all are served the entry at once.
+    /// The cache remembers a failed load for a second, during which all requests get the entry at once.
     #[must_use]
     pub fn with_stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;
         self
     }
 
-    /// Serves an entry for `window` past its freshness at once, and loads it anew after the reply (RFC 5861 §3), so that
-    /// no client waits for the load of an entry that is there. By default not at all.
+    /// Serves an entry at once for up to `window` past its freshness, and refreshes it after the reply (RFC 5861 §3),
+    /// so that no client waits for the refresh. By default the cache does not.
     ///
-    /// On Lambda this takes [`AfterReplyLayer`](crate::AfterReplyLayer) around the runtime; elsewhere the cache spawns
-    /// the load. A refresh that fails leaves the entry, and is not tried again for a second. The service inside can
-    /// forbid all this, or name another window, by `Cache-Control`.
+    /// On Lambda this requires [`AfterReplyLayer`](crate::AfterReplyLayer) around the runtime; elsewhere the cache
+    /// spawns the load. A failed refresh leaves the entry in place and is not retried for a second. The inner service
+    /// can forbid this or set another window by `Cache-Control`.
     #[must_use]
     pub fn with_stale_while_revalidate(mut self, window: Duration) -> Self {
         self.stale_while_revalidate = window;
         self
     }
 
-    /// Lets the request that meets an entry about to end, or past its freshness, load it itself: no work is left for
-    /// after the reply, and its client waits.
+    /// Lets the request that finds an entry about to expire, or past its freshness, refresh it itself. No work is left
+    /// for after the reply, but its client waits.
     #[must_use]
     pub fn with_inline_refresh(mut self) -> Self {
         self.refreshes_inline = true;
@@ -262,17 +264,17 @@ impl Policy {
         Ok(self)
     }
 
-    /// Lets requests of another method through the cache, if they have a key: a search by `POST`, say, with a hash of
-    /// its body in the key ([`CacheKey::with_body`](crate::CacheKey::with_body)). Such a request must change nothing,
-    /// since it may be answered without being asked. The methods share a key, as `GET` and `HEAD` do, unless the key
-    /// has the method as a part.
+    /// Lets requests of another method through the cache, if they have a key: a search by `POST`, for example, with a
+    /// hash of its body in the key ([`CacheKey::with_body`](crate::CacheKey::with_body)). Such a request must change
+    /// nothing, since the cache may answer it without calling the service. All methods share a key, as `GET` and `HEAD`
+    /// do, unless the key includes the method.
     #[must_use]
     pub fn with_method(mut self, method: Method) -> Self {
         self.methods.push(method);
         self
     }
 
-    /// Gives every entry this tag: with [`Namespace::whole`], one call invalidates all there is in a namespace.
+    /// Gives every entry this tag. With [`Namespace::whole`], one call invalidates a whole namespace.
     ///
     /// ```
     /// use std::time::Duration;
@@ -288,28 +290,28 @@ impl Policy {
         self
     }
 
-    /// Lets responses name tags of this namespace that only they know, by [`Keep::with_tags`](crate::Keep::with_tags);
-    /// so may the loads of a [`ValueCache`](crate::ValueCache).
+    /// Lets a response name tags of this namespace that are known only after the load, by
+    /// [`Keep::with_tags`](crate::Keep::with_tags). The loads of a [`ValueCache`](crate::ValueCache) may do so too.
     ///
-    /// Each load then also reads, before it asks the service, an id that every invalidation of a tag of this namespace
-    /// changes (under `<namespace>:%changes`), and again once the entry has the ids of its tags. If it differs, the
-    /// response is not stored: one of its tags may have been invalidated while the service was asked, before its name
-    /// was known. So this suits tags that are invalidated seldom compared to how long a load takes.
+    /// Every invalidation of a tag in this namespace changes an id under `<namespace>:%changes`. A load reads that id
+    /// before it calls the service, and again once it has the ids of the entry's tags. If the id has changed, the
+    /// response is not stored: one of its tags may have been invalidated during the load, before the cache knew its
+    /// name. This suits tags that are rarely invalidated compared to how long a load takes.
     #[must_use]
     pub fn with_response_tags(mut self, namespace: Namespace) -> Self {
         self.response_tags = Some(namespace);
         self
     }
 
-    /// The same, and reads tags also from the field `Cache-Tag` of a response, a list separated by commas:
-    /// `Cache-Tag: team-7, user-1`. The field is neither stored nor passed on to clients.
+    /// The same, and also reads tags from the response's `Cache-Tag` field, a comma-separated list such as `Cache-Tag:
+    /// team-7, user-1`. The field is neither stored nor passed on to clients.
     #[must_use]
     pub fn with_cache_tag_header(mut self, namespace: Namespace) -> Self {
         self.reads_cache_tag = true;
         self.with_response_tags(namespace)
     }
 
-    /// The longest that an entry lives whose response does not say how long.
+    /// The longest life of an entry whose response sets no TTL itself.
     pub(crate) fn longest_life(&self) -> Duration {
         let statuses = self.statuses.iter().map(|(_, ttl)| *ttl);
         let ttl = statuses.fold(self.ttl, Duration::max).min(self.max_ttl);
@@ -321,13 +323,13 @@ impl Policy {
         [Method::GET, Method::HEAD].contains(method) || self.methods.contains(method)
     }
 
-    /// Whether requests of this method may change something: none that is safe (RFC 9110 §9.2.1), and none that is
-    /// let through the cache.
+    /// Whether requests of this method may change something. Safe methods (RFC 9110 §9.2.1) and methods that go through
+    /// the cache do not.
     pub(crate) fn may_change(&self, method: &Method) -> bool {
         !self.has_method(method) && ![Method::OPTIONS, Method::TRACE].contains(method)
     }
 
-    /// How long a response of this status is fresh where it does not say; `None`: its status is not stored.
+    /// How long a response of this status is fresh if it does not say so itself; `None`: the status is not stored.
     pub(crate) fn ttl_of(&self, status: StatusCode) -> Option<Duration> {
         if status == StatusCode::OK {
             return Some(self.ttl);
@@ -335,7 +337,7 @@ impl Policy {
         self.statuses.iter().find(|(known, _)| *known == status).map(|(_, ttl)| *ttl)
     }
 
-    /// Whether a policy may store responses of this status, and an entry may have it.
+    /// Whether a policy may store responses of this status. No entry has another one.
     pub(crate) fn may_store(status: StatusCode) -> bool {
         matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
     }

@@ -1,8 +1,8 @@
-//! The store in Redis or Valkey: the commands.
+//! The store in Redis or Valkey: its commands.
 //!
-//! The way of a command: [`router`] finds the server that has the key, [`node`] admits it by the server's
-//! [`breaker`] and sends it over the server's [`link`], [`fault`] says what a failure means, and [`background`] is
-//! where attempts and probes go on.
+//! The path of a command: [`router`] finds the server that has the key. [`node`] asks that server's [`breaker`] for
+//! admission and sends the command over its [`link`]. [`fault`] classifies failures. [`background`] runs connection
+//! attempts and probes.
 
 mod background;
 mod breaker;
@@ -37,15 +37,14 @@ use crate::clock::whole_ms;
 use crate::join::join_all;
 use crate::{CacheKey, Expected, Found, Store, StoreError, mark};
 
-/// Keeps entries in Redis or Valkey, one key each.
+/// Stores entries in Redis or Valkey, one key each.
 ///
-/// Nothing is opened before the first call; from then on one connection is used by all calls (in a
-/// cluster one to each node that is asked), and opened anew when it was lost. Every command touches one key alone,
-/// so whoever removes the key (`DEL`) has removed all there is about an answer.
+/// The first call opens the connection. All calls share it (in a cluster, one to each node they need), and the store
+/// reopens it when it is lost. Everything about a response is in its one key, so removing the key (`DEL`) removes the
+/// response completely.
 ///
-/// A call waits for the connect timeout and the response timeout at most. After a fault, calls fail
-/// at once for a while ([`StoreError::BreakerOpen`]): 100 ms at first, up to 5 s, until a probe that
-/// nobody waits for gets through.
+/// A call waits for the connect timeout plus the response timeout at most. After a fault, calls fail at once for a
+/// while ([`StoreError::BreakerOpen`]): for 100 ms at first and up to 5 s later, until a background probe succeeds.
 pub struct RedisStore {
     router: Arc<Router>,
     settings: RedisSettings,
@@ -58,16 +57,16 @@ impl fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// A store in the Redis of these settings. Opens nothing yet.
+    /// Creates a store with these settings. It does not connect yet.
     #[must_use]
     pub fn new(settings: RedisSettings) -> Self {
         Self { router: Arc::new(Router::new(settings.clone())), settings }
     }
 
-    /// Opens the connection now rather than for the first request: for the time in which Lambda
-    /// initialises an environment and lends it a full processor.
+    /// Opens the connection now instead of in the first request. Call it while Lambda initialises the environment and
+    /// gives it a full processor.
     ///
-    /// It waits no longer than a request would. `Err`: a request will try again.
+    /// It waits no longer than a request would. `Err`: the next request will try again.
     pub async fn warm_up(&self) -> Result<(), StoreError> {
         self.router.open().await
     }
@@ -77,18 +76,19 @@ impl Store for RedisStore {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
         match self.router.read(key.as_str(), get(key)).await {
             Ok(value) => found(value),
-            // A list or a hash under our key was not put by us.
+            // This store writes only strings, so a list or a hash is foreign.
             Err(StoreError::Reply { code, .. }) if code == "WRONGTYPE" => Ok(Found::Foreign),
             Err(error) => Err(error),
         }
     }
 
     async fn get_many(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
-        // A cluster does not take it for keys of several slots, and a user may lack the right to it.
+        // A cluster rejects a command on keys of several slots.
         if self.settings.is_cluster || keys.len() < 2 {
             return self.get_from_nodes(keys).await;
         }
-        // The one command on several keys that there is: a command for each takes a server several times as long.
+        // `MGET` is this store's only command on several keys. One `GET` for each key costs the server several times as
+        // much.
         let mut mget = Cmd::new();
         mget.arg("MGET");
         for key in keys {
@@ -117,8 +117,8 @@ impl Store for RedisStore {
             Expected::StartsWith(start) => (&REPLACE, start),
             Expected::Foreign => (&CLAIM, &b""[..]),
         };
-        // A lease that comes back after it was deleted would let a fill keep what was loaded before that. All else
-        // that replaces what it names is harmless: the second time, what it names is not there.
+        // A lease that reappeared after its deletion would let its holder store a response loaded before the
+        // invalidation. Any other replacement is harmless: on the second attempt, the value to replace is gone.
         let is_claim = mark::token_of(&value).is_some();
         let again = if is_claim { Again::Forbidden } else { Again::Allowed };
         match self.run(script, key, (&value, life, start), again).await? {
@@ -171,7 +171,7 @@ fn found(value: Value) -> Result<Found, StoreError> {
 }
 
 impl RedisStore {
-    /// What is under each of these keys, in one write to each node of a cluster.
+    /// Looks up these keys, in one write to each node of a cluster.
     async fn get_from_nodes(&self, keys: &[&CacheKey]) -> Result<Vec<Found>, StoreError> {
         let groups = self.router.by_node(keys);
         let lookups = groups.iter().map(|numbers| {
@@ -188,7 +188,7 @@ impl RedisStore {
         Ok(values)
     }
 
-    /// What is under keys that one node has.
+    /// Looks up keys of one node.
     async fn get_group(&self, keys: Vec<&CacheKey>) -> Result<Vec<Found>, StoreError> {
         if let [first, _, ..] = keys[..] {
             let mut all = Pipeline::with_capacity(keys.len());
@@ -207,7 +207,7 @@ impl RedisStore {
         join_all(lookups).await.into_iter().collect()
     }
 
-    /// The reply to a script, which is given these arguments.
+    /// Runs a script with these arguments and returns its reply.
     async fn run(
         &self,
         script: &Script,
@@ -223,7 +223,7 @@ impl RedisStore {
         };
         if let Some(hash) = script.hash.get() {
             match run("EVALSHA", hash).await {
-                // The server does not know it, has forgotten it, or does not take scripts by their hash.
+                // The server does not know or has forgotten the script, or forbids `EVALSHA`.
                 Err(StoreError::Reply { code, .. }) if is_refused_by_hash(&code) => {}
                 reply => return reply,
             }
@@ -247,7 +247,7 @@ impl RedisStore {
             .arg("PX")
             .arg(whole_ms(life))
             .arg(condition);
-        // As above, whatever it is that is to be put where nothing is.
+        // As in `put`: a value written where nothing was must not reappear after its deletion.
         let again = if condition.is_some() { Again::Forbidden } else { Again::Allowed };
         match self.router.write(key.as_str(), set, again).await? {
             Value::Okay => Ok(true),
@@ -257,11 +257,11 @@ impl RedisStore {
     }
 }
 
-/// A script that the server keeps: once it has been sent, it is asked for by its hash.
+/// A script that the server caches: once sent, it is called by its hash.
 struct Script {
     code: &'static str,
-    /// Set when this process has sent the script to a server. Before that it is sent at once: to be
-    /// told that it is not known would take a round trip.
+    /// Set once this process has sent the script to a server. Until then the store sends the code, because trying the
+    /// hash first could cost a round trip.
     hash: OnceLock<String>,
 }
 
@@ -271,7 +271,7 @@ impl Script {
     }
 }
 
-/// Puts `ARGV[1]` for `ARGV[2]` ms in the place of a value that begins with `ARGV[3]`.
+/// Replaces a value that starts with `ARGV[3]` by `ARGV[1]`, for `ARGV[2]` ms.
 static REPLACE: Script = Script::new(
     "if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end \
      local size = #ARGV[3] \
@@ -279,15 +279,15 @@ static REPLACE: Script = Script::new(
      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
 );
 
-/// Puts `ARGV[1]` for `ARGV[2]` ms in the place of what is no string.
+/// Replaces a value of another type by `ARGV[1]`, for `ARGV[2]` ms.
 static CLAIM: Script = Script::new(
     "local held = redis.call('TYPE', KEYS[1]).ok \
      if held == 'string' or held == 'none' then return 0 end \
      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1",
 );
 
-/// The value of a key, else `ARGV[1]`, which is put there; its life is then `ARGV[2]` ms, and half of that at least. It
-/// is renewed seldom, so that it mostly is a command that changes nothing.
+/// Returns the value of a key; if it has none, stores `ARGV[1]` and returns it. The TTL is then `ARGV[2]` ms, or at
+/// least half of that. The script renews it only below half, so it usually writes nothing.
 static STAMP: Script = Script::new(
     "local id = false \
      if redis.call('TYPE', KEYS[1]).ok == 'string' then id = redis.call('GET', KEYS[1]) end \
@@ -296,7 +296,7 @@ static STAMP: Script = Script::new(
      redis.call('SET', KEYS[1], id, 'PX', ARGV[2]) return id",
 );
 
-/// Whether an error reply means that the script was not run, and may be if its code is sent.
+/// Whether this error reply means that the script did not run and that sending its code may help.
 fn is_refused_by_hash(code: &str) -> bool {
     ["NOSCRIPT", "NOPERM", "ERR"].contains(&code)
 }

@@ -1,16 +1,16 @@
-//! Whether the store takes what this process writes.
+//! Whether the store accepts this process's writes.
 //!
-//! A Redis that answers may still refuse to store: it is full, it is a replica, the user lacks the right to run
-//! scripts. A process that took leases all the same could fill none of them, and others would queue behind it.
+//! A Redis that answers may still refuse to write: it is full, it is a replica, the user may not run scripts. If the
+//! process took leases anyway, it could fill none of them, and others would wait in vain.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::whole_ms;
 
-/// What the store last said to a fill or a renewal of this process, and until when that is not asked again.
+/// The store's last reply to a fill or a renewal of this process, and how long leases are off after a refusal.
 ///
-/// Times are the wall clock's, as those of the breaker of the connection: what passes in a freeze counts.
+/// Times are wall-clock times, as in the connection's breaker: the time of a freeze counts.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     state: Mutex<State>,
@@ -20,7 +20,7 @@ pub(crate) struct Refusals {
 struct State {
     has_accepted: bool,
     since_ms: u64,
-    /// Zero: the last one was not refused.
+    /// Zero: the last write was not refused.
     for_ms: u64,
 }
 
@@ -28,14 +28,14 @@ impl Refusals {
     const FIRST_STEP: Duration = Duration::from_millis(100);
     const LAST_STEP: Duration = Duration::from_secs(5);
 
-    /// Whether this process is to take no leases now.
+    /// Whether this process should take no leases now.
     pub(crate) fn forbid(&self, now_ms: u64) -> bool {
         let state = self.state();
-        // Not for longer than it should where the clock was set back meanwhile.
+        // If the clock was set back, leases must not stay off for longer.
         now_ms.checked_sub(state.since_ms).is_some_and(|passed_ms| passed_ms < state.for_ms)
     }
 
-    /// Whether the last one was accepted. `false` also where nothing was written yet.
+    /// Whether the last write was accepted. `false` if nothing was written yet.
     pub(crate) fn has_accepted(&self) -> bool {
         self.state().has_accepted
     }
@@ -44,7 +44,7 @@ impl Refusals {
         *self.state() = State { has_accepted: true, ..State::default() };
     }
 
-    /// Refused: each time in a row for twice as long.
+    /// Records a refusal. Each one in a row doubles the time without leases.
     pub(crate) fn refused(&self, now_ms: u64) {
         let mut state = self.state();
         let (first, last) = (whole_ms(Self::FIRST_STEP), whole_ms(Self::LAST_STEP));
@@ -53,7 +53,7 @@ impl Refusals {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // Nothing panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -51,10 +51,10 @@ impl<B: Body> Loaded for Response<Collected<B>> {
     type Entry = Entry;
     type Passed = Response<CachedBody<B>>;
 
-    /// What replaces an entry that stands is a response that may be stored, and a 404 or a 410, which say that there
-    /// is nothing any more. In the place of an entry past its freshness also any other 200: the service has not failed
-    /// (RFC 5861 §4), it forbids that this response is stored. Whatever else comes, the entry is the better answer:
-    /// 429, 401, 500, a redirect, half a body.
+    /// A response that may be stored replaces an existing entry, and so does a 404 or a 410, because the resource is
+    /// gone. A stale entry is also replaced by a 200 that may not be stored: the service has not failed (RFC 5861 §4),
+    /// it forbids storing. After anything else (429, 401, 500, a redirect, a truncated body) the entry is the better
+    /// answer.
     fn failure(&self, is_fresh: bool) -> Option<Failure> {
         let status = self.status();
         let what = match self.body() {
@@ -71,7 +71,7 @@ impl<B: Body> Loaded for Response<Collected<B>> {
         let (mut parts, body) = self.into_parts();
         match body {
             Collected::Whole(body, ttl) => {
-                // A cache inside the service may have had it for a while.
+                // An inner cache may have held it for a while.
                 let age_at_load = freshness::age_at_load(&parts.headers);
                 let loaded_at_ms = started_at_ms.saturating_sub(whole_ms(age_at_load));
                 let named = parts.extensions.remove::<Named>().map(|Named(tags)| tags);
@@ -94,12 +94,12 @@ impl<B: Body> Loaded for Response<Collected<B>> {
     }
 }
 
-/// The tags that a response names for itself.
+/// The tags that a response names.
 #[derive(Clone)]
 struct Named(Vec<Tag>);
 
 impl<S> ReadThrough<S> {
-    /// A response of the service inside with its body, if it may be stored; else the body is not waited for.
+    /// Reads the body of the inner service's response if it may be stored; otherwise passes it on unread.
     pub(crate) async fn collect<B>(&self, response: Response<B>) -> Response<Collected<B>>
     where
         B: Body<Data = Bytes>,

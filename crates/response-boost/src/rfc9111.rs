@@ -1,5 +1,5 @@
-//! The rules for an origin cache, row by row: each cites its section, and where the public test suite for HTTP caches
-//! (<https://cache-tests.fyi>, http-tests/cache-tests) looks at the same, the id of its test stands beside.
+//! The rules for an origin cache, row by row. Each row cites its section and, where the public test suite for HTTP
+//! caches (<https://cache-tests.fyi>, http-tests/cache-tests) tests the same, the id of that test.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use crate::{Keep, Policy};
 
 const ETAG: &str = r#"ETag: "a""#;
 const CHANGED: &str = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
-/// A minute after that of the test's clock.
+/// One minute after the test's clock.
 const CLOCK_AND_60: &str = "Expires: Thu, 28 May 2026 20:27:40 GMT";
 
-/// What becomes of a second request, when a first one was answered with these fields.
+/// What a second request gets after a first one was answered with these fields.
 #[derive(Clone, Copy, Debug)]
 enum Then {
     /// It gets the stored response, with this status.
     Hit(u16),
-    /// The response was stored, and has ended: loaded again.
+    /// The stored response has expired, so the cache loads again.
     Ended,
     /// The response was not stored, for this reason.
     Not(&'static str),
-    /// The load fails (503), and the stored response is served.
+    /// The load fails (503), and the cache serves the stored response.
     Stale,
-    /// The load fails, and the client sees that.
+    /// The load fails, and the client gets the failure.
     Fails,
 }
 
@@ -34,7 +34,7 @@ struct Row {
     section: &'static str,
     status: u16,
     says: &'static [&'static str],
-    /// How many seconds later the second request comes, and what it says.
+    /// How many seconds later the second request comes, and its fields.
     after: u64,
     asks: &'static [&'static str],
     then: Then,
@@ -54,7 +54,7 @@ const fn row(
     Row { section, status, says, after, asks, then, ids }
 }
 
-/// The policy: 200 for 120 s, 404 for 5 s, 301 and 410 for 60 s; stale for 30 s; the key covers `Accept-Language`.
+/// The policy: 200 for 120 s, 404 for 5 s, 301 and 410 for 60 s; stale for 30 s. The key covers `Accept-Language`.
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     // Storing: status and method (RFC 9111 §3, RFC 9110 §15.1).
@@ -72,7 +72,7 @@ const ROWS: &[Row] = &[
     row("§3", 304, &[ETAG], 0, &[], Not("status"), ""),
     row("§3.1", 200, &["Connection: x-hop", "X-Hop: 1", "Cache-Control: max-age=60"], 0, &[], Hit(200), "headers-omit-headers-listed-in-Connection"),
     row("§3.5", 200, &["Cache-Control: max-age=60"], 0, &["Authorization: Bearer a"], Hit(200), "other-authorization"),
-    // Keys (§4, §4.1): `Accept-Language` is in the key, the others are not.
+    // Keys (§4, §4.1): the key covers `Accept-Language` and no other field.
     row("§4.1", 200, &["Vary: Accept-Language"], 0, &[], Hit(200), "vary-match"),
     row("§4.1", 200, &["Vary: Accept-Language, Accept"], 0, &[], Not("vary"), "vary-2-no-match"),
     row("§4.1", 200, &["Vary: Accept-Language", "Vary: Accept"], 0, &[], Not("vary"), "vary-2-no-match"),
@@ -119,7 +119,7 @@ const ROWS: &[Row] = &[
     row("§1.2.2", 200, &["Cache-Control: max-age=60.0"], 0, &[], Not("bad-cache-control"), "freshness-max-age-decimal-zero"),
     row("§1.2.2", 200, &["Cache-Control: max-age=a60"], 0, &[], Not("bad-cache-control"), "freshness-max-age-a100"),
     row("§1.2.2", 200, &["Cache-Control: max-age=60a"], 0, &[], Not("bad-cache-control"), "freshness-max-age-100a"),
-    // `Expires` (§5.3); the clock stands still, so `Date` and now differ where that is said.
+    // `Expires` (§5.3). The clock stands still, so `Date` and now differ only where a row says so.
     row("§5.3", 200, &[CLOCK_AND_60], 59, &[], Hit(200), "freshness-expires-future"),
     row("§5.3", 200, &[CLOCK_AND_60], 60, &[], Ended, "freshness-expires-future"),
     row("§5.3", 200, &["Expires: Sun, 06 Nov 1994 08:49:37 GMT"], 0, &[], Not("not-fresh"), "freshness-expires-past"),
@@ -166,7 +166,7 @@ const ROWS: &[Row] = &[
     row("RFC 5861 §4", 200, &["Cache-Control: max-age=60, stale-if-error=60"], 119, &[], Stale, "stale-sie-503"),
     row("RFC 5861 §4", 200, &["Cache-Control: max-age=60, stale-if-error=60"], 120, &[], Fails, "stale-sie-503"),
     row("RFC 8246 §2", 200, &["Cache-Control: max-age=60, immutable"], 60, &[], Ended, "cc-resp-immutable-stale"),
-    // What a request says: this cache is part of the origin, and obeys no client (§5.2.1 lets it).
+    // Request fields: this cache is part of the origin and obeys no client, as §5.2.1 allows.
     row("§5.2.1.4", 200, &[], 0, &["Cache-Control: no-cache"], Hit(200), "ccreq-no-cache"),
     row("§5.2.1.5", 200, &[], 0, &["Cache-Control: no-store"], Hit(200), "ccreq-no-store"),
     row("§5.2.1.1", 200, &[], 30, &["Cache-Control: max-age=10"], Hit(200), "ccreq-ma1"),
@@ -257,7 +257,7 @@ async fn each_rule_of_rfc_9111_for_an_origin_cache_holds() {
     assert!(broken.is_empty(), "{} of {}:\n{}", broken.len(), ROWS.len(), broken.join("\n"));
 }
 
-/// The number that follows a word.
+/// The number after a word.
 fn number(text: &str, word: &str) -> Option<u64> {
     let digits = text.split_once(word)?.1;
     digits.split(|digit: char| !digit.is_ascii_digit()).next()?.parse().ok()
@@ -304,8 +304,8 @@ async fn the_table_in_the_docs_is_what_the_cache_does() {
     }
 }
 
-/// Fields that nobody would think of: none of them makes a panic, and none that is malformed is stored for longer
-/// than the policy says.
+/// Arbitrary fields cause no panic, and a malformed one never makes the cache store a response for longer than the
+/// policy says.
 #[test]
 fn whatever_a_response_says_there_is_an_answer() {
     use proptest::prelude::*;

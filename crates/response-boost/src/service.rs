@@ -1,4 +1,4 @@
-//! The service: request in, response out, and the headers that caches read.
+//! The tower service: requests, responses, and the headers that caches read.
 
 use std::fmt::{self, Write as _};
 use std::pin::Pin;
@@ -29,7 +29,7 @@ use crate::{CacheKey, CacheStatus, Entry, Policy, Store};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// The service that [`ResponseCacheLayer`] makes of yours. Its error is that of yours.
+/// The service that [`ResponseCacheLayer`] wraps around yours. Its error type is that of the inner service.
 pub struct ResponseCache<Svc, S, K> {
     inner: Svc,
     layer: ResponseCacheLayer<S, K>,
@@ -76,7 +76,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The service that was polled ready is the one to call; its clone waits for the next.
+        // Call the service that was polled ready; its clone serves the next request.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (request, core) = self.layer.core_of(request);
@@ -151,13 +151,13 @@ fn cacheable_response<B: Body>(
     if let (Some(etag), None) = (etag, headers.get(ETAG)) {
         headers.insert(ETAG, etag);
     }
-    // In whole seconds, and rounded up, so that `max-age` less `Age` is never more than what is left.
+    // Rounded up to whole seconds, so that `max-age` minus `Age` never exceeds the remaining freshness.
     let age = age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0));
     let (ttl, passed) = (entry.ttl.as_secs(), age.unwrap_or_default());
     if !headers.contains_key(CACHE_CONTROL) && !headers.contains_key(EXPIRES) {
         limit_freshness(headers, ttl, passed, policy.client_max_age);
     } else if let Some(at_most) = policy.client_max_age {
-        // What the service says goes to clients as it says it, but for this.
+        // The limit is the only change to what the service says to clients.
         let loaded_at = UNIX_EPOCH + Duration::from_millis(entry.load_started_at_ms);
         limit_said_freshness(headers, loaded_at, ttl, passed, at_most);
     }
@@ -167,19 +167,19 @@ fn cacheable_response<B: Body>(
     response
 }
 
-/// The response of a client whose preconditions say that it is not to have the whole of a 200.
+/// The response for a client whose preconditions replace the 200 by this status.
 fn in_its_place<B: Body>(
     mut response: Response<CachedBody<B>>,
     status: StatusCode,
 ) -> Response<CachedBody<B>> {
     *response.status_mut() = status;
     *response.body_mut() = CachedBody::empty();
-    // They describe the body that is left out (RFC 9110 §15.4.5).
+    // These fields describe the omitted body (RFC 9110 §15.4.5).
     for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE] {
         response.headers_mut().remove(name);
     }
     if status == StatusCode::PRECONDITION_FAILED {
-        // It is about this request: a cache that keeps it would answer others with it.
+        // The 412 answers this request alone; no cache may store it.
         response.headers_mut().typed_insert(CacheControl::new().with_no_store());
         response.headers_mut().remove(AGE);
     }
@@ -187,8 +187,8 @@ fn in_its_place<B: Body>(
 }
 
 fn uncacheable_response<B>(mut response: Response<B>) -> Response<B> {
-    // A client may otherwise keep a 404 or the like as long as it thinks fit (RFC 9111 §4.2.2). A 304 is about a
-    // response that the client has.
+    // Otherwise a client may store a 404 and the like for as long as it chooses (RFC 9111 §4.2.2). A 304 is about a
+    // response that the client already has.
     let says_nothing =
         [CACHE_CONTROL, EXPIRES].iter().all(|name| !response.headers().contains_key(name));
     if ![StatusCode::OK, StatusCode::NOT_MODIFIED].contains(&response.status()) && says_nothing {
@@ -197,8 +197,7 @@ fn uncacheable_response<B>(mut response: Response<B>) -> Response<B> {
     response
 }
 
-/// What a `HEAD` is answered with: the same head, and in it the length of the body that a `GET` has
-/// (RFC 9110 §9.3.2).
+/// The response to a `HEAD`: the same head as for a `GET`, with the length of the omitted body (RFC 9110 §9.3.2).
 fn without_body<B: Body<Data = Bytes>>(
     mut response: Response<CachedBody<B>>,
 ) -> Response<CachedBody<B>> {
@@ -216,12 +215,11 @@ fn without_body<B: Body<Data = Bytes>>(
     response
 }
 
-/// Says how long a client may keep an answer; times are in seconds.
+/// Says how long a client may store a response; times are in seconds.
 ///
-/// `max-age` is the entry's whole time to live, of which a client takes off the `Age` itself
-/// (RFC 9111 §4.2). An answer that was just loaded has no `Age`: the client counts the time that it
-/// waited for it (§4.2.3), and so that of the load. Where clients get less than what is left,
-/// `max-age` is the age and what they get.
+/// `max-age` is the entry's full TTL, from which a client subtracts the `Age` itself (RFC 9111 §4.2). A response that
+/// was just loaded has no `Age`: the client counts the time that it waited (§4.2.3), which includes the load. If
+/// `at_most` limits clients to less than what is left, `max-age` is the age plus that limit.
 fn limit_freshness(headers: &mut HeaderMap, ttl: u64, age: u64, at_most: Option<Duration>) {
     let max_age = match at_most {
         Some(Duration::ZERO) => {
@@ -234,7 +232,7 @@ fn limit_freshness(headers: &mut HeaderMap, ttl: u64, age: u64, at_most: Option<
     insert(headers, CACHE_CONTROL, format_args!("private, max-age={max_age}"));
 }
 
-/// The same where the service has said something itself.
+/// The same if the service sets its own freshness.
 fn limit_said_freshness(
     headers: &mut HeaderMap,
     loaded_at: SystemTime,
@@ -250,22 +248,22 @@ fn limit_said_freshness(
     insert(headers, CACHE_CONTROL, format_args!("{limited}"));
 }
 
-/// Tells what became of the request: the client, whoever records it, and at DEBUG the log.
+/// Reports the outcome: to the client, to recorders, and at DEBUG to the log.
 fn tell<B>(response: &mut Response<B>, status: CacheStatus) {
     record(|report| report.status = Some(status));
     debug!(status = response.status().as_u16(), cache_status = %status, "answered");
     let headers = response.headers_mut();
     let Some(value) = value_of(format_args!("{status}")) else { return };
     if status.is_from_entry() {
-        // What caches inside said was about the request that loaded.
+        // Inner caches described the request that loaded the entry.
         headers.insert(CACHE_STATUS, value);
     } else {
-        // After those nearer to the origin (RFC 9211 §2).
+        // After the members of caches nearer to the origin (RFC 9211 §2).
         headers.append(CACHE_STATUS, value);
     }
 }
 
-/// Inserts what is made of words and numbers, so that it always is a value.
+/// Inserts a value of words and numbers, which is always valid.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: fmt::Arguments<'_>) {
     if let Some(value) = value_of(value) {
         headers.insert(name, value);
@@ -273,7 +271,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: fmt::Arguments<'_>) 
 }
 
 fn value_of(value: fmt::Arguments<'_>) -> Option<HeaderValue> {
-    // As long as the longest of them.
+    // Fits the longest of them.
     let mut text = String::with_capacity(64);
     // Writing to a String cannot fail.
     let _ = text.write_fmt(value);
@@ -299,16 +297,16 @@ pub(crate) mod tests {
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
     const START_MS: u64 = 1_780_000_000_000;
-    /// As long as it stays known that there was nothing to keep.
+    /// How long a pass is remembered.
     const A_SECOND: Duration = Duration::from_secs(1);
     const ANOTHERS_LEASE: &[u8] = b"lease:00000000000000000000000000000000";
-    /// A lease that is longer than the loads of these tests take.
+    /// A lease that outlasts the loads of these tests.
     const A_MINUTE: Duration = Duration::from_mins(1);
 
     type TestCache =
         ResponseCacheLayer<Arc<MemoryStore>, fn(&Request<Full<Bytes>>) -> Option<CacheKey>>;
 
-    /// A cache in front of a service that answers what the test says, and counts how often.
+    /// A cache in front of a service that responds as the test says and counts its calls.
     pub(crate) struct Fixture {
         cache: TestCache,
         pub(crate) clock: Clock,
@@ -334,7 +332,7 @@ pub(crate) mod tests {
             Arc::clone(&self.cache.core().shared.store)
         }
 
-        /// Asks for `request` where the service inside would answer `inside`.
+        /// Sends `request`; on a load, the inner service responds with `inside`.
         pub(crate) async fn ask(
             &self,
             request: Request<Full<Bytes>>,
@@ -352,7 +350,7 @@ pub(crate) mod tests {
             Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
         }
 
-        /// Puts something under the key that `get` asks for.
+        /// Stores a value under the key of `get`.
         async fn put(&self, value: Bytes) {
             let (key, life) = (key_of(&get()).unwrap(), Duration::from_mins(2));
             let store = self.shared();
@@ -372,7 +370,7 @@ pub(crate) mod tests {
         Policy::new(Duration::from_mins(2))
     }
 
-    /// Loads anew as soon as it may.
+    /// Refreshes as early as allowed.
     fn eager() -> Policy {
         Policy { early_refresh: 1_000_000.0, ..minutes_2().with_inline_refresh() }
     }
@@ -381,7 +379,7 @@ pub(crate) mod tests {
         Request::default()
     }
 
-    /// A request that must be answered by then.
+    /// A request with this deadline.
     fn get_until(end_ms: u64) -> Request<Full<Bytes>> {
         let mut request = get();
         let end = std::time::UNIX_EPOCH + Duration::from_millis(end_ms);
@@ -931,7 +929,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A cache whose unsafe methods invalidate what `get` asks for.
+    /// A cache whose unsafe methods invalidate the key of `get`.
     fn invalidating(fixture: &Fixture) -> TestCache {
         fixture.cache.clone().with_invalidation(|request| {
             let path = request.uri.path();
@@ -979,7 +977,7 @@ pub(crate) mod tests {
         *request.method_mut() = Method::PUT;
         let mut service = invalidating(&fixture).layer(hangs);
         drop(service.ready().await.unwrap().call(request));
-        // It is spawned, on this thread: a turn is enough.
+        // The invalidation is spawned on this thread, so yielding lets it run.
         let key = key_of(&get()).unwrap();
         while fixture.shared().get(&key).await.unwrap() != Found::Nothing {
             tokio::task::yield_now().await;
@@ -1120,7 +1118,7 @@ pub(crate) mod tests {
         fixture.clock.advance(A_SECOND);
         assert_eq!(status(&fixture.get(ok("there")).await), "response-boost; fwd=uri-miss; stored");
 
-        // An invalidation ends it, as everything.
+        // An invalidation removes it, like any entry.
         let fixture = Fixture::new(minutes_2());
         fixture.get(not_found()).await;
         fixture.cache.invalidate(&key_of(&get()).unwrap()).await.unwrap();
@@ -1149,7 +1147,7 @@ pub(crate) mod tests {
             assert_eq!(fixture.get(failing(code)).await.status(), code);
         }
 
-        // The service's own error, and what is no failure.
+        // The service's own error, and a status that is not a failure.
         let fixture = Fixture::new(minutes_2().with_stale_if_error(Duration::from_secs(30)));
         fixture.get(ok("first")).await;
         fixture.clock.advance(Duration::from_secs(125));
@@ -1182,8 +1180,8 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn near_its_end_an_entry_is_loaded_anew_the_likelier_the_longer_its_load_took() {
-        // With 10 s left: e^(-10/(beta·cost)) of a thousand, within six standard deviations. With more
-        // than a tenth of its life none, nor with less time than a load takes.
+        // With 10 s left: e^(-10/(beta·cost)) of a thousand, within six standard deviations. None with more than a
+        // tenth of its life left, or with less time left than a load takes.
         for (load, beta, left, expected) in [
             (Duration::from_secs(9), 1.0, 10, 240..=418),
             (Duration::from_secs(9), 4.0, 10, 676..=838),
@@ -1233,7 +1231,7 @@ pub(crate) mod tests {
         let stands_in = fixture.get(down).await;
         assert_eq!(stands_in.body(), "slow");
         assert_eq!(status(&stands_in), "response-boost; fwd=stale; fwd-status=503; ttl=4");
-        // It was announced, and so the next one lets it be.
+        // The refresh was announced, so the next request leaves it to the first.
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; hit; ttl=4");
         assert_eq!(fixture.loads(), 1);
     }
@@ -1251,7 +1249,7 @@ pub(crate) mod tests {
         let early = fixture.get(ok("new")).await;
         assert_eq!(early.body(), "slow");
         assert_eq!(status(&early), "response-boost; hit; ttl=4; detail=early-refresh");
-        // What is spawned runs while others wait.
+        // The spawned refresh runs while others wait.
         while fixture.loads() == 0 {
             tokio::task::yield_now().await;
         }
@@ -1443,7 +1441,7 @@ pub(crate) mod tests {
         let fixture = Fixture::new(minutes_2().with_client_max_age(Duration::from_secs(30)));
         assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=30");
         fixture.clock.advance(Duration::from_mins(1));
-        // 90 less the 60 of `Age` are 30.
+        // 90 minus the `Age` of 60 leaves 30.
         assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=90");
         fixture.clock.advance(Duration::from_secs(50));
         assert_eq!(header(&fixture.get(ok("x")).await, "cache-control"), "private, max-age=120");
@@ -1506,7 +1504,7 @@ pub(crate) mod tests {
         assert_eq!(status(&fixture.get(ok("x")).await), "response-boost; fwd=uri-miss; stored");
     }
 
-    /// A store that never answers; a real one does so when packets are swallowed.
+    /// A store that never answers, as a real one when packets are swallowed.
     struct Silent {
         get_limit: Option<Duration>,
     }
@@ -1535,7 +1533,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Misses, gives a lease, and is silent when it is to keep something.
+    /// Misses, grants a lease, and never answers a store of an entry.
     struct SilentOnPut;
 
     impl Store for SilentOnPut {
@@ -1598,7 +1596,7 @@ pub(crate) mod tests {
         let policy = minutes_2().with_deadline(Duration::from_millis(600));
         let service =
             service_fn(async |_: Request<Full<Bytes>>| Ok::<_, Error>(ok("body").map(Full::from)));
-        // Whatever it says of itself: it may have more patience than the request.
+        // Whatever limit the store claims: it may exceed the request's.
         for get_limit in [None, Some(Duration::from_millis(601))] {
             let cache = ResponseCacheLayer::new(Silent { get_limit }, policy.clone(), key_of);
             let started = tokio::time::Instant::now();
@@ -1680,7 +1678,7 @@ pub(crate) mod tests {
         assert_eq!((response.status().as_u16(), header(&response, "content-length")), (304, ""));
     }
 
-    /// What comes of a service whose body comes in these parts.
+    /// Requests a response whose body arrives in these parts.
     async fn ask_for(
         cache: &TestCache,
         parts: &[Result<&'static str, &'static str>],
@@ -1730,7 +1728,7 @@ pub(crate) mod tests {
         assert_eq!(seen, [Ok("whole".into())]);
     }
 
-    /// A service that is ready once it was asked whether it is, and must not be called before.
+    /// A service that becomes ready when polled, and must not be called before.
     #[derive(Clone, Default)]
     struct Shy {
         is_ready: bool,

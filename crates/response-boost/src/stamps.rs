@@ -1,7 +1,8 @@
-//! The ids that an entry's [tags](crate::Tag) had when its load began: while they are still those, it may be answered.
+//! The ids that an entry's [tags](crate::Tag) had when its load began. The entry may be served while the ids are
+//! unchanged.
 //!
-//! An id is random, so that none comes back: not after an invalidation, not after an eviction. It is read before the
-//! load, so an invalidation that comes after the load has read its data finds the entry with an id that is gone.
+//! An id is random, so it never reappears, neither after an invalidation nor after an eviction. The cache reads it
+//! before the load. If a tag is invalidated after the load has read its data, the entry carries an id that is gone.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -17,24 +18,24 @@ use crate::{
     CacheKey, DecodeError, Found, InvalidTag, NotStored, Policy, Store, StoreError, Tag, tag,
 };
 
-/// What a tag lives for at least once a load has read it: an entry that outlived its tags would be a miss.
+/// The shortest life of a tag once a load has read it. An entry that outlives its tags is a miss.
 const LEAST_LIFE: Duration = Duration::from_hours(12);
-/// And at most: Redis takes no larger number of milliseconds than it can add to the time.
+/// The longest: Redis rejects a TTL that overflows when added to the current time.
 const LONGEST_LIFE: Duration = Duration::from_hours(24 * 365 * 10);
 
-/// What an entry was tagged with, and which id that tag had.
+/// A tag of an entry, and the id that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) key: CacheKey,
     pub(crate) id: String,
 }
 
-/// The tags that are known before an entry is: those of the request and of the policy.
+/// The tags that are known before the entry: those of the request and of the policy.
 pub(crate) struct Tagging {
     keys: Vec<CacheKey>,
-    /// What each invalidation changes, where the answer may name more tags.
+    /// The key that every invalidation changes, if the response may name more tags.
     changes: Option<CacheKey>,
-    /// How long the entry lives, if its answer does not say otherwise.
+    /// How long the entry lives, unless its response says otherwise.
     entry_life: Duration,
     is_valid: bool,
 }
@@ -49,7 +50,7 @@ pub(crate) struct Stamps {
 }
 
 impl Tagging {
-    /// That of the entry under `key`. `None`: it has no tags, and its answer may not name any.
+    /// The tagging of the entry under `key`. `None`: it has no tags, and its response may not name any.
     pub(crate) fn of(
         key: &CacheKey,
         of_request: Option<Result<Vec<Tag>, InvalidTag>>,
@@ -79,7 +80,7 @@ impl Tagging {
         }))
     }
 
-    /// Whether the entry may have these tags. Else it is neither looked for nor stored.
+    /// Whether the entry may have these tags. If not, the cache neither looks it up nor stores it.
     pub(crate) fn is_valid(&self) -> bool {
         self.is_valid
     }
@@ -89,7 +90,7 @@ impl Tagging {
         &self.keys
     }
 
-    /// The ids that the tags have now, or get now.
+    /// Reads the current ids of the tags, and creates missing ones.
     pub(crate) async fn stamp<S: Store>(&self, store: &S) -> Result<Stamps, StoreError> {
         let life = self.entry_life.max(LEAST_LIFE);
         let mut tags = stamp(store, self.keys.iter().chain(&self.changes), life).await?;
@@ -99,15 +100,15 @@ impl Tagging {
 }
 
 impl Stamps {
-    /// Whether no tags are known and the answer may name none.
+    /// Whether no tags are known before the response.
     pub(crate) fn is_empty(&self) -> bool {
         self.tags.is_empty()
     }
 }
 
 impl<S: Store> ReadThrough<S> {
-    /// Whether an entry that has these stamps may be answered: it has all tags that are known of it, with the ids that
-    /// were `found`, and the ids of the others are those that are read now.
+    /// Whether an entry with these stamps may be served. It must have all known tags, with the ids that were `found`;
+    /// the ids of its other tags are looked up now.
     pub(crate) async fn is_alive(
         &self,
         stamps: &[Stamp],
@@ -117,7 +118,7 @@ impl<S: Store> ReadThrough<S> {
         let (known, found) = tagging
             .map_or((&[][..], Vec::new()), |(tagging, found)| (tagging.keys.as_slice(), found));
         for (key, found) in known.iter().zip(&found) {
-            // One that lacks a tag was stored by a release that did not know of it.
+            // An entry that lacks a tag was stored by a release that did not have the tag.
             if !stamps.iter().any(|stamp| stamp.key == *key && stamp.is(found)) {
                 return Ok(false);
             }
@@ -131,7 +132,8 @@ impl<S: Store> ReadThrough<S> {
         Ok(others.iter().zip(&found).all(|(stamp, found)| stamp.is(found)))
     }
 
-    /// The stamps of an entry that is stored under `key` for `life`, and whose answer has named these tags too.
+    /// The stamps of an entry that is about to be stored under `key` for `life`, including the tags that its response
+    /// names.
     ///
     /// `Err`: it may not be stored.
     pub(crate) async fn stamps_of(
@@ -152,7 +154,7 @@ impl<S: Store> ReadThrough<S> {
             let word = self.tell(&fault, "tags not read; the answer is not stored");
             NotStored::of(&fault, word)
         };
-        // The answer says that it lives longer than its tags may: they are to be renewed.
+        // The response lives longer than its tags may, so renew them.
         if life > lasts && !tags.is_empty() {
             let keys = tags.iter().map(|stamp| &stamp.key);
             let now = budget.spend(stamp(&self.shared.store, keys, life)).await.map_err(fault)?;
@@ -167,8 +169,8 @@ impl<S: Store> ReadThrough<S> {
         let life = life.max(LEAST_LIFE);
         let stamped = budget.spend(stamp(&self.shared.store, named.iter(), life)).await;
         tags.extend(stamped.map_err(fault)?);
-        // An invalidation that came after the load had read its data and before this has deleted the tag in vain, and
-        // this before it.
+        // An invalidation may have come after the load read its data and before these ids were read. It deleted the
+        // tags in vain, but it changed this key first.
         let found = budget.spend(self.shared.store.get(&changes.key)).await.map_err(fault)?;
         if changes.is(&found) { Ok(tags) } else { Err(NotStored::Invalidated) }
     }
@@ -180,14 +182,14 @@ impl<S: Store> ReadThrough<S> {
 }
 
 impl Budget<'_> {
-    /// What is under each of these keys.
+    /// Looks up these keys.
     pub(crate) async fn look_up<S: Store>(
         &mut self,
         store: &S,
         keys: &[&CacheKey],
     ) -> Result<Vec<Found>, StoreError> {
         let found = self.spend_within(store.get_limit(), pin!(store.get_many(keys))).await?;
-        // A store of a user's own must not make an entry live whose tag it has not looked up.
+        // A custom store must not revive an entry by skipping the lookup of its tag.
         if found.len() == keys.len() {
             Ok(found)
         } else {
@@ -196,8 +198,8 @@ impl Budget<'_> {
     }
 }
 
-/// Deletes what each of these namespaces' loads look at a second time, then the keys of all tags, all of which are
-/// tried. `Err`: the first fault; at least one tag may still be alive.
+/// Deletes the key that loads read a second time, for each namespace, and then the keys of all tags. It tries all of
+/// them. `Err`: the first fault; at least one tag may not be invalidated.
 pub(crate) async fn invalidate_tags<S: Store>(store: &S, tags: &[Tag]) -> Result<(), StoreError> {
     let mut changes: Vec<CacheKey> = Vec::new();
     for key in tags.iter().map(Tag::changes) {
@@ -216,13 +218,13 @@ async fn delete<S: Store>(store: &S, keys: &[CacheKey]) -> Result<(), StoreError
     join_all(deletions).await.into_iter().collect()
 }
 
-/// The ids of these tags, each of which lives for so long at least.
+/// Reads or creates the ids of these tags, each of which then lives for at least `life`.
 async fn stamp<'a, S: Store>(
     store: &S,
     keys: impl Iterator<Item = &'a CacheKey>,
     life: Duration,
 ) -> Result<Vec<Stamp>, StoreError> {
-    // Twice as long, so that it need not be renewed by each load.
+    // Twice as long, so that not every load renews it.
     let life = life.saturating_mul(2).min(LONGEST_LIFE);
     let stamped = keys.map(|key| {
         Box::pin(async move {
@@ -235,7 +237,7 @@ async fn stamp<'a, S: Store>(
     join_all(stamped.collect()).await.into_iter().collect()
 }
 
-/// The keys of these tags for the entry under `key`, each once, without those that it has.
+/// The distinct keys of these tags for the entry under `key`, without the known ones.
 fn distinct<'a>(
     tags: impl Iterator<Item = &'a Tag>,
     key: &CacheKey,
@@ -250,7 +252,7 @@ fn distinct<'a>(
     keys
 }
 
-/// Unlike all others, at each call: one that is given twice could come back after an invalidation.
+/// A new id for each call: an id that is used twice could reappear after an invalidation.
 fn new_id() -> Bytes {
     Uuid::new_v4().simple().to_string().into()
 }
@@ -259,7 +261,7 @@ fn is_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Stamps as an entry holds them: the key of the tag, and its id.
+/// Stamps as an entry stores them: the key of the tag, and its id.
 pub(crate) type Written<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
 pub(crate) fn written(stamps: &[Stamp]) -> Written<'_> {

@@ -1,4 +1,4 @@
-//! What became of a request in the cache, told as `Cache-Status` (RFC 9211).
+//! What the cache did for a request, as a `Cache-Status` member (RFC 9211).
 
 use std::fmt;
 
@@ -10,42 +10,44 @@ use crate::FaultWord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheStatus {
-    /// Answered from an entry that is fresh, or that may be served while it is loaded anew.
+    /// Served from an entry that is fresh, or that may be served while it is refreshed.
     Hit {
-        /// Seconds of freshness left, rounded down; negative where it is over.
+        /// Seconds of freshness left, rounded down; negative if the entry is stale.
         ttl: i64,
-        /// Whether it is to be loaded anew after the reply: it is about to end, or past its freshness (RFC 5861 §3).
+        /// Whether the entry will be refreshed after the reply, because it is about to expire or is stale (RFC 5861
+        /// §3).
         refreshes: bool,
     },
-    /// Nothing usable was there.
+    /// The store had no usable entry.
     Miss {
-        /// Whether the answer is now kept. `false` also where that is not known.
+        /// Whether the response is now stored. Also `false` if that is unknown.
         stored: bool,
-        /// Whether it is another's answer, which was waited for. `Some(false)`: it was waited for in
-        /// vain; loaded. `None`: nobody else was loading it.
+        /// `Some(true)`: the request waited for another request's load and got its response. `Some(false)`: it waited
+        /// in vain and loaded itself. `None`: it did not wait.
         collapsed: Option<bool>,
         /// Why the cache did not store the response, if it loaded one and knows why.
         detail: Option<NotStored>,
     },
-    /// There was an entry past its freshness, or near its end; loaded anew.
+    /// The entry was stale or about to expire, and this request or another one reloaded it.
     Stale {
-        /// Whether the answer is now kept. `false` also where that is not known.
+        /// Whether the response is now stored. Also `false` if that is unknown.
         stored: bool,
-        /// It is another's answer, which was waited for.
+        /// Whether the response comes from another request's load, for which this request waited.
         collapsed: bool,
-        /// The entry was still fresh.
+        /// Whether the entry was still fresh.
         early: bool,
         /// Why the cache did not store the response, if it loaded one and knows why.
         detail: Option<NotStored>,
     },
-    /// The load failed, or another's did less than a second ago, and the entry is served (RFC 5861 §4).
+    /// The load failed, or another request's load failed less than a second ago, so the cache serves the entry (RFC
+    /// 5861 §4).
     StoodIn {
-        /// The status of the failed answer, if there was any.
+        /// The status of the failed response, if the service sent one.
         status: Option<StatusCode>,
-        /// Seconds of freshness that the entry has left; negative if it is past it.
+        /// Seconds of freshness that the entry has left; negative if it is stale.
         ttl: i64,
     },
-    /// The store could not be asked; loaded, nothing kept.
+    /// The store failed or was not called, so the cache loaded the response and stored nothing.
     Bypass {
         /// Why.
         detail: FaultWord,
@@ -65,7 +67,7 @@ pub enum NotStored {
     Private,
     /// `no-cache`: a directive of the response (RFC 9111 §5.2.2.4), also with an argument.
     NoCache,
-    /// `bad-cache-control`: a directive of the response is malformed, or contradicts another (RFC 9111 §4.2.1).
+    /// `bad-cache-control`: a directive of the response is malformed or contradicts another (RFC 9111 §4.2.1).
     BadCacheControl,
     /// `not-fresh`: the response says that it is not fresh at all, by [`Keep`](crate::Keep), `Cache-Control`,
     /// `Expires` or `Age` (RFC 9111 §4.2).
@@ -77,7 +79,7 @@ pub enum NotStored {
     Vary,
     /// `not-text`: the value of a header field is not ASCII text.
     NotText,
-    /// `not-json`: JSON cannot hold the value that was loaded, such as a map whose keys are no strings.
+    /// `not-json`: JSON cannot represent the loaded value, such as a map whose keys are not strings.
     NotJson,
     /// `tags`: the response has more than 8 tags, a malformed one, or one that the policy does not let it name
     /// ([`Policy::with_response_tags`](crate::Policy::with_response_tags)).
@@ -88,19 +90,19 @@ pub enum NotStored {
     Trailers,
     /// `broke-off`: the body ended with an error.
     BrokeOff,
-    /// `cut-off`: the load exceeded its limit, and the response is a 503 of the cache's own.
+    /// `cut-off`: the load exceeded its limit, and the cache responded with a 503.
     CutOff,
-    /// `slow-load`: the load took as long as the response is fresh.
+    /// `slow-load`: the load took at least as long as the response stays fresh.
     SlowLoad,
-    /// `pass`: a moment ago a response under this key was not stored, so nobody reserved the right to store this one.
+    /// `pass`: a moment ago a response under this key was not stored, so this request took no lease.
     Pass,
-    /// `invalidated`: the key or a tag was invalidated while the response was loaded, or the lease had ended.
+    /// `invalidated`: the key or a tag was invalidated during the load, or the lease had expired.
     Invalidated,
-    /// `fill-refused`: the store answers, but refuses to store.
+    /// `fill-refused`: the store answers reads but refuses to write.
     FillRefused,
-    /// `no-time`: another process was loading, and the time left did not suffice to wait for it.
+    /// `no-time`: another request was loading, and this one had too little time left to wait for it.
     NoTime,
-    /// The store failed meanwhile, with this fault: `redis-timeout` and so on.
+    /// The store failed during the load, with this fault: `redis-timeout` and so on.
     Fault(FaultWord),
 }
 
@@ -147,7 +149,7 @@ impl CacheStatus {
         }
     }
 
-    /// Whether the response comes from the store, and not from a load of this request.
+    /// Whether the response comes from the store and not from this request's own load.
     pub(crate) fn is_from_entry(self) -> bool {
         match self {
             Self::Hit { .. } | Self::StoodIn { .. } => true,
@@ -188,7 +190,7 @@ impl fmt::Display for CacheStatus {
             Self::Stale { stored, collapsed, early, detail: why } => {
                 f.write_str(if *stored { "; stored" } else { "" })?;
                 f.write_str(if *collapsed { "; collapsed" } else { "" })?;
-                // There is one `detail` (RFC 9211 §2.8): why it is not stored matters more.
+                // Only one `detail` is allowed (RFC 9211 §2.8), and why the response was not stored matters more.
                 f.write_str(if *early && why.is_none() { "; detail=early-refresh" } else { "" })?;
                 detail(f, why)
             }

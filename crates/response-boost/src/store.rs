@@ -1,4 +1,4 @@
-//! What a store of entries promises.
+//! The contract of a store.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,19 +13,21 @@ use crate::join::join_all;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where entries are kept. `tests/suite/store_contract.rs` holds every store of this crate to it.
+/// Where the cache stores entries. `tests/suite/store_contract.rs` tests every store of this crate against this
+/// contract.
 ///
-/// A store keeps bytes and does not look into them: what they mean, and whether they still mean
-/// anything, is the reader's matter. Calls may run at the same time and may be cancelled at any
-/// await; a cancelled [`put`](Self::put) or [`delete`](Self::delete) may or may not have been done.
+/// A store holds bytes and does not interpret them; readers decide what the bytes mean and whether they are still
+/// valid. Calls may run concurrently and may be cancelled at any await point. A cancelled [`put`](Self::put) or
+/// [`delete`](Self::delete) may or may not have taken effect.
 pub trait Store: Send + Sync + 'static {
-    /// What is under `key`. `Err`: it is not known.
+    /// Returns what is stored under `key`. `Err`: unknown.
     fn get(&self, key: &CacheKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
-    /// What is under each of these keys, in their order, asked for at the same time: an entry and the ids of its tags.
-    /// What is [`Found::Foreign`] may here be [`Found::Nothing`].
+    /// Returns what is stored under each of these keys, in their order: an entry and the ids of its tags. The lookups
+    /// run at the same time. Here a store may report [`Found::Nothing`] for a value that [`get`](Self::get) reports as
+    /// [`Found::Foreign`].
     ///
-    /// By default by as many [`get`](Self::get)s.
+    /// The default calls [`get`](Self::get) for each key.
     fn get_many(
         &self,
         keys: &[&CacheKey],
@@ -34,11 +36,10 @@ pub trait Store: Send + Sync + 'static {
         async move { join_all(lookups).await.into_iter().collect() }
     }
 
-    /// Keeps `value` under `key` for `life` if there is what is expected, in one step: nothing comes
-    /// between the look and the change.
+    /// Stores `value` under `key` for `life` if the key holds what is `expected`. Check and write are atomic.
     ///
-    /// Whether it did. `life` is at least a millisecond. `Err`: it is not known whether it was kept.
-    /// It may also be `false` although it was kept, where the answer to a first try was lost.
+    /// Returns whether the value was stored. `life` is at least one millisecond. `Err`: unknown whether it was stored.
+    /// It may also return `false` although the value was stored, if the reply to a first attempt was lost.
     fn put(
         &self,
         key: &CacheKey,
@@ -47,19 +48,19 @@ pub trait Store: Send + Sync + 'static {
         life: Duration,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Removes what is under `key`; it is no error if there is nothing.
+    /// Removes what is stored under `key`. Removing nothing is not an error.
     ///
-    /// `Err`: it is not known whether it is gone.
+    /// `Err`: unknown whether it was removed.
     fn delete(&self, key: &CacheKey) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The id of a [tag](crate::Tag): the value under `key`, else `id`, which it then puts there. Either lives for half
-    /// of `life` at least from now on. Between the look and the change comes nothing.
+    /// Returns the id of a [tag](crate::Tag): the value under `key`. If the key holds no value, stores `id` and returns
+    /// it. Either way the value lives for at least half of `life` from now. Check and write are atomic.
     ///
-    /// `id` is another one at each call, and must be put once at most, as a lease must (an id that came back after it
-    /// was deleted would bring entries back that were invalidated): a store whose commands are sent again where a reply
-    /// is lost must not do so here.
+    /// Each call passes a new `id`, which must be stored once at most, as must a lease: an id that reappeared after its
+    /// deletion would revive invalidated entries. So a store that resends a command whose reply was lost must not do so
+    /// here.
     ///
-    /// By default by [`get`](Self::get) and [`put`](Self::put), in two round trips or three.
+    /// The default uses [`get`](Self::get) and [`put`](Self::put), in two or three round trips.
     fn stamp(
         &self,
         key: &CacheKey,
@@ -67,7 +68,7 @@ pub trait Store: Send + Sync + 'static {
         life: Duration,
     ) -> impl Future<Output = Result<Bytes, StoreError>> + Send {
         async move {
-            // Another may come between, again and again; hardly so often.
+            // Another process may change the key in between, but hardly eight times in a row.
             for _ in 0..8 {
                 let found = self.get(key).await?;
                 let (expected, value) = match &found {
@@ -79,7 +80,8 @@ pub trait Store: Send + Sync + 'static {
                 if self.put(key, expected, value.clone(), life).await? {
                     return Ok(value);
                 }
-                // It may have been put, and be gone again by now.
+                // `put` may have stored it although it returned `false`, and it may be deleted by now: never store this
+                // id twice.
                 if is_new {
                     break;
                 }
@@ -88,26 +90,26 @@ pub trait Store: Send + Sync + 'static {
         }
     }
 
-    /// The longest that a [`get`](Self::get) takes, where the store sees to that itself. A request that
-    /// may wait that long then needs no timer of its own around it, each of which is a system call.
+    /// The longest that [`get`](Self::get) takes, if the store enforces a limit itself. A request that may wait that
+    /// long then needs no timer of its own around the call, which saves a system call.
     fn get_limit(&self) -> Option<Duration> {
         None
     }
 
-    /// How long it still will not be asked after a fault ([`StoreError::BreakerOpen`]); for the log.
+    /// How long the store will still reject calls after a fault ([`StoreError::BreakerOpen`]); for the log.
     fn closed_for(&self) -> Option<Duration> {
         None
     }
 
-    /// What its faults are named after in header, log and metric: `redis` makes `redis-timeout`.
+    /// The prefix of its faults in header, log and metric: `redis` makes `redis-timeout`.
     fn name(&self) -> &'static str {
         "store"
     }
 }
 
-/// A [`Store`] that is chosen when the program starts: `Arc<dyn DynStore>` is one.
+/// A [`Store`] chosen at runtime: `Arc<dyn DynStore>` implements [`Store`].
 ///
-/// Every store is a `DynStore`, at the price of an allocation for each call.
+/// Every store is a `DynStore`, at the cost of one allocation for each call.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -132,7 +134,7 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 
 mod sealed {
     use super::{Boxed, Bytes, CacheKey, Duration, Expected, Found, Store};
 
-    /// [`Store`], with its futures on the heap.
+    /// [`Store`] with boxed futures.
     pub trait DynStore: Send + Sync + 'static {
         fn dyn_get<'a>(&'a self, key: &'a CacheKey) -> Boxed<'a, Found>;
         fn dyn_get_many<'a>(&'a self, keys: &'a [&CacheKey]) -> Boxed<'a, Vec<Found>>;
@@ -241,7 +243,7 @@ impl Store for dyn DynStore {
     }
 }
 
-/// A store that several share.
+/// A shared store.
 impl<S: Store + ?Sized> Store for Arc<S> {
     async fn get(&self, key: &CacheKey) -> Result<Found, StoreError> {
         (**self).get(key).await
@@ -282,32 +284,32 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
 }
 
-/// What is under a key.
+/// What a store has under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing, or something whose life is over.
+    /// Nothing, or a value that has expired.
     Nothing,
-    /// What was put.
+    /// A stored value.
     Value(Bytes),
-    /// Something that no store has put there: another Redis type.
+    /// Something that no store wrote: another Redis type.
     Foreign,
 }
 
-/// What must be under a key for a [`put`](Store::put).
+/// What a key must hold for a [`put`](Store::put) to succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected<'a> {
-    /// It does not matter.
+    /// Anything, or nothing.
     Anything,
     /// [`Found::Nothing`].
     Nothing,
-    /// A value that begins with these bytes.
+    /// A value that starts with these bytes.
     StartsWith(&'a [u8]),
     /// [`Found::Foreign`].
     Foreign,
 }
 
-/// Why a store could not do what it was asked. None of these names the key or a credential; the source says in words,
-/// for the log, which server it was and what that said.
+/// Why a store failed. No variant names the key or a credential. For the log, the source says which server failed and
+/// what it replied.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -317,29 +319,28 @@ pub enum StoreError {
     /// Nothing listens at the endpoint.
     #[error("connection refused")]
     Refused(#[source] Cause),
-    /// The endpoint did not accept the credentials, or wants some.
+    /// The endpoint rejected the credentials, or requires some.
     #[error("sign-in refused")]
     Auth(#[source] Cause),
-    /// It has failed a moment ago, and was not asked.
+    /// The breaker is open after a recent fault, so the store was not called.
     #[error("not asked, after a fault")]
     BreakerOpen,
-    /// It answered with an error, of which this is the code: `OOM`, `READONLY`, `NOPERM`, …
+    /// The server replied with an error, and this is its code: `OOM`, `READONLY`, `NOPERM`, …
     #[error("error reply {code}")]
     Reply {
         /// The first word of the reply.
         code: String,
-        /// The reply in its own words.
+        /// The whole reply.
         #[source]
         cause: Cause,
     },
-    /// Everything else: a name that does not resolve, a certificate, a broken connection.
+    /// Any other fault: a name that does not resolve, a bad certificate, a broken connection.
     #[error("request failed")]
     Failed(#[source] Cause),
 }
 
 impl StoreError {
-    /// The fault in one word, the same in header, log and metric; `store` is the store's
-    /// [`name`](Store::name).
+    /// The fault in one word, the same in header, log and metric. `store` is the store's [`name`](Store::name).
     #[must_use]
     pub fn word(&self, store: &'static str) -> FaultWord {
         FaultWord {
@@ -355,8 +356,8 @@ impl StoreError {
     }
 }
 
-/// A fault of a store in one word: `redis-timeout`, `redis-refused`, `redis-auth`, `redis-error`; or
-/// `breaker-open`: not asked, after a fault.
+/// A fault of a store in one word: `redis-timeout`, `redis-refused`, `redis-auth`, `redis-error`, or `breaker-open` if
+/// the store was not called after a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultWord {
     store: &'static str,

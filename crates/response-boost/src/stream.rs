@@ -1,29 +1,30 @@
-//! Changes of data as a stream tells them, and what they make old.
+//! Invalidation by a stream of data changes.
 
 use thiserror::Error;
 
 use crate::stamps::invalidate_tags;
 use crate::{Store, StoreError, Tag};
 
-/// How many changes' tags are deleted at a time: more would wait for each other longer than for the store.
+/// How many changes' tags are deleted at a time. With more, the commands would mostly wait for each other.
 const AT_ONCE: usize = 100;
 
-/// A change whose tags may still be alive.
+/// A change whose tags may not be invalidated yet.
 #[derive(Debug, Error)]
 #[error("change {first} and those after it are not done")]
 pub struct UndoneChange {
-    /// Its place in the batch, counted from 0. Those before it are done: a stream goes on with it.
+    /// Its index in the batch, from 0. All changes before it are done; the stream continues with this one.
     pub first: usize,
-    /// What kept it from being done.
+    /// Why it is not done.
     #[source]
     pub fault: StoreError,
 }
 
-/// Invalidates, for each change that a stream tells of, the tags that `tags_of` gives for it: the consumer's half of
-/// [`invalidate_tag`](crate::ResponseCacheLayer::invalidate_tag), for a process that has the store and no service.
+/// Invalidates the tags that `tags_of` returns for each change of a stream. It is the consumer's counterpart of
+/// [`invalidate_tag`](crate::ResponseCacheLayer::invalidate_tag), for a process that has the store but no service.
 ///
-/// It waits for the store as long as it takes; put a timeout around it. To invalidate a tag twice does no harm, so after
-/// an error the changes from [`UndoneChange::first`] on are given again (a partial batch response on Lambda).
+/// It sets no limit of its own on waiting for the store; put a timeout around it. Invalidating a tag twice does no
+/// harm, so after an error let the stream redeliver the changes from [`UndoneChange::first`] on (on Lambda, by a
+/// partial batch response).
 ///
 /// ```
 /// use response_boost::{MemoryStore, Namespace, invalidate_changes};

@@ -1,4 +1,4 @@
-//! What a group of entries is invalidated by.
+//! Tags: names for groups of entries that are invalidated together.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::{CacheKey, Keep, Namespace, NotStored, Policy};
 
-/// A name for a group of entries (`team-7`), all of which [one call](crate::ResponseCacheLayer::invalidate_tag)
-/// invalidates, however many they are.
+/// A name for a group of entries (`team-7`). [One call](crate::ResponseCacheLayer::invalidate_tag) invalidates the
+/// whole group, however large it is.
 ///
 /// ```
 /// use response_boost::Namespace;
@@ -19,24 +19,25 @@ use crate::{CacheKey, Keep, Namespace, NotStored, Policy};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Under the key `<namespace>:%tag:<name>` the store has a random id. A load reads the ids of its tags before it asks
-/// the service, and the entry carries them. A hit reads the entry and its tags at the same time, and an entry that
-/// carries another id than its tag has, or whose tag is gone, is a miss. So `redis-cli DEL 'users:%tag:team-7'`
-/// invalidates the group by hand. An evicted tag costs misses and never an old response.
+/// The store has a random id for each tag, under the key `<namespace>:%tag:<name>`. A load reads the ids of its tags
+/// before it calls the service, and the entry carries them. A hit reads the entry and its tags at the same time. If the
+/// entry's id of a tag differs from the stored one, or the tag is gone, the lookup is a miss. So `redis-cli DEL
+/// 'users:%tag:team-7'` invalidates the group by hand, and an evicted tag costs misses but never serves an old
+/// response.
 ///
-/// In a key the name is escaped as a part of a [`CacheKey`] is, and no list of key parts makes the key of a tag.
+/// The name is escaped like a part of a [`CacheKey`]. No list of key parts produces the key of a tag.
 ///
 /// # Where tags come from
 ///
 /// - The request: [`ResponseCacheLayer::with_tags`](crate::ResponseCacheLayer::with_tags),
-///   [`ValueCache::with_tags`](crate::ValueCache::with_tags). Such a tag costs a load one command, and a hit none:
-///   the entry and its tags are one lookup (in a cluster one command for each, all sent at once).
+///   [`ValueCache::with_tags`](crate::ValueCache::with_tags). Such a tag costs a load one command and a hit none,
+///   because the entry and its tags share one lookup (in a cluster, one command for each, all sent at once).
 /// - The policy: [`Policy::with_tag`] gives all entries a tag, such as [`Namespace::whole`].
 /// - The response or the load: [`Keep::with_tags`], or a `Cache-Tag` field ([`Policy::with_response_tags`],
-///   [`Policy::with_cache_tag_header`]). Since such a tag becomes known only with the entry, a hit reads it after the
-///   entry, in a second round trip.
+///   [`Policy::with_cache_tag_header`]). Only the entry names such a tag, so a hit reads it after the entry, in a
+///   second round trip.
 ///
-/// A response has at most 8 tags ([`Tag::MOST`]). One with more, or with one that is malformed, is not stored
+/// A response has at most 8 tags ([`Tag::MOST`]). A response with more tags, or with a malformed one, is not stored
 /// (`detail=tags`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
@@ -45,18 +46,18 @@ pub struct Tag {
     shards: u8,
 }
 
-/// What a [`Tag`] was refused for.
+/// Why a [`Tag`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a tag of 1 to {} bytes", Tag::MAX_LEN)]
 pub struct InvalidTag;
 
-// No part of a key begins like this: after a `%` an escape has two capital hexadecimal digits, or is `%72efresh`.
+// No part of a key begins like this: in a part, `%` is followed by two capital hex digits, or the part is `%72efresh`.
 const TAG: &str = "%tag";
 const WHOLE: &str = "%all";
 const CHANGES: &str = "%changes";
 
 impl Namespace {
-    /// The tag of this name in this namespace: 1 to 128 bytes.
+    /// The tag with this name, of 1 to 128 bytes, in this namespace.
     pub fn tag(&self, name: &str) -> Result<Tag, InvalidTag> {
         if !(1..=Tag::MAX_LEN).contains(&name.len()) {
             return Err(InvalidTag);
@@ -66,21 +67,21 @@ impl Namespace {
         Ok(Tag::new(self, key))
     }
 
-    /// The tag of the whole namespace, under the key `<namespace>:%all`. The entries that a policy gives it
-    /// ([`Policy::with_tag`]) are invalidated by one call, without a `SCAN`.
+    /// The tag of the whole namespace, under the key `<namespace>:%all`. Give it to all entries by
+    /// [`Policy::with_tag`], and one call invalidates them without a `SCAN`.
     #[must_use]
     pub fn whole(&self) -> Tag {
         Tag::new(self, [self.as_str(), ":", WHOLE].concat())
     }
 
-    /// The key that each invalidation of a tag of this namespace changes.
+    /// The key that every invalidation of a tag in this namespace changes.
     pub(crate) fn changes(&self) -> CacheKey {
         changes(self.as_str())
     }
 }
 
 impl Tag {
-    /// How many tags a response may have.
+    /// The most tags that a response may have.
     pub const MOST: usize = 8;
     const MAX_LEN: usize = 128;
 
@@ -89,19 +90,20 @@ impl Tag {
         Self { key: CacheKey::from_raw(key), namespace_bytes, shards: 1 }
     }
 
-    /// The same tag with `shards` keys instead of one (0 counts as 1), for a tag on so many entries that one node of a
-    /// cluster had all their lookups: `users:%tag:team-7`, `users:%tag:team-7:1`, `users:%tag:team-7:2` …
+    /// The same tag spread over `shards` keys (0 counts as 1): `users:%tag:team-7`, `users:%tag:team-7:1`,
+    /// `users:%tag:team-7:2` … Use it for a tag on so many entries that its lookups would overload one node of a
+    /// cluster.
     ///
-    /// An entry goes by one of them, which its own key chooses; an invalidation deletes them all, and has succeeded when
-    /// all are gone. Who invalidates must know of as many shards as who stores: **to have more of them, deploy first
-    /// what invalidates; to have fewer, last.** By hand, delete each of the keys.
+    /// Each entry uses one shard, chosen by its own key. An invalidation deletes all shards, and succeeds when all are
+    /// gone. So the invalidating code must know at least as many shards as the storing code: **to raise the number,
+    /// deploy the invalidating code first; to lower it, deploy it last.** By hand, delete each of the keys.
     #[must_use]
     pub fn with_shards(mut self, shards: u8) -> Self {
         self.shards = shards.max(1);
         self
     }
 
-    /// The key under which the store has the tag's id; that of its first shard.
+    /// The key under which the store has the tag's id; with several shards, the key of the first.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.key.as_str()
@@ -112,7 +114,8 @@ impl Tag {
         (0..self.shards).map(|shard| self.shard(shard))
     }
 
-    /// The key that the entry under `key` goes by: alike in every process, so that a hit need not have seen the entry.
+    /// The shard that the entry under `key` uses. All processes choose the same one, so a hit can look it up before it
+    /// has seen the entry.
     pub(crate) fn key_for(&self, key: &CacheKey) -> CacheKey {
         self.clone().into_key_for(key)
     }
@@ -121,12 +124,12 @@ impl Tag {
         if self.shards == 1 {
             return self.key;
         }
-        // Processes of all releases must choose alike.
+        // Processes of all releases must choose the same shard.
         let hash = Sha256::digest(key.as_str());
         self.shard(hash[0] % self.shards)
     }
 
-    /// The key that an invalidation of this tag changes.
+    /// The key that every invalidation of this tag changes, besides the tag's own.
     pub(crate) fn changes(&self) -> CacheKey {
         changes(self.namespace())
     }
@@ -153,13 +156,13 @@ fn changes(namespace: &str) -> CacheKey {
     CacheKey::from_raw([namespace, ":", CHANGES].concat())
 }
 
-/// Whether it is the key of a tag, as an entry may name it.
+/// Whether this is the key of a tag, as an entry may name it.
 pub(crate) fn is_tag(key: &str) -> bool {
     [":%tag:", ":%all"].iter().any(|reserved| key.contains(reserved))
 }
 
-/// The tags that a response names for itself, if the policy lets it. Clients do not see a `Cache-Tag` that the cache
-/// reads.
+/// The tags that a response names, if the policy allows it. Removes the `Cache-Tag` field if the cache reads it, so
+/// that clients do not see it.
 pub(crate) fn named_by(
     response: &mut response::Parts,
     policy: &Policy,
@@ -168,7 +171,7 @@ pub(crate) fn named_by(
     let mut named = allowed(kept, policy).map(<[Tag]>::to_vec);
     if let (Some(namespace), true) = (&policy.response_tags, policy.reads_cache_tag) {
         for line in response.headers.get_all(CACHE_TAG) {
-            // As a list (RFC 9110 §5.6.1), whose elements may be empty.
+            // A list (RFC 9110 §5.6.1) may have empty elements.
             let list = line.to_str().map_err(|_| NotStored::Tags);
             named = named.and_then(|mut named| {
                 for name in list?.split(',').map(str::trim_ascii).filter(|name| !name.is_empty()) {
@@ -182,7 +185,7 @@ pub(crate) fn named_by(
     named
 }
 
-/// The tags, if the policy lets an answer name these.
+/// Returns the tags if the policy allows a response to name them.
 pub(crate) fn allowed<'a>(tags: &'a [Tag], policy: &Policy) -> Result<&'a [Tag], NotStored> {
     let is_allowed = |tag: &Tag| {
         policy.response_tags.as_ref().is_some_and(|namespace| namespace.as_str() == tag.namespace())

@@ -1,8 +1,8 @@
-//! What tags guarantee, in thousands of interleavings over a real Redis: no request that begins after an invalidation of
-//! a tag is answered with what a tagged entry held before it. And that this test would notice.
+//! Tests the guarantee of tags in thousands of interleavings over a real Redis: no request that begins after a tag's
+//! invalidation gets what a tagged entry held before it. Flawed variants show that the test would notice a violation.
 //!
-//! Clocks are up to 50 ms apart, the keys of tags are evicted, replies are lost, connections closed, clients hang up.
-//! `GUARANTEE_ANSWERS` is how many answers each run waits for.
+//! Clocks differ by up to 50 ms, the keys of tags are evicted, replies are lost, connections close, clients disconnect.
+//! `GUARANTEE_ANSWERS` sets how many responses each run collects.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -35,28 +35,28 @@ const KEYS: usize = 12;
 const TAGS: usize = 6;
 const ENVIRONMENTS: usize = 6;
 const ANSWERS: usize = 10_000;
-/// A run that has not yet seen what it waits for goes on for so many times its answers: chance is no fault.
+/// A run that has not seen everything by chance may collect this many times its responses.
 const TIMES_AS_MANY: usize = 20;
-/// Clocks are right, or wrong by so much.
+/// Clocks are right, or off by this much.
 const SKEWS_MS: [i64; 3] = [0, -50, 50];
 
-/// Who names the tags.
+/// What names the tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Request,
-    /// The answer alone knows: which tag it is changes all the time.
+    /// Only the response knows its tag, which changes all the time.
     Answer,
 }
 
-/// What can be wrong, so that the guarantee does not hold.
+/// A flaw that breaks the guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// An entry is dead if its tag was invalidated later than it was loaded, by the clocks.
+    /// An entry is dead if, by the clocks, its tag was invalidated after its load.
     WallClock,
     /// The ids are read after the load.
     ReadLate,
-    /// Whether anything was invalidated meanwhile is not looked at.
+    /// The id of the namespace's changes is not compared.
     NoChangeId,
 }
 
@@ -64,9 +64,9 @@ struct World {
     by: By,
     flaw: Flaw,
     answers: usize,
-    /// The version of what has each tag.
+    /// The version of each tag's data.
     tags: Vec<Versions>,
-    /// Which tag what is under each key has, where that is not told by the key.
+    /// The tag of each key's data, if the key does not determine it.
     tag_of: Vec<AtomicU64>,
     seen: Mutex<Seen>,
 }
@@ -74,7 +74,7 @@ struct World {
 #[derive(Default)]
 struct Versions {
     current: AtomicU64,
-    /// The newest whose invalidation has returned: nothing older may be the answer from now on.
+    /// The newest version whose invalidation has returned: from now on, no older one may be served.
     invalidated: AtomicU64,
 }
 
@@ -85,14 +85,14 @@ struct Seen {
     stored: usize,
     stood_in: usize,
     refreshed: usize,
-    /// Since a tag was invalidated while it was not known yet.
+    /// Because a tag was invalidated before it was known.
     not_stored: usize,
     bypassed: usize,
     too_old: usize,
 }
 
 impl Seen {
-    /// Whether all has happened that is to be tested.
+    /// Whether everything to test has happened.
     fn has_all(&self, by: By) -> bool {
         let Self { hits, stored, stood_in, refreshed, not_stored, .. } = *self;
         [hits, stored, stood_in, refreshed].iter().all(|&count| count >= 10)
@@ -100,23 +100,23 @@ impl Seen {
     }
 }
 
-/// A store that is slow at every step, whose replies are lost now and then, and that does what is wrong.
+/// A store that is slow at every step, sometimes loses a reply, and has the flaw.
 struct Rough {
     store: RedisStore,
     flaw: Flaw,
     clock: Clock,
 }
 
-/// The id that is that of every tag, where they do not count.
+/// The id of every tag, if tags are ignored.
 const SAME: &str = "00000000000000000000000000000000";
 
 impl Rough {
-    /// Now, by the clock of this process, as an id.
+    /// This process's current time, as an id.
     fn now(&self) -> Bytes {
         format!("{:032x}", self.clock.now_ms()).into()
     }
 
-    /// The entry with other ids, of the same length, as the flaw has them.
+    /// Replaces the ids of an entry by those of the flaw, which have the same length.
     async fn restamped(&self, value: Bytes) -> Bytes {
         let Ok(text) = std::str::from_utf8(&value) else { return value };
         let Some(start) = text.find(r#""tags":["#) else { return value };
@@ -239,7 +239,7 @@ fn tag(number: usize) -> Tag {
     if number == 0 { tag.with_shards(3) } else { tag }
 }
 
-/// Those of a key whose request says them.
+/// The tags of a key, if the request names them.
 fn tags_of(key: usize) -> [usize; 2] {
     [key % TAGS, (key + 1) % TAGS]
 }
@@ -293,7 +293,7 @@ impl World {
         }
     }
 
-    /// A load: it reads at some moment of its own, and may fail. Its answer is the version of each of its tags.
+    /// A load: it reads at a random moment, and may fail. Its response is the version of each of its tags.
     async fn load(&self, key: usize) -> Response<Full<Bytes>> {
         delay().await;
         let tags = match self.by {
@@ -316,7 +316,7 @@ impl World {
         response
     }
 
-    /// One request, held against what had been invalidated before it.
+    /// Sends one request, and compares the response with what had been invalidated before it.
     async fn read(self: &Arc<Self>, cache: &TestCache) {
         let key = below(KEYS);
         let floors: Vec<_> =
@@ -328,7 +328,7 @@ impl World {
         });
         let request = http::Request::builder().uri(format!("/{key}")).body(()).unwrap();
         let answer = cache.layer(service).oneshot(request);
-        // Some clients hang up.
+        // Some clients disconnect.
         let patience = if below(30) == 0 { 1 + below(40) as u64 } else { u64::from(u32::MAX) };
         let answer = tokio::time::timeout(Duration::from_millis(patience), answer).await;
         let Ok(Ok(answer)) = answer else { return };
@@ -354,9 +354,9 @@ impl World {
         }
     }
 
-    /// One change of what has a tag, and its invalidation, by the library or by hand.
+    /// Changes a tag's data once, and invalidates the tag, by the library or by hand.
     async fn write(&self, cache: &TestCache, peer: &Peer) {
-        // Some are seldom invalidated, so that entries live until their end.
+        // Some tags are rarely invalidated, so that their entries live until they expire.
         let number = below(if below(20) == 0 { TAGS } else { TAGS / 3 });
         let version = self.tags[number].current.fetch_add(1, Ordering::SeqCst) + 1;
         delay().await;
@@ -366,7 +366,7 @@ impl World {
                 peer.delete(&key);
             }
         } else {
-            // A reply may be lost, a connection closed; then it is the caller's to try again.
+            // A reply may be lost or a connection closed; then the caller must retry.
             while cache.invalidate_tag(&tag(number)).await.is_err() {}
         }
         self.tags[number].invalidated.fetch_max(version, Ordering::SeqCst);
@@ -374,7 +374,7 @@ impl World {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
-    /// What is not invalidated by anybody: memory is short, and keys get other tags.
+    /// Disturbances besides invalidations: evictions, and keys that get other tags.
     async fn disturb(&self, peer: &Peer) {
         match below(4) {
             0 => peer.delete(&tag(0).changes()),
@@ -386,7 +386,7 @@ impl World {
     }
 }
 
-/// What the processes share.
+/// The server that the processes share.
 enum Peer {
     Server(RedisServer),
     Cluster(Box<Cluster>),
@@ -412,7 +412,7 @@ impl Peer {
         }
     }
 
-    /// By hand, as an operator would.
+    /// Deletes a key by hand, as an operator would.
     fn delete(&self, key: &CacheKey) {
         let node = match self {
             Self::Server(server) => server,
@@ -427,7 +427,7 @@ async fn run(peer: Peer, by: By, flaw: Flaw) -> Seen {
     let mut tasks: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
     let concurrent = environment(&peer, &world, 2);
     for number in 0..2 * ENVIRONMENTS {
-        // Half of them are processes of their own, and the others requests of one.
+        // Half of the caches are processes of their own; the others share one.
         let cache = if number % 2 == 0 {
             environment(&peer, &world, number / 2)
         } else {

@@ -1,4 +1,4 @@
-//! The cache for values: what a function returns, rather than what a service answers.
+//! The value cache: it stores what a function returns, where the layer stores what a service responds.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,12 +19,12 @@ use crate::{
     CacheKey, CacheStatus, Deadline, InvalidTag, Keep, Namespace, Policy, Store, StoreError, Tag,
 };
 
-/// Stores what a function of yours returns in a [`Store`], and returns it again: permissions, configuration, what
-/// another API has said.
+/// Stores what a function of yours returns in a [`Store`], and returns it again: permissions, configuration, the
+/// response of another API.
 ///
-/// It is the same core as that of [`ResponseCacheLayer`](crate::ResponseCacheLayer), with all that its [`Policy`] says:
-/// leases, serving stale, deadlines, the breaker, the [`Report`](crate::Report). What concerns HTTP alone (methods,
-/// statuses but 404, clients, key headers) has no effect.
+/// It shares its core with [`ResponseCacheLayer`](crate::ResponseCacheLayer), so everything that its [`Policy`] sets
+/// applies: leases, serving stale, deadlines, the breaker, the [`Report`](crate::Report). Settings that concern HTTP
+/// alone (methods, statuses other than 404, clients, key headers) have no effect.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -56,14 +56,14 @@ use crate::{
 ///
 /// # What is stored
 ///
-/// A line of metadata and the value as JSON, which reads well in `redis-cli`; [`None`] leaves the second line empty. What
-/// does not deserialize, since another release of the type has written it, is a miss: it is loaded and replaced, and
-/// logged once a minute at most. Where a new release gives a field another meaning and the same form, it has to give
-/// the key another part.
+/// An entry is a line of metadata and the value as JSON, which is readable in `redis-cli`; for [`None`] the second line
+/// is empty. If the value does not deserialize, because another release of the type wrote it, the lookup is a miss: the
+/// cache loads and replaces the value, and logs this once a minute at most. If a new release changes what a field means
+/// but not its form, change a part of the key as well.
 ///
-/// `Some` is stored for the policy's time to live, `None` for its [`with_not_found_ttl`](Policy::with_not_found_ttl),
-/// and not at all without one. The load may say otherwise: it then returns `(value, Keep::new(ttl))`, and
-/// [`Keep::new`] with zero for what is not to be stored.
+/// `Some` is stored for the policy's TTL, `None` for its [`with_not_found_ttl`](Policy::with_not_found_ttl), and not at
+/// all if that is not set. A load can override this by returning `(value, Keep::new(ttl))`; a `ttl` of zero means that
+/// the value is not stored.
 ///
 /// Clones share the store.
 pub struct ValueCache<T, S> {
@@ -74,21 +74,21 @@ pub struct ValueCache<T, S> {
     value: PhantomData<fn() -> T>,
 }
 
-/// The tags of the value under a key.
+/// Returns the tags of the value under a key.
 type TagsOf = dyn Fn(&CacheKey) -> Result<Vec<Tag>, InvalidTag> + Send + Sync;
 
-/// Why there is no value.
+/// Why [`ValueCache::get_or_load`] returned no value.
 ///
-/// It is an [`Error`](std::error::Error) whatever `E` is, so that `?` makes a `Box<dyn Error>` or an `anyhow::Error` of
-/// it also where `E` is one of these, which do not implement `Error` themselves. It has no `source`: find the causes in
-/// the `E` of [`Load`](Self::Load).
+/// It implements [`Error`](std::error::Error) for any displayable `E`, so `?` turns it into a `Box<dyn Error>` or an
+/// `anyhow::Error` even if `E` is one of these two, which do not implement `Error` themselves. It has no `source`: the
+/// cause is the `E` in [`Load`](Self::Load).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ValueError<E> {
-    /// The load failed, in its own words, and no stored value may be returned instead.
+    /// The load returned this error, and the cache had no usable stored value to return instead.
     Load(E),
-    /// The load was cut off: it took longer than [`Policy::with_load_limit`] or the [`Deadline`] lets it, and no stored
-    /// value may be returned instead. (The layer answers 503.)
+    /// The load took longer than [`Policy::with_load_limit`] or the [`Deadline`] allows, and the cache had no stored
+    /// value to return instead. (The layer responds with a 503.)
     TimedOut,
 }
 
@@ -103,11 +103,10 @@ impl<E: fmt::Display> fmt::Display for ValueError<E> {
 
 impl<E: fmt::Debug + fmt::Display> std::error::Error for ValueError<E> {}
 
-/// What a value is stored under: a list of parts, which the cache puts in its [`Namespace`], or a [`CacheKey`] as it
-/// stands.
+/// The key of a value: a list of parts, which the cache puts in its [`Namespace`], or a complete [`CacheKey`].
 pub trait ValueKey: sealed::ValueKey {}
 
-/// What a load may return: the value alone, or with how it is to be stored.
+/// What a load may return: an `Option` of the value, alone or together with a [`Keep`] that says how to store it.
 pub trait IntoValue<T>: sealed::IntoValue<T> {}
 
 mod sealed {
@@ -166,7 +165,7 @@ impl<T, S: Store> ValueCache<T, S>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// A cache that stores in `store`, by the rules of `policy`, under keys of `namespace`.
+    /// Creates a cache that stores values in `store`, under keys of `namespace`, by the rules of `policy`.
     #[must_use]
     pub fn new(store: S, policy: Policy, namespace: Namespace) -> Self {
         let core = Arc::new(ReadThrough::new(store, policy, Clock::default()));
@@ -174,8 +173,8 @@ where
         Self { core, namespace, deadline: None, tags_of: None, value: PhantomData }
     }
 
-    /// Gives each value the [`Tag`]s that this function gives for its key. A load may add some that only it knows:
-    /// [`Keep::with_tags`].
+    /// Gives each value the [`Tag`]s that `tags_of` returns for its key. A load may add tags that are known only after
+    /// it, by [`Keep::with_tags`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -196,23 +195,24 @@ where
         self
     }
 
-    /// The same cache for a request that must be answered by then. None is known otherwise but that of the invocation
-    /// inside [`AfterReplyLayer`](crate::AfterReplyLayer); [`Deadline::of_request`] finds that of an HTTP request.
+    /// The same cache, for a request that must be answered by `deadline`. Without this the cache knows only the
+    /// deadline of a Lambda invocation, and only inside [`AfterReplyLayer`](crate::AfterReplyLayer).
+    /// [`Deadline::of_request`] finds the deadline of an HTTP request.
     #[must_use]
     pub fn until(&self, deadline: impl Into<Option<Deadline>>) -> Self {
         Self { deadline: deadline.into().or(self.deadline), ..self.clone() }
     }
 
-    /// The value stored under `key`, else the one that `load` returns, which is then stored.
+    /// Returns the value stored under `key`; on a miss, calls `load` and stores what it returns.
     ///
-    /// A fault of the store makes it slower and is never an error. While one process loads, the others wait for its
-    /// value. `load` is called only where a load is due, and may run after this has returned (a refresh), so it and its
-    /// future own what they use: `async move || db.find(id).await`.
+    /// A fault of the store slows this down and is never an error. While one process loads, the others wait for its
+    /// value. The cache calls `load` only when a load is due. A refresh may run after this function has returned, so
+    /// `load` and its future own what they use: `async move || db.find(id).await`.
     ///
     /// # Errors
     ///
-    /// What `load` returns as an error, or that it was cut off; in either case a stored value is returned instead within
-    /// [`Policy::with_stale_if_error`].
+    /// `load` returned an error, or was cancelled. Within [`Policy::with_stale_if_error`] the cache returns a stored
+    /// value instead.
     pub fn get_or_load<V, E, F>(
         &self,
         key: impl ValueKey,
@@ -231,7 +231,8 @@ where
             let (value, keep) = load().await?.into_value();
             Ok(LoadedValue::of(value, keep.as_ref(), &policy))
         };
-        // No `async fn`: that it is `Send` is to be known here, since the compiler fails to prove it of a `dyn DynStore`.
+        // Not an `async fn`: the signature must promise `Send`, because the compiler fails to prove it for a `dyn
+        // DynStore`.
         async move {
             let ends_at_ms = Deadline::left_of(self.deadline, self.core.clock.now_ms());
             let answer = self.core.answer(&key, tagging.as_deref(), ends_at_ms, load).await;
@@ -251,16 +252,15 @@ where
         }
     }
 
-    /// The values stored under many keys, and of those that are not there what `load` returns for each; in the order of
-    /// the keys.
+    /// Returns the values stored under many keys, in the order of the keys, and calls `load` for each key that misses.
     ///
-    /// The lookups are sent all at once, over the one connection to each node: they cost one round trip. Those that
-    /// miss are loaded at the same time as each other. In a [`Report`](crate::Report) their times add up.
+    /// The lookups are sent all at once over the one connection to each node, so they cost one round trip. The misses
+    /// load concurrently. In a [`Report`](crate::Report) their times add up.
     ///
     /// # Errors
     ///
-    /// The first error in the order of the keys, once all loads have ended, so that what the others have loaded is
-    /// stored.
+    /// The first error, in the order of the keys. The cache returns it after all loads have ended, so that the values
+    /// of the successful loads are stored.
     pub fn get_or_load_many<K, V, E, F>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -281,13 +281,13 @@ where
         async move { join_all(each).await.into_iter().collect() }
     }
 
-    /// Removes the value stored under `key`, so that the next call loads it: first the change, then this.
+    /// Removes the value stored under `key`, so that the next call loads it. Change the data first, then call this.
     ///
-    /// It waits for the store as long as a lookup would. The [crate] says what it guarantees.
+    /// It waits for the store as long as a lookup would. The [crate] documentation states the guarantee.
     ///
     /// # Errors
     ///
-    /// The store failed, and the old value may still be there.
+    /// The store failed; the old value may still be stored.
     pub fn invalidate(
         &self,
         key: impl ValueKey,
@@ -296,7 +296,7 @@ where
         async move { self.core.invalidate(&key).await }
     }
 
-    /// Invalidates all values that have this tag, by at most two commands and one more for each further shard.
+    /// Invalidates all values with this tag, by at most two commands and one more for each further shard.
     ///
     /// # Errors
     ///
@@ -306,11 +306,11 @@ where
         async move { self.core.invalidate_tag(&tag).await }
     }
 
-    /// Removes the values stored under all of these keys; each is tried, whatever becomes of the others.
+    /// Removes the values stored under all of these keys. It tries every key, even if others fail.
     ///
     /// # Errors
     ///
-    /// The first fault: at least one old value may still be there.
+    /// The first fault: at least one old value may still be stored.
     pub fn invalidate_all<K: ValueKey>(
         &self,
         keys: impl IntoIterator<Item = K>,

@@ -1,11 +1,11 @@
-//! A value as it is stored: one line of JSON metadata, `\n`, the value as JSON; nothing there stands for `None`.
+//! A stored value: one line of JSON metadata, `\n`, the value as JSON. `None` is stored as no bytes.
 //!
 //! ```text
 //! {"version":2,"id":"6f1c…","key":"a3c9…","load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"value_bytes":61}
 //! {"id":1,"name":"Manas","email":"manas@example.com","age":25}
 //! ```
 //!
-//! What holds of the form of a response's [entry] holds of this one. Neither is ever taken for the other:
+//! The rules for the format of a response's [entry] apply here too. Neither is ever mistaken for the other, because
 //! each has fields that the other lacks.
 
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::{CacheKey, DecodeError, Keep, NotStored, Policy, Tag, tag};
 pub(crate) struct ValueEntry<T> {
     pub(crate) value: Option<T>,
     times: Times,
-    /// What is stored.
+    /// The stored value.
     json: Bytes,
     stamps: Vec<Stamp>,
 }
@@ -63,7 +63,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
             return Err(DecodeError::BodyLength { expected, found: json.len() });
         }
         let value = if json.is_empty() { None } else { Some(serde_json::from_slice(&json)) };
-        // What the error says in words may quote the value.
+        // The text of the error may quote the value.
         let value = value.transpose().map_err(|_| DecodeError::Value)?;
         let times = Times {
             load_started_at_ms: metadata.load_started_at_ms,
@@ -93,7 +93,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
     }
 
     fn content(&self) -> Content {
-        // A map may have its members in another order each time.
+        // A map may serialize in another order each time.
         let sorted = serde_json::from_slice(&self.json)
             .and_then(|json: serde_json::Value| serde_json::to_vec(&json));
         let body = sorted.map_or_else(|_| self.json.clone(), Bytes::from);
@@ -116,14 +116,14 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
     }
 }
 
-/// A value that was loaded, and what is to be stored of it.
+/// A loaded value, and what to store of it.
 pub(crate) struct LoadedValue<T> {
     value: Option<T>,
     stored: Result<(Bytes, Duration), NotStored>,
     tags: Vec<Tag>,
 }
 
-/// The load was cut off.
+/// The load was cancelled.
 #[derive(Debug)]
 pub(crate) struct CutOff;
 
@@ -143,7 +143,7 @@ impl<T: Serialize> LoadedValue<T> {
         Self { value, stored, tags }
     }
 
-    /// As of a response: 200 where there is a value, else 404.
+    /// The policy's TTL, as for a response: a value counts as a 200, `None` as a 404.
     fn ttl_of(
         value: Option<&T>,
         keep: Option<&Keep>,
@@ -160,7 +160,7 @@ impl<T: DeserializeOwned> Loaded for LoadedValue<T> {
     type Entry = ValueEntry<T>;
     type Passed = Result<Option<T>, CutOff>;
 
-    /// A value that is not to be stored replaces none that is fresh. `None` says that there is nothing any more.
+    /// A value that may not be stored does not replace a fresh entry. `None` does, because the value is gone.
     fn failure(&self, is_fresh: bool) -> Option<Failure> {
         let why = self.stored.as_ref().err().filter(|_| is_fresh && self.value.is_some())?;
         Some(Failure { status: None, what: format!("not to be stored: {why}") })
@@ -194,9 +194,9 @@ mod tests {
         name: String,
     }
 
-    /// The bytes of version 2. Entries like this one are in Redis while the next release is deployed: if this test
-    /// fails, do not change the bytes. Give the new form a new version, go on reading this one, and write the new one
-    /// a release later.
+    /// The bytes of version 2. Redis has entries like this one while the next release is deployed. If this test fails,
+    /// do not change the bytes: give the new format a new version, keep reading this one, and write the new one a
+    /// release later.
     const GOLDEN: &str = concat!(
         r#"{"version":2,"id":"ID","key":"7efd39657c752c5c6033d3d32b3ca5c8","#,
         r#""load_started_at_ms":1780000000000,"load_cost_ms":3,"ttl_ms":120000,"value_bytes":23}"#,

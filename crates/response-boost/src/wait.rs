@@ -1,4 +1,4 @@
-//! The waiting for another's fill.
+//! Waiting for another request's load.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use tokio::time::Instant;
 
 use crate::CacheStatus;
 
-/// How long to wait before the value is looked for again: at first, and at most.
+/// The pause before the next lookup: the first one, and the longest one.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// How long this request has waited, and for whom.
+/// How long this request has waited, and for which value.
 pub(crate) struct Wait {
-    /// What is left for a load of one's own.
+    /// The time reserved for a load of its own.
     kept_back: Duration,
-    /// The value that is waited for to go, and since when: another one, or a sign of life, starts it anew.
+    /// The value that the request waits to see replaced, and since when. Another value, such as a renewed lease,
+    /// restarts the wait.
     whose: Bytes,
     since: Option<Instant>,
     pauses: u32,
@@ -22,12 +23,12 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// The longest pause between two looks.
+    /// The longest pause between two lookups.
     pub(crate) const LONGEST_PAUSE: Duration = POLL.1;
 
-    /// A request that ends after `until_end` waits only while it has as much left as a load may need, or half of
-    /// what it has now if that is less: a deadline shorter than the load's limit would forbid all waiting, though
-    /// most loads are quick.
+    /// A request with a deadline waits only while it has `load_limit` left, or half of the time it has now if that is
+    /// less. Without this second rule, a deadline shorter than the load limit would forbid all waiting, although most
+    /// loads are quick.
     pub(crate) fn new(until_end: Option<Duration>, load_limit: Duration) -> Self {
         Self {
             kept_back: until_end.map_or(load_limit, |left| load_limit.min(left / 2)),
@@ -38,8 +39,8 @@ impl Wait {
         }
     }
 
-    /// Waits for this value from now on, unless it is the one already. `false`: there is no time for another
-    /// pause and then for a load of one's own.
+    /// Starts to wait for this value, unless the request already does. `false`: the time left does not suffice for
+    /// another pause and then a load of its own.
     pub(crate) fn watch(
         &mut self,
         whose: Bytes,
@@ -54,7 +55,7 @@ impl Wait {
         until_end.is_none_or(|left| needed <= left)
     }
 
-    /// Whether this value was waited for as long as that.
+    /// Whether the request has waited this long for this value.
     pub(crate) fn is_over(&self, whose: &Bytes, limit: Duration) -> bool {
         self.whose == *whose && self.since.is_some_and(|since| since.elapsed() >= limit)
     }
@@ -63,7 +64,7 @@ impl Wait {
         self.pauses > 0
     }
 
-    /// What became of the request, if it has waited and there now is an answer.
+    /// The outcome of the request, if it has waited and the entry is now there.
     pub(crate) fn status(&self) -> Option<CacheStatus> {
         self.has_begun().then_some(if self.is_for_refresh {
             CacheStatus::Stale { stored: false, collapsed: true, early: false, detail: None }
@@ -72,7 +73,7 @@ impl Wait {
         })
     }
 
-    /// Waits, but not past the limit.
+    /// Pauses before the next lookup, but not beyond `limit`.
     pub(crate) async fn pause(&mut self, limit: Duration) {
         let waited = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         tokio::time::sleep(self.next_pause().min(limit.saturating_sub(waited))).await;

@@ -1,4 +1,4 @@
-//! A cluster: primaries, each with a replica or none, behind TLS or not.
+//! A Redis cluster: primaries, with or without replicas and TLS.
 
 use std::cell::Cell;
 
@@ -7,15 +7,15 @@ use crate::tls::TlsFiles;
 use crate::wait_for;
 
 pub struct Cluster {
-    /// First the primaries, then in the same order their replicas.
+    /// The primaries, then their replicas in the same order.
     pub nodes: Vec<RedisServer>,
     primaries: usize,
     tls: Option<TlsFiles>,
-    /// Those that clients are told of.
+    /// The ports that the cluster announces to clients.
     ports: Vec<u16>,
 }
 
-/// What a cluster is made of.
+/// The shape of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub primaries: u16,
@@ -23,7 +23,7 @@ pub struct Shape {
     pub is_tls: bool,
 }
 
-/// How many slots a cluster has.
+/// The number of slots in a cluster.
 const SLOTS: u16 = 16_384;
 
 impl Cluster {
@@ -43,10 +43,10 @@ impl Cluster {
                 let mut arguments: Vec<String> = [
                     ["--cluster-enabled", "yes"],
                     ["--cluster-port", &free_port().to_string()],
-                    // Until a node counts as failed: a test waits for it, and a busy machine must not
-                    // make one of another.
+                    // How long until a node counts as failed. A test waits for it, and a busy machine must not trigger
+                    // it by accident.
                     ["--cluster-node-timeout", "5000"],
-                    // As ElastiCache has it: the keys of the others are served while a node is away.
+                    // As in ElastiCache: while a node is away, the others still serve their keys.
                     ["--cluster-require-full-coverage", "no"],
                 ]
                 .concat()
@@ -56,7 +56,7 @@ impl Cluster {
                 if let Some(tls) = &tls {
                     tls_port.set(free_port());
                     arguments.extend(tls.arguments(tls_port.get()));
-                    // Else clients are told of the ports without TLS.
+                    // Otherwise the cluster announces the ports without TLS.
                     let both = ["--tls-cluster", "yes", "--tls-replication", "yes"];
                     arguments.extend(both.map(ToOwned::to_owned));
                 }
@@ -94,7 +94,7 @@ impl Cluster {
             replica.command::<()>(&["CLUSTER", "REPLICATE", &id]);
         }
         self.wait_until_ready().await;
-        // Every node must know who leads by now, so that a client may begin with any of them.
+        // Every node must know the primaries by now, so that a client may start with any of them.
         self.wait_for_all("every node to know the replicas", |node| {
             let known: String = node.command(&["CLUSTER", "NODES"]);
             known.lines().filter(|line| line.contains("slave")).count() == replicas.len()
@@ -102,12 +102,12 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until every node serves what it has.
+    /// Waits until every node serves its slots.
     pub async fn wait_until_ready(&self) {
         self.wait_for_all("the cluster to be ready", |node| {
             let state: String = node.command(&["CLUSTER", "INFO"]);
             let replication: String = node.command(&["INFO", "replication"]);
-            // The state is `ok` without the slots of others, where keys are served without full coverage.
+            // Without full coverage, the state is `ok` even if slots of other nodes are missing.
             state.contains("cluster_state:ok")
                 && state.contains(&format!("cluster_slots_ok:{SLOTS}"))
                 && (replication.contains("role:master") || replication.contains("link_status:up"))
@@ -119,18 +119,18 @@ impl Cluster {
         self.primaries
     }
 
-    /// Where clients find this node.
+    /// The URL of this node for clients.
     pub fn url(&self, node: usize) -> String {
         let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         format!("{scheme}://127.0.0.1:{}", self.ports[node])
     }
 
-    /// The port of this node that clients are told of.
+    /// The port of this node that the cluster announces to clients.
     pub fn client_port(&self, node: usize) -> u16 {
         self.ports[node]
     }
 
-    /// What clients trust, in a cluster behind TLS.
+    /// The CA that clients trust, in a cluster with TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.tls.as_ref().map(|tls| tls.ca.pem.as_str())
     }
@@ -139,7 +139,7 @@ impl Cluster {
         wait_for(description, || self.nodes.iter().all(&is_so).then_some(())).await;
     }
 
-    /// The number of the primary that a key belongs to at first.
+    /// The index of the primary that has a key at first.
     pub fn primary_of(&self, key: &str) -> usize {
         self.slot_of(key) / usize::from(SLOTS).div_ceil(self.primaries)
     }

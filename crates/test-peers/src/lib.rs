@@ -1,5 +1,5 @@
-//! Real peers for the tests of this workspace: a Redis of the test's own, alone or as a cluster, and a proxy that
-//! does to sockets what networks do. All of it ends with the test, also when that fails.
+//! Real peers for the tests of this workspace: a private Redis, alone or as a cluster, and a proxy that makes sockets
+//! fail as networks do. Everything ends with the test, even if it fails.
 
 #![allow(missing_docs, missing_debug_implementations)]
 #![allow(clippy::missing_panics_doc, clippy::must_use_candidate, clippy::new_without_default)]
@@ -12,15 +12,15 @@ pub mod tls;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Longer than anything here takes on a busy machine: reaching it is a failure.
+/// Longer than anything here takes on a busy machine; exceeding it is a failure.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The time since the epoch, in milliseconds.
+/// Milliseconds since the epoch.
 pub fn now_ms() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
 }
 
-/// Asks `what` until it has an answer.
+/// Calls `what` until it returns a value.
 pub async fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -34,13 +34,13 @@ pub async fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>)
 
 /// Sends a signal (`STOP`, `CONT`, …) to a process.
 pub fn signal(pid: u32, signal: &str) {
-    // A small system has no program of that name, but each shell has the command.
+    // A minimal system has no `kill` program, but every shell has the command.
     let mut kill = std::process::Command::new("sh");
     kill.args(["-c", &format!("kill -{signal} {pid}")]);
     assert!(kill.status().unwrap().success());
 }
 
-/// A folder of the test's own, removed at its end.
+/// A temporary folder, removed when it is dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -50,7 +50,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Writes a file into it and gives its path.
+    /// Writes a file into the folder and returns its path.
     pub fn write(&self, name: &str, content: &str) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, content).unwrap();

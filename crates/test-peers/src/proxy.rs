@@ -1,4 +1,4 @@
-//! Between the function and its Redis: a proxy that does to their sockets what networks do.
+//! A proxy between the function and its Redis that makes their sockets fail as networks do.
 
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,28 +10,28 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything is passed on.
+    /// Passes everything on.
     Pass,
-    /// Connections are accepted, and what comes is swallowed.
+    /// Accepts connections, and swallows whatever arrives.
     Silent,
-    /// This many bytes of what is asked next, and then nothing; replies are passed on.
+    /// Passes on this many bytes of the next requests, then nothing. Passes replies on.
     Hears(usize),
-    /// This many bytes of the next replies, and then nothing.
+    /// Passes on this many bytes of the next replies, then nothing.
     Part(usize),
-    /// This many bytes of the next replies, and then a reset.
+    /// Passes on this many bytes of the next replies, then resets the connection.
     Reset(usize),
-    /// Each reply this much later.
+    /// Delays each reply by this much.
     Late(Duration),
-    /// The next reply this much later, those after it at once.
+    /// Delays the next reply by this much, and no later one.
     LateOnce(Duration),
-    /// All connections are closed, as by a server that is gone.
+    /// Closes all connections, as if the server were gone.
     Closed,
-    /// The next reply is lost, with its connection; what comes after it is passed on.
+    /// Loses the next reply and its connection; passes later traffic on.
     ResetOnce,
-    /// Replies at this many bytes a second.
+    /// Sends replies at this many bytes per second.
     Slow(u32),
-    /// The next command that sets what is not there (`NX`) reaches the server this much later, and its client never
-    /// hears of it: the connection is closed at once. What comes after it is passed on.
+    /// Delays the next conditional `SET` (`NX`) by this much, and closes its connection at once, so that its client
+    /// gets no reply. Passes later traffic on.
     ClaimLate(Duration),
 }
 
@@ -44,7 +44,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before the server on this port; it ends with the test's runtime.
+    /// Starts a proxy for the server on this port. It ends with the test's runtime.
     pub async fn before(server_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
@@ -68,12 +68,12 @@ impl Proxy {
         proxy
     }
 
-    /// Leads new connections to this server; those that are open stay where they are.
+    /// Connects new connections to this server; open ones stay.
     pub fn lead_to(&self, server_port: u16) {
         self.server_port.store(server_port, Ordering::SeqCst);
     }
 
-    /// How many connections there have been.
+    /// How many connections the proxy has accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -90,7 +90,7 @@ impl Proxy {
         *self.mode.lock().unwrap()
     }
 
-    /// Whether no claim is on its way to the server that its client has been cut off from.
+    /// Whether no delayed claim of a disconnected client is still on its way.
     pub fn is_idle(&self) -> bool {
         self.late.load(Ordering::SeqCst) == 0
     }
@@ -100,8 +100,8 @@ impl Proxy {
     }
 }
 
-/// Passes on between the two until one of them ends, or the mode says otherwise. Whatever the mode says
-/// later, a stream of which something is lost has nothing after that: no network leaves out its middle.
+/// Passes data on between the two until one side ends or the mode says otherwise. Once a stream has lost data it
+/// carries no more, whatever later modes say: no network drops the middle of a stream.
 async fn pass(
     mut client: TcpStream,
     server_port: u16,
@@ -147,7 +147,7 @@ async fn pass(
                     drop(client);
                     tokio::time::sleep(by).await;
                     let _ = server.write_all(&asked[..read]).await;
-                    // Until it is done.
+                    // Until the server has run the command.
                     let _ = server.read(&mut replied).await;
                     late.fetch_sub(1, Ordering::SeqCst);
                     return;
@@ -172,7 +172,7 @@ async fn pass(
                         return;
                     }
                     Mode::Slow(bytes_a_second) => {
-                        // In steps, as a narrow link gives them.
+                        // In small steps, like a slow link.
                         for part in reply.chunks(usize::try_from(bytes_a_second / 100).unwrap()) {
                             if client.write_all(part).await.is_err() {
                                 return;
@@ -197,7 +197,7 @@ async fn pass(
                     return;
                 }
                 if let Mode::Reset(_) = now {
-                    // With nothing to linger for, closing is a reset.
+                    // With zero linger, closing resets the connection.
                     let _ = client.set_zero_linger();
                     return;
                 }
@@ -206,7 +206,7 @@ async fn pass(
     }
 }
 
-/// A host that swallows packets: its queue of connections is full, so the kernel ignores new ones.
+/// A host that swallows packets: its accept queue is full, so the kernel ignores new connections.
 pub struct BlackHole {
     listener: Socket,
     _queued: Vec<Socket>,
@@ -223,7 +223,7 @@ impl BlackHole {
             .map(|_| {
                 let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
                 client.set_nonblocking(true).unwrap();
-                // In progress, for ever.
+                // This connection stays in progress forever.
                 let _ = client.connect(&address);
                 client
             })

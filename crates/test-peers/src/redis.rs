@@ -1,7 +1,7 @@
-//! A redis-server on a port of its own: loopback only, nothing on disk.
+//! A redis-server on its own port: loopback only, no persistence.
 //!
-//! Whoever does not sign in has the rights that `template.yaml` gives to the functions, no others: so
-//! all tests run under them. The tests' own commands are those of a user who may do everything.
+//! Clients that do not sign in have exactly the rights that `template.yaml` gives the functions, so all tests run with
+//! those rights. The tests' own commands run as a user who may do everything.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -20,7 +20,7 @@ pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     process: Option<Process>,
-    /// What it writes, such as the data of a replication, goes with it.
+    /// The working folder of the server, for its files such as replication data; removed with it.
     folder: Folder,
 }
 
@@ -29,10 +29,10 @@ impl RedisServer {
         Self::start_with(|_| Vec::new()).await
     }
 
-    /// With more arguments, which may depend on its port.
+    /// Starts a server with more arguments, which may depend on its port.
     pub async fn start_with(arguments: impl Fn(u16) -> Vec<String>) -> Self {
         let folder = Folder::new();
-        // A port that is free now may be taken the next moment; then the server ends at once.
+        // Another process may take a free port in the meantime; the server then exits at once.
         for _ in 0..10 {
             let port = free_port();
             let arguments = arguments(port);
@@ -47,7 +47,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// For what needs more rights than the functions have.
+    /// The URL for tests that need more rights than the functions have.
     pub fn operator_url(&self) -> String {
         operator_url(self.port)
     }
@@ -56,40 +56,40 @@ impl RedisServer {
         self.port
     }
 
-    /// The port of the cluster's own talk.
+    /// The port of the cluster bus.
     pub fn bus_port(&self) -> String {
         let (_, port): (String, String) = self.command(&["CONFIG", "GET", "cluster-port"]);
         port
     }
 
-    /// Stops the server (it keeps its sockets and says nothing) and lets it go on.
+    /// Sends a signal, for example to stop the server (it keeps its sockets and stays silent) or to resume it.
     pub fn signal(&self, signal: &str) {
         crate::signal(self.process.as_ref().unwrap().server.id(), signal);
     }
 
-    /// The server is gone, as if its machine had been switched off: its port is closed.
+    /// Kills the server, as if its machine had been switched off: its port is closed.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// The server is back on its port, and empty.
+    /// Restarts the server on its port; it is empty.
     pub async fn restart(&mut self) {
         self.kill();
         self.process = Process::start(self.port, &self.folder, &self.arguments).await;
         assert!(self.process.is_some(), "redis-server did not come back on its port");
     }
 
-    /// Sends one command, over a connection of its own.
+    /// Sends one command over a separate connection.
     pub fn command<T: FromRedisValue>(&self, command: &[&str]) -> T {
         send(&mut connect(self.port).unwrap(), command)
     }
 
-    /// A connection for a test that counts connections.
+    /// Opens a connection, for a test that counts connections.
     pub fn connect(&self) -> Connection {
         connect(self.port).unwrap()
     }
 
-    /// Listens to all commands from now on.
+    /// Records all commands from now on.
     pub fn monitor(&self) -> Monitor {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -101,11 +101,10 @@ impl RedisServer {
         Monitor { lines }
     }
 
-    /// Nothing is kept under this key but the word, for a second, that there was nothing to keep. It
-    /// is removed.
+    /// Asserts that this key holds no entry, at most a pass, and removes it.
     pub fn assert_passed(&self, key: &str) {
         let deadline = Instant::now() + PATIENCE;
-        // It may have ended by itself. A holder that was cut off gives its lease back after the reply.
+        // The pass may have expired. A holder that was cancelled releases its lease after the reply.
         let mark: Option<String> = loop {
             let mark: Option<String> = self.command(&["GET", key]);
             let is_lease = mark.as_deref().is_some_and(|mark| mark.starts_with("lease:"));
@@ -133,11 +132,11 @@ impl Drop for RedisServer {
     }
 }
 
-/// What the functions have been refused since the server was started: a library may pass over that in
-/// silence, and do it in another way. `None`: the server says nothing any more.
+/// Commands of the functions that the server has denied since its start: a library may silently ignore a denial and
+/// fall back. `None`: the server no longer answers.
 fn refused_commands(port: u16) -> Option<Vec<String>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    // A test may have stopped it.
+    // A test may have stopped the server.
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     stream.write_all(format!("AUTH {OPERATOR} any\r\nACL LOG 100\r\nQUIT\r\n").as_bytes()).ok()?;
     let mut replies = Vec::new();
@@ -154,13 +153,13 @@ fn refused_commands(port: u16) -> Option<Vec<String>> {
     Some(refused.map(|[_, reason, object]| format!("{reason} {object}")).collect())
 }
 
-/// All commands that a server is sent, a line each.
+/// All commands that a server receives, one per line.
 pub struct Monitor {
     lines: Lines<BufReader<TcpStream>>,
 }
 
 impl Monitor {
-    /// Those so far.
+    /// The commands so far.
     pub fn until_now(self, redis: &RedisServer) -> Vec<String> {
         const END: &str = "no more";
         redis.command::<String>(&["ECHO", END]);
@@ -183,12 +182,12 @@ pub fn info(connection: &mut Connection, field: &str) -> u64 {
 
 struct Process {
     server: Child,
-    /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
+    /// Kills the server however this process ends, because the pipe closes then.
     watchdog: Child,
 }
 
 impl Process {
-    /// `None`: it ended at once.
+    /// `None`: the server exited at once.
     async fn start(port: u16, folder: &Folder, arguments: &[String]) -> Option<Self> {
         let server = Command::new(program())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
@@ -196,7 +195,7 @@ impl Process {
             .args(["--user", "default", "nopass"])
             .args(function_rights().split(' '))
             .args(["--user", OPERATOR, "on", "nopass", "~*", "&*", "+@all"])
-            // As which a replica signs in to its primary.
+            // The user as which a replica signs in to its primary.
             .args(["--masteruser", OPERATOR, "--masterauth", "any"])
             .args(arguments)
             .stdin(Stdio::null())
@@ -213,7 +212,7 @@ impl Process {
             if process.server.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            // Another server may have won the port.
+            // Another server may have taken the port.
             let pid = u64::from(process.server.id());
             let is_this = info(&mut connect(port).ok()?, "process_id") == pid;
             is_this.then_some(true)
@@ -231,7 +230,7 @@ impl Drop for Process {
     }
 }
 
-/// The server that all tests run against: `REDIS_SERVER`, as `make test` sets it, or what is installed.
+/// The server binary for all tests: `REDIS_SERVER`, as `make test` sets it, or the installed one.
 fn program() -> &'static OsStr {
     static PROGRAM: LazyLock<OsString> = LazyLock::new(|| {
         let installed = || ["valkey-server", "redis-server"].map(OsString::from);
@@ -246,13 +245,13 @@ fn program() -> &'static OsStr {
     &PROGRAM
 }
 
-/// Without a timeout: the signal of a child that stops or goes on interrupts a read that has one, and the
-/// kernel goes on with a read that has none (`SA_RESTART` in signal(7)).
+/// Without a timeout: a signal of a child that stops or continues interrupts a read with a timeout, while the kernel
+/// restarts a read without one (`SA_RESTART` in signal(7)).
 fn connect(port: u16) -> RedisResult<Connection> {
     Client::open(operator_url(port))?.get_connection()
 }
 
-/// Who may do everything, with any password.
+/// A user who may do everything, with any password.
 pub const OPERATOR: &str = "operator";
 
 fn operator_url(port: u16) -> String {
@@ -264,14 +263,14 @@ fn function_rights() -> String {
     let template = include_str!("../../../template.yaml");
     let line = template.lines().find_map(|line| line.trim().strip_prefix("AccessString: !Sub "));
     let keys_of = |namespace| format!("~{namespace}:*");
-    // The last is a key without any part, which the contract of a store has and no function.
+    // The last pattern is a key without parts, which the contract of a store includes but no function uses.
     let keys = ["users", "contract", "guarantee"].map(keys_of).join(" ") + " ~contract";
     let rights = line.expect("an AccessString").replace(&keys_of("${CacheNamespace}"), &keys);
     assert!(rights.contains("~users:*"), "{rights}");
     rights
 }
 
-/// Below those that the kernel gives out: a server that is away for a moment is to find its port free again.
+/// Below the range of ports that the kernel assigns, so that a server that restarts finds its port free.
 pub fn free_port() -> u16 {
     const PORTS: Range<u16> = 20_000..32_000;
     loop {

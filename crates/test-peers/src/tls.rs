@@ -1,4 +1,4 @@
-//! Certificates of an authority of the test's own, and a server that shows one.
+//! A private certificate authority, and a server with its certificate.
 
 use std::cell::Cell;
 
@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use crate::Folder;
 use crate::redis::{RedisServer, free_port};
 
-/// An authority.
+/// A certificate authority.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
@@ -16,7 +16,7 @@ pub struct Ca {
 impl Ca {
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
-        // Told from others by its name.
+        // A unique name distinguishes it from other authorities.
         let name = uuid::Uuid::new_v4().to_string();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,7 +25,7 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A certificate for these names and its key, as PEM.
+    /// Issues a certificate for these names; returns it and its key as PEM.
     pub fn certificate(
         &self,
         names: &[&str],
@@ -50,7 +50,7 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// With a certificate by an authority of its own for these names.
+    /// Creates a certificate for these names, issued by a new authority.
     pub fn new(names: &[&str], change: impl Fn(&mut CertificateParams)) -> Self {
         let ca = Ca::new();
         let (certificate, key) = ca.certificate(names, change);
@@ -64,7 +64,7 @@ impl TlsFiles {
         }
     }
 
-    /// What a server is started with to speak TLS on this port.
+    /// The server arguments for TLS on this port.
     pub fn arguments(&self, tls_port: u16) -> Vec<String> {
         [
             ["--tls-port", &tls_port.to_string()],
@@ -80,7 +80,7 @@ impl TlsFiles {
     }
 }
 
-/// A server with TLS, and without it on its other port.
+/// A server with a TLS port and a plain one.
 pub struct TlsServer {
     pub redis: RedisServer,
     pub tls_port: u16,
@@ -88,7 +88,7 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// With a certificate by its own CA for these names.
+    /// Starts a server with a certificate for these names, issued by its own CA.
     pub async fn start(
         names: &[&str],
         change: impl Fn(&mut CertificateParams),

@@ -1,4 +1,4 @@
-//! Users in PostgreSQL behind axum, cached: on Lambda where its Runtime API is, else a server.
+//! Users in PostgreSQL behind axum, cached. It runs on Lambda if a Runtime API is set, otherwise as a server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let database = std::env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
-    // One execution environment serves one request at a time: a few connections are plenty.
+    // An execution environment serves one request at a time, so a few connections suffice.
     let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&database)?;
     let store: Arc<dyn DynStore> = match std::env::var("REDIS_URL") {
         Ok(url) => Arc::new(RedisStore::new(RedisSettings::parse(&url)?)),
@@ -44,7 +44,7 @@ fn app(pool: PgPool, store: Arc<dyn DynStore>) -> Result<Router, lambda_http::Er
     let written = users.clone();
     let policy = Policy::new(Duration::from_secs(120)).with_not_found_ttl(Duration::from_secs(30));
     let key_of = move |request: &Request| user_key(&users, request.uri().path());
-    // A write invalidates the key that its path has as that of a `GET`.
+    // A write invalidates the key that a `GET` of the same path has.
     let cache =
         ResponseCacheLayer::new(store, policy, key_of).with_invalidation(move |request: &Parts| {
             user_key(&written, request.uri.path()).into_iter().collect()
@@ -53,8 +53,8 @@ fn app(pool: PgPool, store: Arc<dyn DynStore>) -> Result<Router, lambda_http::Er
     Ok(Router::new().route("/users/{id}", user).with_state(pool).layer(cache))
 }
 
-/// `users:user:<id>`, for whatever spelling of an id axum takes: one in capitals or with percent-escapes reads and
-/// writes the same user, so it must have the same key.
+/// `users:user:<id>`, for every spelling of an id that axum accepts. An id in capitals or with percent-escapes reads
+/// and writes the same user, so it must have the same key.
 fn user_key(users: &Namespace, path: &str) -> Option<CacheKey> {
     let id = path.strip_prefix("/users/").filter(|id| !id.contains('/'))?;
     let id = Uuid::parse_str(&percent_decode_str(id).decode_utf8().ok()?).ok()?;
@@ -113,7 +113,7 @@ async fn remove(
     Ok(if removed == 0 { StatusCode::NOT_FOUND } else { StatusCode::NO_CONTENT })
 }
 
-/// The database failed: the client may come back, and the cause is nobody's business.
+/// The database failed. The client may retry; the cause stays in the log.
 struct Unavailable;
 
 impl From<sqlx::Error> for Unavailable {

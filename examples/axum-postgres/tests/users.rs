@@ -1,4 +1,4 @@
-//! The program itself, over a real PostgreSQL and a real Redis, on Lambda's Runtime API and as a server.
+//! Tests the program over a real PostgreSQL and a real Redis, on Lambda's Runtime API and as a server.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc};
 const ID: &str = "6f9619ff-8b86-d011-b42d-00cf4fc964ff";
 const STORED: &str = "response-boost; fwd=uri-miss; stored";
 
-/// A PostgreSQL of the test's own, in a folder of its own, behind a socket there.
+/// A private PostgreSQL in its own folder, behind a socket there.
 struct Postgres {
     server: Child,
     folder: String,
@@ -54,14 +54,14 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // It ends its own processes.
+        // The server ends its own processes.
         test_peers::signal(self.server.id(), "INT");
         let _ = self.server.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A program of PostgreSQL, which distributions install beside the path.
+/// A program of PostgreSQL, which distributions install outside of the PATH.
 fn program(name: &str) -> String {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let folders = versions.filter_map(|version| Some(version.ok()?.path().join("bin")));
@@ -72,7 +72,7 @@ fn program(name: &str) -> String {
     found.join(name).to_str().unwrap().to_owned()
 }
 
-/// A command that root runs as the user of the distribution's package: PostgreSQL refuses root.
+/// A command that root runs as the user of the distribution's package, because PostgreSQL refuses root.
 fn as_postgres(program: &str) -> Command {
     if output(Command::new("id").arg("-u")) != "0" {
         return Command::new(program);
@@ -118,7 +118,7 @@ struct Reply {
     body: String,
 }
 
-/// What holds of the API, however it is reached.
+/// Asserts what holds for the API, whether on Lambda or as a server.
 async fn assert_users(ask: impl AsyncFn(&str, &str, &str) -> Reply, redis: &RedisServer) {
     let path = format!("/users/{ID}");
     let get = async || ask("GET", &path, "").await;
@@ -141,11 +141,11 @@ async fn assert_users(ask: impl AsyncFn(&str, &str, &str) -> Reply, redis: &Redi
     put(&path, "Ada").await;
     assert_miss_then_hit(200, r#""name":"Ada""#).await;
     assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), [format!("users:user:{ID}")]);
-    // By the handler's word, and not by the policy's.
+    // The handler sets it, not the policy.
     assert_eq!(get().await.cache_control, "private, max-age=600");
     put(&path, "Ada Lovelace").await;
     assert_miss_then_hit(200, "Lovelace").await;
-    // Other spellings of the id are the same user.
+    // Other spellings of the id mean the same user.
     let capitals = format!("/users/{}", ID.to_uppercase());
     assert!(ask("GET", &capitals, "").await.cache_status.contains("; hit; "));
     put(&capitals, "Ada King").await;
@@ -192,7 +192,7 @@ async fn as_a_server_each_write_is_seen_by_the_next_read() {
     };
     assert_users(&ask, &redis).await;
 
-    // With escapes, too: what invalidates must read a path as what serves it.
+    // With escapes, too: the invalidation must parse a path like the handler.
     let escaped = format!("/users/%36{}", &ID[1..]);
     ask("GET", &format!("/users/{ID}"), "").await;
     ask("PUT", &escaped, r#"{"name":"Escaped","email":"e@example.com"}"#).await;
@@ -218,7 +218,7 @@ async fn on_lambda_each_write_is_seen_by_the_next_read() {
     assert_users(ask, &redis).await;
 }
 
-/// Lambda's Runtime API: the program asks it for events, and posts its replies.
+/// A Lambda Runtime API for the program, which asks it for events and posts its replies.
 struct Lambda {
     events: mpsc::Sender<Value>,
     replies: mpsc::Receiver<Value>,
@@ -230,7 +230,7 @@ impl Lambda {
         let (events, waiting) = mpsc::channel::<Value>(1);
         let (posted, replies) = mpsc::channel(1);
         let next = async |State(waiting): State<Arc<Mutex<mpsc::Receiver<Value>>>>| {
-            // The test is over when no event comes any more.
+            // The test is over when its end of the channel closes.
             let Some(event) = waiting.lock().await.recv().await else {
                 return std::future::pending().await;
             };

@@ -1,4 +1,4 @@
-//! The HTTP contract as a check of any reply to any event. The fuzzers use it too.
+//! Checks that a reply to any event conforms to the HTTP contract. The fuzzers use it too.
 
 use lambda_gateway::{Gateway, Payload, Payloads};
 use lambda_http::lambda_runtime::{Diagnostic, LambdaInvocation};
@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tower::{Layer as _, Service, service_fn};
 use users_function::users::{EmbeddedUsers, Route, UsersApi};
 
-/// The users function in this process, with the store in the process: the bytes of a payload in, the reply out.
+/// The users function in this process, with an in-process store: it maps the bytes of a payload to a reply.
 ///
-/// `None`: a function error, since the event is not a request. No other payload ends so.
+/// `None`: a function error, because the event is not a request. No other payload causes one.
 pub fn function() -> impl FnMut(&[u8]) -> Option<Value> {
     let namespace = Namespace::parse("users").unwrap();
     let policy = Policy::new(std::time::Duration::from_mins(2));
@@ -19,7 +19,7 @@ pub fn function() -> impl FnMut(&[u8]) -> Option<Value> {
             Some(namespace.key(Route::of(request).user()?.key_parts()))
         });
     let mut gateway = Gateway::new(cache.layer(UsersApi::new(EmbeddedUsers)));
-    // Between its layers and the handler `lambda_runtime` reads the payload as JSON.
+    // `lambda_runtime` parses the payload as JSON between its layers and the handler.
     let handler = service_fn(move |LambdaInvocation { body, context, .. }| {
         let reply = serde_json::from_slice::<Payload>(&body)
             .map(|payload| gateway.call(LambdaEvent { payload, context }));
@@ -47,7 +47,7 @@ pub fn function() -> impl FnMut(&[u8]) -> Option<Value> {
     }
 }
 
-/// Panics where a reply is none that the contract has.
+/// Panics if a reply violates the contract.
 pub fn assert_within_contract(reply: &Value) {
     let members = [
         "statusCode",
@@ -63,7 +63,7 @@ pub fn assert_within_contract(reply: &Value) {
     }
     assert_eq!(reply["isBase64Encoded"], false);
 
-    // The answer to an event that only keeps an environment warm.
+    // The reply to a warm-up event.
     if reply["headers"] == json!({}) {
         assert_eq!((&reply["statusCode"], reply.get("body")), (&json!(200), None));
         return;
@@ -74,7 +74,7 @@ pub fn assert_within_contract(reply: &Value) {
         value.as_str()
     };
     let status = reply["statusCode"].as_u64().expect("a status is a number");
-    // A reply to HEAD has none.
+    // A reply to `HEAD` has no body.
     let body = reply.get("body").map(|body| {
         serde_json::from_str::<Value>(body.as_str().expect("a body is text"))
             .expect("a body is JSON")
@@ -120,11 +120,11 @@ pub fn assert_within_contract(reply: &Value) {
     }
 }
 
-/// The payload that input of the fuzzer stands for.
+/// Converts input of the fuzzer to a payload.
 ///
-/// What begins like JSON, or is not UTF-8, is the payload itself. Bytes that are changed at random are seldom JSON any
-/// more, so other input is a kind of gateway and the texts that a client has a hand in, a line each:
-/// method, path, query, a header and its value, body.
+/// Input that starts like JSON or is not UTF-8 is the payload itself. Random changes rarely leave valid JSON, so any
+/// other input is a kind of gateway followed by the texts that a client controls, one per line: method, path, query, a
+/// header and its value, body.
 pub fn event_of(input: &[u8]) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(input) else { return input.to_owned() };
     if text.starts_with(['{', '[', '"']) {

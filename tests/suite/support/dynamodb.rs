@@ -1,4 +1,4 @@
-//! A DynamoDB in the test's own process, and what stands before it to count and to misbehave.
+//! A DynamoDB in the test's process, behind a server that counts requests and injects faults.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,18 +21,18 @@ pub const TABLE: &str = "people";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything is passed on.
+    /// Passes everything on.
     #[default]
     Pass,
-    /// Each request is refused in this way.
+    /// Rejects each request like this.
     Refuse { status: u16, code: &'static str },
-    /// No request is answered.
+    /// Answers no request.
     Silent,
-    /// Each request is answered this much later.
+    /// Delays each response by this much.
     Late(Duration),
 }
 
-/// The table `people` with the three users, in a server that counts.
+/// The table `people` with the three users, behind a server that counts.
 pub struct DynamoDb {
     server: Server,
     database: Database,
@@ -64,12 +64,12 @@ impl DynamoDb {
         *self.state.mode.lock().unwrap() = mode;
     }
 
-    /// The requests since the last call of this.
+    /// The requests since the last call.
     pub fn requests(&self) -> Vec<Value> {
         std::mem::take(&mut self.state.requests.lock().unwrap())
     }
 
-    /// The most requests that were late at the same time.
+    /// The most delayed requests at the same time.
     pub fn most_at_once(&self) -> usize {
         self.state.most_late.load(Ordering::SeqCst)
     }
@@ -78,25 +78,25 @@ impl DynamoDb {
         self.server.connections.load(Ordering::SeqCst)
     }
 
-    /// Puts an item into the table, in the place of what was there.
+    /// Puts an item into the table and replaces an existing one.
     pub fn put(&self, item: &Value) {
         put(&self.database, item);
     }
 
-    /// What makes a function use it.
+    /// The variables that make a function use this table.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         variables(&format!("http://{}", self.server.address), TABLE)
     }
 }
 
-/// Where the function has its users from.
+/// The source of the function's users.
 #[derive(Clone, Copy, Debug)]
 pub enum Users {
-    /// The program itself.
+    /// The embedded users.
     Embedded,
     /// A DynamoDB in this process.
     Dynoxide,
-    /// A DynamoDB by others, which nothing here is fitted to.
+    /// A DynamoDB by another project, to which nothing here is adapted.
     Moto,
 }
 
@@ -122,8 +122,7 @@ impl Users {
     }
 }
 
-/// Answers at the URL that it gives until this process ends, and not only the test: so it has a thread of its
-/// own.
+/// Serves at the returned URL until this process ends, longer than one test; hence the separate thread.
 fn serve_dynoxide() -> String {
     let (listening, address) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! An HTTP server in the test's own process.
+//! An HTTP server in the test's process.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,13 +14,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// Where a server listens, and how many connections it was opened.
+/// The address of a server, and the number of connections that it has accepted.
 pub struct Server {
     pub address: SocketAddr,
     pub connections: Arc<AtomicUsize>,
 }
 
-/// Answers on a port of its own until the test's runtime ends.
+/// Serves on a free port until the test's runtime ends.
 pub async fn serve<A, F>(answer: A) -> Server
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -41,7 +41,7 @@ where
             });
             tokio::spawn(async move {
                 let mut http = http1::Builder::new();
-                // An error means that the client has gone, which the test sees otherwise.
+                // An error means that the client is gone, which the test notices elsewhere.
                 let _ = http
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(stream), service)

@@ -1,4 +1,4 @@
-//! The Lambda Runtime API, played to the real binary.
+//! A Lambda Runtime API for the real binary.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
 use std::collections::HashMap;
@@ -19,18 +19,18 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::http::serve;
 use test_peers::PATIENCE;
 
-/// How long an invocation may take, where the test does not say.
+/// The default time limit of an invocation.
 pub const TIME_LEFT: Duration = Duration::from_secs(30);
 
-/// What a function waits for its Redis, where the test does not say: a busy machine is no fault of Redis.
+/// The default timeouts for Redis in tests, because a busy machine is not a fault of Redis.
 const PATIENT: [(&str, &str); 2] =
     [("REDIS_CONNECT_TIMEOUT_MS", "10000"), ("REDIS_RESPONSE_TIMEOUT_MS", "10000")];
 
-/// What it waits in production.
+/// The timeouts in production.
 pub const BY_DEFAULT: [(&str, &str); 2] =
     [("REDIS_CONNECT_TIMEOUT_MS", ""), ("REDIS_RESPONSE_TIMEOUT_MS", "")];
 
-/// The users function in a process of its own: one environment. At its end all that it has printed is
+/// The users function in a process of its own: one environment. When it ends, everything that it has printed is
 /// checked.
 pub struct Function {
     process: Child,
@@ -41,7 +41,7 @@ pub struct Function {
     logs_json: bool,
 }
 
-/// What an invocation ended with.
+/// The result of an invocation.
 pub struct Reply {
     pub status: u64,
     pub body: String,
@@ -63,8 +63,7 @@ struct RuntimeApi {
 }
 
 impl Function {
-    /// Starts the function with these environment variables and no others, and waits until its
-    /// initialisation is over.
+    /// Starts the function with these environment variables and no others, and waits until it is initialised.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
         Self::spawn(command(variables)).await
     }
@@ -79,7 +78,7 @@ impl Function {
         Self::spawn(program(env!("CARGO_BIN_EXE_release-check"), variables)).await
     }
 
-    /// The same within a script that `runner` runs, which ends with `exec "$0"`.
+    /// The same inside a script that `runner` runs, which ends with `exec "$0"`.
     pub async fn start_in(runner: &[&str], script: &str, variables: &[(&str, &str)]) -> Self {
         let function = command(variables);
         let mut command = Command::new(runner[0]);
@@ -109,7 +108,7 @@ impl Function {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        // Its end of the pipe, so that the process has the last one.
+        // Closes this end of the pipe, so that only the process holds one.
         drop(command);
         let output = Arc::new(Mutex::new(String::new()));
         let reader = Some(collect(printed, &output));
@@ -125,7 +124,7 @@ impl Function {
         assert!(idle.is_ok(), "the function asks for no event; it printed:\n{}", self.output());
     }
 
-    /// Invokes the function and expects an answer; a function error fails the test.
+    /// Invokes the function and expects a response; a function error fails the test.
     pub async fn invoke(&self, event: &Value) -> Reply {
         self.invoke_within(event, TIME_LEFT).await
     }
@@ -135,30 +134,30 @@ impl Function {
         Reply::new(self.outcome(event, time_left).await)
     }
 
-    /// What an invocation ends with, whatever that is but a function error.
+    /// The result of an invocation, whatever it is; a function error fails the test.
     pub async fn outcome(&self, event: &Value, time_left: Duration) -> Value {
         self.end(event, time_left)
             .await
             .unwrap_or_else(|error| panic!("function error: {error}\nfor the event {event}"))
     }
 
-    /// The reply to a payload that may be anything.
+    /// The reply to an arbitrary payload.
     pub async fn invoke_bytes(&self, payload: impl Into<Bytes>) -> Reply {
         let end = self.end_of_bytes(payload).await;
         Reply::new(end.unwrap_or_else(|error| panic!("a function error: {error}")))
     }
 
-    /// What an invocation with a payload that may be anything ends with.
+    /// The result of an invocation with an arbitrary payload.
     pub async fn end_of_bytes(&self, payload: impl Into<Bytes>) -> Result<Value, String> {
         self.in_time(self.begin_with(payload.into(), TIME_LEFT)).await
     }
 
-    /// The function error that an invocation ends with.
+    /// The function error of an invocation.
     pub async fn error(&self, event: &Value) -> String {
         self.end(event, TIME_LEFT).await.expect_err("a function error")
     }
 
-    /// Invokes the function and does not wait for its answer.
+    /// Invokes the function and does not wait for the response.
     pub fn ask(&self, path: &str) {
         self.begin(&super::request("GET", path), TIME_LEFT);
     }
@@ -181,7 +180,7 @@ impl Function {
         answer
     }
 
-    /// What an invocation ends with.
+    /// The result of an invocation.
     pub async fn end(&self, event: &Value, time_left: Duration) -> Result<Value, String> {
         self.in_time(self.begin(event, time_left)).await
     }
@@ -204,8 +203,7 @@ impl Function {
         self.invoke(&super::request("GET", path)).await
     }
 
-    /// Asks for `path` until that is a hit, and gives the other replies on the way. Each must be what
-    /// the first hit is.
+    /// Requests `path` until it is a hit, and returns the responses before that. Each must equal the first hit.
     pub async fn get_until_hit(&self, path: &str) -> Vec<Reply> {
         let deadline = Instant::now() + PATIENCE;
         let mut before = Vec::new();
@@ -222,23 +220,23 @@ impl Function {
         }
     }
 
-    /// What the function has printed, once that contains `text` this many times.
+    /// The output of the function, once it contains `text` this many times.
     pub async fn output_with(&self, text: &str, times: usize) -> String {
         let printed = || Some(self.output()).filter(|out| out.matches(text).count() >= times);
         test_peers::wait_for(&format!("{times} times {text:?} in the output"), printed).await
     }
 
-    /// What was read so far of what the function has printed; there may be more on its way.
+    /// The output read so far; more may follow.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
-    /// Stops the process (a freeze) and lets it go on again (a thaw).
+    /// Stops the process (a freeze) or continues it (a thaw).
     pub fn signal(&self, signal: &str) {
         test_peers::signal(self.process.id().expect("it is running"), signal);
     }
 
-    /// A figure of the process: `/proc/<pid>/<what>`. Linux only.
+    /// A file of the process: `/proc/<pid>/<what>`. Linux only.
     pub fn proc(&self, what: &str) -> std::path::PathBuf {
         let pid = self.process.id().expect("it is running");
         std::path::PathBuf::from(format!("/proc/{pid}/{what}"))
@@ -263,12 +261,12 @@ impl Reply {
         }
     }
 
-    /// The value of a header, empty if there is none.
+    /// The value of a header; empty if the header is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// It is the answer to `GET /users/1`, wherever that came from.
+    /// Asserts that this is the response to `GET /users/1`, whatever its source.
     pub fn assert_correct(&self) {
         let (status, body) = (self.status, self.body.as_str());
         assert_eq!((status, body), (200, super::MANAS), "{}", self.cache_status());
@@ -301,7 +299,7 @@ fn program(path: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Reads on a thread of its own, so that a test can wait for the end of it when its runtime ends.
+/// Reads on a separate thread, so that a test can wait for its end when the runtime ends.
 fn collect(mut from: std::io::PipeReader, to: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let to = Arc::clone(to);
     std::thread::spawn(move || {

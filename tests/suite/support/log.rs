@@ -1,4 +1,4 @@
-//! What every line must be that a function of the suite prints.
+//! Checks every line that a function of the suite prints.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -9,8 +9,8 @@ use serde_json::Value;
 /// The longest line of a request, in bytes, with its line break.
 pub const LONGEST: usize = 1_100;
 
-/// What stands in users, URLs, policies and credentials that the suite uses, in lower case. A line has
-/// no `@` either: it would be an e-mail address, or a URL with credentials.
+/// Words from the suite's users, URLs, policies and credentials, in lower case. A line contains no `@` either, because
+/// that would be an email address or a URL with credentials.
 const SECRETS: [&str; 15] = [
     "manas",
     "omkar",
@@ -29,7 +29,7 @@ const SECRETS: [&str; 15] = [
     "@",
 ];
 
-/// Checks all that a function has printed, as JSON lines or as text.
+/// Checks everything that a function has printed, as JSON lines or as text.
 pub fn assert_printed(output: &str, is_json: bool) {
     for line in output.lines() {
         assert_harmless(line);
@@ -39,15 +39,14 @@ pub fn assert_printed(output: &str, is_json: bool) {
     }
 }
 
-/// A line that says nothing of anybody and shows no secret.
+/// Asserts that a line shows no personal data and no secret.
 pub fn assert_harmless(line: &str) {
     let lower_case = line.to_lowercase();
     let secret = SECRETS.iter().find(|secret| lower_case.contains(**secret));
     assert_eq!(secret, None, "in the log:\n{line}");
 }
 
-/// A line that keeps to the schema of the repository, and where it has metrics to AWS's. Gives it
-/// parsed.
+/// Asserts that a line follows the schema of the repository and, if it has metrics, that of AWS. Returns it parsed.
 pub fn assert_line(line: &str) -> Value {
     static SCHEMAS: OnceLock<[Validator; 2]> = OnceLock::new();
     let [ours, emf] = SCHEMAS.get_or_init(|| {
@@ -71,8 +70,7 @@ pub fn assert_line(line: &str) -> Value {
     json
 }
 
-/// The metrics that CloudWatch makes of a line: each with its namespace and its dimensions is one to
-/// pay for.
+/// The metrics that CloudWatch creates from a line: each combination with its namespace and dimensions is billed.
 pub fn series(line: &Value) -> BTreeSet<[String; 3]> {
     let mut found = BTreeSet::new();
     for directive in line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten() {

@@ -1,7 +1,7 @@
-//! The Lambda Runtime API that the real binary talks to, its DynamoDB, and what is sent and expected. All of
-//! it ends with the test, also when that fails.
+//! The Lambda Runtime API for the real binary, its DynamoDB, and the requests and responses of the tests. Everything
+//! ends with the test, even if it fails.
 
-// The fuzzers use a part of it, too.
+// The fuzzers use parts of it.
 #![allow(unreachable_pub)]
 
 pub mod contract;
@@ -12,9 +12,9 @@ pub mod log;
 
 use std::path::PathBuf;
 
-/// The answer to `GET /users/1`.
+/// The body of `GET /users/1`.
 pub const MANAS: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
-/// The `Cache-Status` of an answer that was loaded and kept.
+/// The `Cache-Status` of a response that was loaded and stored.
 pub const STORED: &str = "response-boost; fwd=uri-miss; stored";
 
 /// An event of `events/`.
@@ -29,7 +29,7 @@ pub fn events_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("events")
 }
 
-/// The event of an HTTP API that asks for `path` with `method`, as its `$default` route gives it.
+/// The event of an HTTP API for `path` and `method`, as its `$default` route sends it.
 pub fn request(method: &str, path: &str) -> serde_json::Value {
     let mut event = event("http-existing");
     event["rawPath"] = path.into();

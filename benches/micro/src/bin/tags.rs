@@ -1,4 +1,4 @@
-//! A hit of an entry with tags against one without, by turns in one process over one Redis:
+//! Compares hits of entries with tags to hits without, alternating in one process over one Redis:
 //! `REDIS_URL=redis://127.0.0.1:6379 cargo run --release -p response-boost-micro --bin tags`.
 
 use std::convert::Infallible;
@@ -11,7 +11,7 @@ use response_boost::{Keep, Namespace, Policy, RedisSettings, RedisStore, Respons
 
 const ROUNDS: usize = 400;
 const HITS: u32 = 50;
-/// How many tags an entry has, and whether its request says them; else it alone knows them.
+/// How many tags an entry has, and whether the request names them; if not, only the entry does.
 const KINDS: [(usize, bool); 6] =
     [(0, true), (1, true), (2, true), (4, true), (8, true), (1, false)];
 
@@ -60,7 +60,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     .as_bytes()
                     .starts_with(b"response-boost; hit");
             }
-            // The first round is the fill.
+            // The first round stores the entry.
             if is_hit {
                 times.push(started.elapsed() / HITS);
             }

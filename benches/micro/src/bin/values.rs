@@ -1,5 +1,5 @@
-//! A hit of `ValueCache::get_or_load` against a bare `GET` and `serde_json`, by turns in one process over one Redis:
-//! `REDIS_URL=redis://127.0.0.1:6379 cargo run --release -p response-boost-micro --bin values`.
+//! Compares a hit of `ValueCache::get_or_load` to a bare `GET` with `serde_json`, alternating in one process over one
+//! Redis: `REDIS_URL=redis://127.0.0.1:6379 cargo run --release -p response-boost-micro --bin values`.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

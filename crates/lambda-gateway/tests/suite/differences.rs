@@ -1,4 +1,4 @@
-//! Each row of the table in the crate's docs, here and in `lambda_http`.
+//! Tests each row of the table in the crate's docs, with this crate and with `lambda_http`.
 
 use std::future::pending;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tower::{Service as _, service_fn};
 
 use crate::support::{Answer, End, event, mirror, ours, reflected, theirs};
 
-/// What both make of an event, from the same service.
+/// The results of both for an event, with the same service.
 async fn both(event: &Value) -> (End, End) {
     both_of_bytes(event.to_string().as_bytes()).await
 }
@@ -22,7 +22,7 @@ async fn both_of_bytes(event: &[u8]) -> (End, End) {
     (ours(mirror(), event).await, theirs(mirror(), event).await)
 }
 
-/// The replies of both with this head and body from the service.
+/// The replies of both if the service responds with this head and body.
 async fn replies(
     kind: &str,
     method: &str,
@@ -113,7 +113,7 @@ async fn row_a_context_that_the_types_do_not_fit_is_left_out() {
 #[tokio::test]
 async fn row_the_path_has_neither_stage_nor_base_path_and_is_percent_encoded() {
     let (rest, mut http) = (event("rest"), event("http"));
-    // A client has sent `/%2531`, and the API has decoded it.
+    // The client sent `/%2531`, and the API has decoded it.
     http["rawPath"] = "/%31".into();
     let mut based = rest.clone();
     based["path"] = "/base/users/1".into();
@@ -153,7 +153,7 @@ async fn row_the_body_of_a_reply_is_text_where_it_is_utf_8_whatever_its_type() {
     assert_eq!((&ours["body"], &ours["isBase64Encoded"]), (&"text".into(), &false.into()));
     assert_eq!((&theirs["body"], &theirs["isBase64Encoded"]), (&"dGV4dA==".into(), &true.into()));
 
-    // What a client reads as é, by the type, stays one byte.
+    // A client reads this byte as é, because of the type; it must stay one byte.
     let latin_1: &[_] = &[("content-type", "text/plain; charset=iso-8859-1")];
     let (ours, theirs) = replies("http", "GET", latin_1, b"\xe9").await;
     assert_eq!((&ours["body"], &ours["isBase64Encoded"]), (&"6Q==".into(), &true.into()));
@@ -214,7 +214,7 @@ async fn row_web_sockets_and_vpc_lattice_are_not_served() {
         "requestContext": { "routeKey": "$connect", "eventType": "CONNECT", "connectionId": "x" },
     });
     for event in [lattice, web_socket] {
-        // `lambda_http` serves them by features that are off here.
+        // `lambda_http` serves them with features that are off here.
         let (ours, _) = both(&event).await;
         assert_eq!(ours.unwrap()["statusCode"], 400);
     }

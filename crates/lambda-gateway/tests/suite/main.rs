@@ -1,4 +1,4 @@
-//! The gateway as its users have it: events in, replies out, beside `lambda_http`.
+//! Tests the gateway through its public API, beside `lambda_http`: events in, replies out.
 
 mod differences;
 mod odd_events;

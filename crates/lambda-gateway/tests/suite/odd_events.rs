@@ -1,4 +1,4 @@
-//! Events with something odd at any place of theirs.
+//! Events with an odd value in any place.
 
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{event, mirror, ours, reflected, theirs};
 
-/// The members of an event of which something is made, of whatever kind.
+/// The members of an event that the gateway reads, of any kind.
 const READ: [&str; 24] = [
     "/version",
     "/resource",
@@ -36,7 +36,7 @@ const READ: [&str; 24] = [
     "/requestContext/stage",
 ];
 
-/// An event of each kind with all the members that its gateway can send.
+/// An event of each kind, with all the members that its gateway can send.
 fn kinds() -> Vec<Value> {
     fn with(mut event: Value, more: Value) -> Value {
         let Value::Object(more) = more else { panic!("{more}") };
@@ -71,7 +71,7 @@ fn kinds() -> Vec<Value> {
     );
     let mut staged = with(http.clone(), json!({ "rawPath": "/prod/users/1" }));
     staged["requestContext"]["stage"] = "prod".into();
-    // As `cargo lambda watch` has it.
+    // As `cargo lambda watch` sends it.
     let mut watched = with(http.clone(), json!({ "httpMethod": "GET" }));
     watched["requestContext"].as_object_mut().unwrap().remove("apiId");
     let alb = with(event("alb"), body);
@@ -96,9 +96,9 @@ fn kinds() -> Vec<Value> {
     ]
 }
 
-/// Each type of JSON, and texts that mean something at some place.
+/// Each JSON type, and strings that mean something in some place.
 fn odd_values() -> Vec<Value> {
-    // More than `serde_json` makes a value of.
+    // Deeper than `serde_json` parses.
     let deep = (0..200).fold(json!(null), |inner, _| json!([inner]));
     vec![
         json!(null),
@@ -120,7 +120,7 @@ fn odd_values() -> Vec<Value> {
     ]
 }
 
-/// The places of all values in an event, but for the event itself, and deeper than anything is read.
+/// The places of all values inside an event, except those deeper than anything that is read.
 fn places(value: &Value, at: &str, found: &mut Vec<String>) {
     if at.matches('/').count() > 5 {
         return;
@@ -141,7 +141,7 @@ fn places(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Puts a value at a place, where the event has that or what is around it.
+/// Puts a value in a place, if the event has it or its parent.
 fn put(event: &mut Value, place: &str, odd: Value) {
     let (around, name) = place.rsplit_once('/').unwrap();
     match event.pointer_mut(around) {
@@ -168,8 +168,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether a path is the one that an event asks for, as far as its own members tell: the one in it, or the end of that
-/// where the stage comes before it, or the route says that a base path does.
+/// Whether this is the path that the event requests, judged by its own members: the event's path, or the end of that if
+/// a stage or, by the route, a base path comes before it.
 fn is_asked(path: &str, event: &Value) -> bool {
     let context = &event["requestContext"];
     let is_v2 = text(&context["http"]["method"]).is_some();
@@ -178,7 +178,7 @@ fn is_asked(path: &str, event: &Value) -> bool {
     let slash = if asked.starts_with('/') { "" } else { "/" };
     let asked = format!("{slash}{asked}");
 
-    // Some gateways have decoded it, others not.
+    // Some gateways have decoded it, others have not.
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let is_path = |text: &str| decoded(path) == text || decoded(path) == decoded(text);
     if is_path(&asked) {
@@ -201,7 +201,8 @@ fn is_asked(path: &str, event: &Value) -> bool {
     is_route && (0..asked.len()).any(|at| asked.is_char_boundary(at) && is_path(&asked[at..]))
 }
 
-/// What must be true of each event that a gateway or something like one has sent. Whether each crate serves it.
+/// Checks what must hold for every event that a gateway or something similar has sent. Returns whether each crate
+/// serves it.
 async fn check(event: &Value) -> [bool; 2] {
     let bytes = event.to_string().into_bytes();
     let reply = ours(mirror(), &bytes).await;
@@ -213,7 +214,7 @@ async fn check(event: &Value) -> [bool; 2] {
         assert!(is_asked(path, event), "{path} of {event}");
     }
     let Ok(theirs) = theirs(mirror(), &bytes).await else { return [is_served, false] };
-    // A server MUST refuse it (RFC 9112 §3.2).
+    // A server MUST reject it (RFC 9112 §3.2).
     if reply["body"].as_str().is_some_and(|body| body.contains("The Host header is no host")) {
         return [false, true];
     }
@@ -250,7 +251,7 @@ async fn an_odd_member_never_ends_in_an_error_nor_in_another_path_nor_worse_than
     );
 }
 
-// `PROPTEST_CASES` is how many are made.
+// `PROPTEST_CASES` sets the number of cases.
 #[test]
 fn any_odd_members_together_do_no_more() {
     let damage = (any::<Index>(), select(odd_values()));

@@ -1,4 +1,4 @@
-//! A service behind this crate and behind `lambda_http`: what each makes of the bytes of an event.
+//! Runs a service behind this crate and behind `lambda_http`, on the bytes of an event.
 
 use bytes::Bytes;
 use http::Response;
@@ -10,7 +10,7 @@ use lambda_http::{Adapter, Body, Context, LambdaEvent, Request, RequestExt as _}
 use serde_json::{Value, json};
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
-/// What an invocation ends with: a reply, or what the function error says.
+/// The end of an invocation: a reply, or the message of the function error.
 pub(crate) type End = Result<Value, String>;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -21,7 +21,7 @@ where
     S: Service<Request, Response = Answer, Error = Diagnostic, Future: Send + 'static>,
 {
     let mut gateway = Gateway::new(service);
-    // Between its layers and the handler `lambda_runtime` reads the event as JSON.
+    // `lambda_runtime` parses the event as JSON between its layers and the handler.
     let runtime = service_fn(move |LambdaInvocation { body, context, .. }| {
         let reply = serde_json::from_slice::<Payload>(&body)
             .map(|payload| gateway.call(LambdaEvent { payload, context }));
@@ -38,7 +38,7 @@ where
     Ok(serde_json::to_value(reply).unwrap())
 }
 
-/// The reply of [`lambda_http::run`] to it. A panic is a function error, as `lambda_runtime` makes it one.
+/// The reply of [`lambda_http::run`] to an event. A panic counts as a function error, as in `lambda_runtime`.
 pub(crate) async fn theirs<S>(service: S, event: &[u8]) -> End
 where
     S: Service<Request, Response = Answer, Error = Diagnostic, Future: Send + 'static>
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// A service that answers with what it was asked, as JSON.
+/// A service that answers with the request that it got, as JSON.
 pub(crate) fn mirror() -> impl Service<
     Request,
     Response = Answer,
@@ -97,7 +97,7 @@ fn reflection(request: &Request) -> Answer {
     answer.body(asked.to_string().into()).unwrap()
 }
 
-/// What a [`mirror`] has answered.
+/// The request that a [`mirror`] got.
 pub(crate) fn reflected(reply: &Value) -> Value {
     assert_eq!(reply["statusCode"], 200, "{reply}");
     serde_json::from_str(reply["body"].as_str().unwrap()).unwrap()

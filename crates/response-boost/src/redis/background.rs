@@ -1,9 +1,8 @@
-//! What goes on beside requests: attempts to connect, probes, the look for who has which slots.
+//! Background work: connection attempts, probes, reading the slots of a cluster.
 //!
-//! Lambda freezes a process between two requests, for seconds or hours, and whatever it was doing goes on where
-//! it stopped. So what is under way when the reply has been posted goes on before the next event is asked for
-//! (see [`after_reply`]). Where nothing sees to that, a request that
-//! would do without Redis lends the work its own time now and then.
+//! Lambda freezes a process between two requests, for seconds or hours, and background work stops with it. So after a
+//! reply, pending work continues before the runtime asks for the next event (see [`after_reply`]). Without the layer
+//! that ensures this, a request that would do without Redis now and then waits a while, so that the work can progress.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,11 +16,11 @@ use crate::after_reply;
 use crate::clock::{Clock, whole_ms};
 use kept_timers::Timers;
 
-/// The longest that the next event is put off.
+/// How long pending work may delay the next event at most.
 const AFTER_REPLY: Duration = Duration::from_secs(1);
-/// A freeze counts for one of these, whatever its length, so that none uses up the time of the work.
+/// A freeze counts as one tick, however long it is, so that it does not use up the time limit of the work.
 const TICK: Duration = Duration::from_millis(25);
-/// From how much lost time on the process is known to be frozen, and not just busy.
+/// How much lost time shows that the process was frozen and not just busy.
 const FROZEN_MS: u64 = 50;
 
 #[derive(Default)]
@@ -33,18 +32,18 @@ pub(super) struct Background {
 
 #[derive(Default)]
 struct State {
-    /// Each is closed when its work has ended.
+    /// Each channel closes when its work has ended.
     works: Vec<watch::Receiver<()>>,
-    /// Whether somebody waits for them.
+    /// Whether a request waits for the works.
     is_awaited: bool,
-    /// Backs off while it is waited in vain.
+    /// Backs off while waiting achieves nothing.
     pace: Breaker,
     last_ran_ms: u64,
     frozen_ms: u64,
 }
 
 impl Background {
-    /// Begins `work`, and drops it when it has run for as long as `limit`.
+    /// Starts `work`, and drops it after it has run for `limit`.
     pub(super) fn spawn(
         self: &Arc<Self>,
         limit: Duration,
@@ -76,7 +75,7 @@ impl Background {
         self.go_on_after_reply();
     }
 
-    /// Sees to it that what is under way goes on when the reply to this request has been posted.
+    /// Lets pending work continue after the reply to this request.
     pub(super) fn go_on_after_reply(self: &Arc<Self>) {
         if !after_reply::has_layer() || !self.begin_to_wait() {
             return;
@@ -85,7 +84,7 @@ impl Background {
         after_reply::defer(wait.run(AFTER_REPLY));
     }
 
-    /// Waits for what is under way no longer than `limit`, if it does not get on otherwise.
+    /// Waits for pending work for up to `limit`, if freezes keep it from progressing otherwise.
     pub(super) async fn lend(self: &Arc<Self>, limit: Duration) {
         if after_reply::has_layer() || !self.is_frozen() || !self.begin_to_wait() {
             return;
@@ -127,16 +126,16 @@ impl Background {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // Nothing panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Notes how much longer than it should have been it was since the work last ran.
+    /// Records how much later than expected the work ran again.
     fn note_tick(&mut self, now_ms: u64) {
         let passed_ms = now_ms.saturating_sub(self.last_ran_ms);
-        // A timer is a little late at all times.
+        // A timer is always a little late.
         if passed_ms >= whole_ms(TICK * 3 / 2) {
             let lost_ms = passed_ms - whole_ms(TICK);
             self.frozen_ms = self.frozen_ms.saturating_add(lost_ms);
@@ -145,7 +144,7 @@ impl State {
     }
 }
 
-/// Somebody's waiting for all that is under way. However it ends, the next one may wait.
+/// A request's wait for all pending work. However it ends, the next request may wait.
 struct Wait {
     background: Arc<Background>,
     was_in_vain: bool,
@@ -154,7 +153,7 @@ struct Wait {
 impl Wait {
     async fn run(mut self, limit: Duration) {
         let all = pin!(async {
-            // What ends may have begun something else.
+            // Work that ends may have started other work.
             while let Some(mut work) = self.background.next() {
                 while work.changed().await.is_ok() {}
             }

@@ -1,14 +1,13 @@
-//! The circuit breaker: who may ask a Redis that has failed.
+//! The circuit breaker: which requests may call a Redis that has failed.
 //!
-//! After a fault nobody waits for Redis for a while. Then one request at a time may send a probe
-//! beside its load, which decides whether the others may ask again or wait for twice as long.
+//! After a fault, no request waits for Redis for a while. Then one request at a time may start a probe beside its load.
+//! The probe closes the breaker or doubles the time it stays open.
 
 use std::time::Duration;
 
 use crate::clock::whole_ms;
 
-/// All times are the wall clock's: on Lambda an environment is frozen between two requests, and
-/// what has passed meanwhile counts.
+/// All times are wall-clock times: on Lambda an environment is frozen between two requests, and the frozen time counts.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     open: Option<Open>,
@@ -16,7 +15,7 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 struct Open {
-    /// When the fault was met that nothing has come after but failed probes.
+    /// When the first fault since the last success occurred.
     failed_at_ms: u64,
     since_ms: u64,
     for_ms: u64,
@@ -26,11 +25,11 @@ struct Open {
 /// What a request may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// Ask Redis.
+    /// Call Redis.
     Ask,
-    /// Do without.
+    /// Do without Redis.
     Refused,
-    /// Do without, and send the probe.
+    /// Do without Redis, and start a probe.
     RefusedButProbe,
 }
 
@@ -38,7 +37,7 @@ impl Breaker {
     const FIRST_STEP: Duration = Duration::from_millis(100);
     const LAST_STEP: Duration = Duration::from_secs(5);
 
-    /// What a request may do now. Who is told to probe must say how it ended.
+    /// What a request may do now. A caller that gets `RefusedButProbe` must report how its probe ended.
     pub(super) fn admit(&mut self, now_ms: u64) -> Admission {
         match &mut self.open {
             None => Admission::Ask,
@@ -50,12 +49,12 @@ impl Breaker {
         }
     }
 
-    /// Whether requests may ask Redis.
+    /// Whether requests may call Redis.
     pub(super) fn is_closed(&self) -> bool {
         self.open.is_none()
     }
 
-    /// A request has met a fault. Where the breaker is open already that is no news.
+    /// Records a request's fault. If the breaker is open already, nothing changes.
     pub(super) fn fault(&mut self, now_ms: u64) {
         self.open.get_or_insert_with(|| Open {
             failed_at_ms: now_ms,
@@ -65,7 +64,7 @@ impl Breaker {
         });
     }
 
-    /// The probe has failed.
+    /// Records that the probe failed.
     pub(super) fn probe_failed(&mut self, now_ms: u64) {
         let last_step = whole_ms(Self::LAST_STEP);
         if let Some(open) = &mut self.open {
@@ -74,12 +73,12 @@ impl Breaker {
         }
     }
 
-    /// Redis has answered. How long it did not, in milliseconds.
+    /// Records that Redis answered. Returns how long it had not, in milliseconds.
     pub(super) fn success(&mut self, now_ms: u64) -> u64 {
         self.open.take().map_or(0, |open| now_ms.saturating_sub(open.failed_at_ms))
     }
 
-    /// How long nobody may ask, if so.
+    /// How long the breaker stays open; `None` if it is closed.
     pub(super) fn open_for(&self, now_ms: u64) -> Option<Duration> {
         let open = self.open.as_ref()?;
         let left_ms = (open.since_ms + open.for_ms).saturating_sub(now_ms).min(open.for_ms);
@@ -89,7 +88,7 @@ impl Breaker {
 
 impl Open {
     fn lasts(&self, now_ms: u64) -> bool {
-        // Not for longer than it should where the clock was set back meanwhile.
+        // If the clock was set back, the breaker must not stay open for longer.
         now_ms.checked_sub(self.since_ms).is_some_and(|passed_ms| passed_ms < self.for_ms)
     }
 }

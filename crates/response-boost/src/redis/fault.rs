@@ -1,4 +1,4 @@
-//! What went wrong, what it means for those who come after, and how the log names it.
+//! Classifies failures: what one means for later requests, and how the log describes it.
 
 use std::fmt;
 use std::io;
@@ -9,40 +9,40 @@ use super::link::Link;
 use super::settings::{Address, RedisSettings};
 use crate::StoreError;
 
-/// The longest that a server's own words are told.
+/// The longest part of a server's message that is logged.
 const MOST_WORDS: usize = 200;
-/// What is shorter is no secret, but would be found in many a word.
+/// Anything shorter is hardly a secret, and would be found in many words.
 const SHORTEST_SECRET: usize = 4;
 
-/// Error replies that are about this command, and say nothing of the server.
+/// Error replies that concern this command alone and say nothing about the server.
 const OF_THE_COMMAND: [&str; 7] =
     ["OOM", "NOPERM", "WRONGTYPE", "NOSCRIPT", "TRYAGAIN", "NOREPLICAS", "MISCONF"];
-/// Error replies of a server that is there and knows that it cannot answer yet.
+/// Error replies of a server that is up but cannot serve requests yet.
 const NOT_YET: [&str; 4] = ["LOADING", "CLUSTERDOWN", "BUSY", "MASTERDOWN"];
-/// Error replies by which a cluster says where a key is, or that it is not settled.
+/// Error replies by which a cluster redirects a key or says that a slot is not settled.
 const OF_A_CLUSTER: [&str; 5] = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "CROSSSLOT"];
 
-/// Why a command has no reply that it could have.
+/// Why a command has no usable reply.
 pub(super) struct Failed {
     pub(super) error: RedisError,
-    /// What it was sent over. `None`: there is no connection.
+    /// The connection over which it was sent. `None`: no connection could be opened.
     pub(super) link: Option<Link>,
-    /// Whether that was open before.
+    /// Whether the connection was open before.
     pub(super) was_open: bool,
-    /// Its reply is still arriving.
+    /// Whether the reply was still arriving.
     pub(super) is_slow: bool,
 }
 
-/// What a failure means for those who come after.
+/// What a failure means for later requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// The connection is of no more use.
+    /// The connection must be dropped.
     pub(super) throws_away: bool,
-    /// Asking again at once would be in vain.
+    /// The breaker opens, because an immediate retry would fail too.
     pub(super) opens: bool,
 }
 
-/// Where a cluster says that a key is.
+/// Where a cluster redirects a key.
 pub(super) struct Redirection {
     pub(super) slot: u16,
     pub(super) address: Address,
@@ -56,19 +56,19 @@ impl Failed {
         let Some(code) = self.error.code().filter(|_| self.link.is_some()) else {
             return match self.error.is_timeout() {
                 true if self.is_slow => verdict(false, false),
-                // It may still be on its way to the server, and others would queue up behind it.
+                // The command may still be in flight, and other requests would queue behind it.
                 true if is_large => verdict(true, false),
-                // Not known to be alive, or known not to be.
+                // The server is down, or not known to be up.
                 _ => verdict(true, true),
             };
         };
         match code {
             _ if is_sign_in(&self.error) => verdict(true, true),
-            // The name may lead elsewhere by now.
+            // The name may resolve to another server by now.
             "READONLY" | "MOVED" | "ASK" => verdict(true, false),
             code if NOT_YET.contains(&code) => verdict(false, true),
             code if OF_THE_COMMAND.contains(&code) => verdict(false, false),
-            // A proxy's, or that of a server that lets nobody in: it has not been read.
+            // A proxy's error, or one that a server sends before it accepts any client: the command was not read.
             _ => verdict(false, reads),
         }
     }
@@ -78,13 +78,13 @@ impl Failed {
         self.error.is_connection_dropped() && !self.error.is_timeout()
     }
 
-    /// Whether a cluster has answered that it has not done the command here, or not yet.
+    /// Whether a cluster replied that it has not run the command, here or yet.
     pub(super) fn is_unsettled(&self) -> bool {
         self.link.is_some()
             && self.error.code().is_some_and(|code| OF_A_CLUSTER[..4].contains(&code))
     }
 
-    /// Where `MOVED` or `ASK` leads; a host that it leaves out is that of the server which says so.
+    /// The target of a `MOVED` or `ASK`. If the reply omits the host, it is the answering server's.
     pub(super) fn redirection(&self, answering: &Address) -> Option<Redirection> {
         let (address, slot) = self.error.redirect_node()?;
         let (host, port) = address.rsplit_once(':')?;
@@ -94,7 +94,7 @@ impl Failed {
         Some(Redirection { slot, address, is_ask: self.error.code() == Some("ASK") })
     }
 
-    /// As those who asked are told, with the node and the server's own words for the log.
+    /// The error for the caller, whose source names the node and the server's message for the log.
     pub(super) fn told(
         &self,
         command: Option<&Cmd>,
@@ -120,7 +120,7 @@ impl Failed {
         }
     }
 
-    /// What an operator would be told who asks in a forum.
+    /// Advice for the operator about the likely cause.
     fn hint(&self, settings: &RedisSettings) -> Option<&'static str> {
         let error = &self.error;
         let code = error.code().unwrap_or_default();
@@ -147,7 +147,7 @@ impl Failed {
         if text.contains("UnknownIssuer") {
             return Some("REDIS_TLS_CA_FILE names the authority to trust");
         }
-        // It says so by an alert, which is lost where something was sent meanwhile.
+        // The server says so in an alert, which is lost if the client was sending at the time.
         if text.contains("ertificateRequired")
             || (self.link.is_some() && is_first && self.is_closed())
         {
@@ -155,8 +155,8 @@ impl Failed {
                 "does the server want a client certificate? REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE",
             );
         }
-        // A port without TLS takes the beginning of a handshake for a command, and waits for the rest of it
-        // or answers in words.
+        // A port without TLS takes the start of a handshake for a command. It waits for the rest, or replies in plain
+        // text.
         let is_no_tls = error.is_timeout() || text.contains("InvalidContentType");
         (self.link.is_none() && is_no_tls).then_some("does the port speak TLS?")
     }
@@ -166,12 +166,12 @@ pub(super) fn timed_out(waited_for: &'static str) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, waited_for).into()
 }
 
-/// Whether it is a host, and no word that a server has in the place of one it does not know.
+/// Whether this is a host, and not a placeholder that a server sends for an unknown one.
 pub(super) fn is_host(host: &str) -> bool {
     !["", "?"].contains(&host)
 }
 
-/// Whether the server asks for other credentials.
+/// Whether the server rejects the credentials or requires some.
 fn is_sign_in(error: &RedisError) -> bool {
     let is_about_password = || {
         let detail = error.detail().unwrap_or_default();
@@ -180,18 +180,18 @@ fn is_sign_in(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.code().is_some_and(|code| match code {
             "NOAUTH" | "WRONGPASS" => true,
-            // As servers before version 6 say it.
+            // The reply of servers before version 6.
             "ERR" => is_about_password(),
             _ => false,
         })
 }
 
-/// The server's own words, or the system's, without what is a client's own.
+/// The server's message, or the system's, without keys, values and credentials of the client.
 fn words(error: &RedisError, command: Option<&Cmd>, settings: &RedisSettings) -> String {
     let Some(code) = error.code() else { return shortened(&error.to_string()) };
     let mut words = code.to_owned();
     if let Some(detail) = error.detail() {
-        // What comes then is what was sent.
+        // The rest repeats the command that was sent.
         let detail = detail.split(", with args beginning").next().unwrap_or_default();
         words = [&words, " ", detail].concat();
     }
@@ -223,7 +223,7 @@ fn shortened(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect()
 }
 
-/// The cause of a [`StoreError`], for the log alone.
+/// The cause of a [`StoreError`], for the log only.
 #[derive(Debug)]
 struct Cause {
     node: String,

@@ -1,7 +1,7 @@
 //! Sign-in to ElastiCache and `MemoryDB` with IAM: a token instead of a password.
 //!
-//! A token is a request to connect, signed in its URL (Signature Version 4), without the scheme.
-//! ElastiCache takes it for 15 minutes, so one is made for each connection and none is kept.
+//! A token is the URL of a signed request to connect (Signature Version 4), without its scheme. ElastiCache accepts it
+//! for 15 minutes, so each connection gets a new one and none is stored.
 //! <https://docs.aws.amazon.com/AmazonElastiCache/latest/dg/auth-iam.html>
 //! <https://docs.aws.amazon.com/memorydb/latest/devguide/auth-iam.html>
 
@@ -19,16 +19,16 @@ use aws_sigv4::sign::v4;
 use redis::{ErrorKind, RedisError};
 use url::Url;
 
-/// The longest that ElastiCache takes a token for.
+/// How long ElastiCache accepts a token.
 const EXPIRES_IN: Duration = Duration::from_mins(15);
 
-/// Who signs in to which cache, and with what.
+/// The user, the cache and the credentials for an IAM sign-in.
 #[derive(Clone)]
 pub struct IamSettings {
     user: IamName,
     cache: IamName,
     is_serverless: bool,
-    /// What the signature is for.
+    /// The service that the signature names.
     service: &'static str,
     provider: Arc<Provider>,
 }
@@ -37,9 +37,9 @@ type Failure = Box<dyn Error + Send + Sync>;
 type Provider =
     dyn Fn() -> Pin<Box<dyn Future<Output = Result<AwsCredentials, Failure>> + Send>> + Send + Sync;
 
-/// What a token is signed with, and for which region.
+/// The credentials that sign a token, and their region.
 ///
-/// Its `Debug` shows none of it.
+/// `Debug` shows none of these fields.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct AwsCredentials {
@@ -47,23 +47,23 @@ pub struct AwsCredentials {
     pub access_key_id: String,
     /// `AWS_SECRET_ACCESS_KEY`.
     pub secret_access_key: String,
-    /// `AWS_SESSION_TOKEN`: there is one with all credentials but those of a user.
+    /// `AWS_SESSION_TOKEN`. All credentials have one, except those of an IAM user.
     pub session_token: Option<String>,
     /// `AWS_REGION`.
     pub region: String,
 }
 
-/// The name (not the address) of a cache or of a user of ElastiCache, which has them in lower case.
+/// The name (not the address) of an ElastiCache cache or user. ElastiCache stores names in lower case.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IamName(String);
 
-/// What an [`IamName`] was refused for.
+/// Why an [`IamName`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a name as ElastiCache gives them: a letter, then letters, digits and hyphens")]
 pub struct InvalidIamName;
 
 impl IamName {
-    /// Checks a name, and puts it into lower case.
+    /// Parses a name and converts it to lower case.
     pub fn parse(text: &str) -> Result<Self, InvalidIamName> {
         let is_name = text.starts_with(|first: char| first.is_ascii_alphabetic())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -73,7 +73,7 @@ impl IamName {
 
 impl fmt::Debug for IamName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It may be a user's, which is not to be shown anywhere.
+        // The name may be a user's, which no log may show.
         f.debug_struct("IamName").finish_non_exhaustive()
     }
 }
@@ -94,16 +94,16 @@ impl AwsCredentials {
         }
     }
 
-    /// The credentials of temporary sign-ins have a session token.
+    /// Adds the session token of temporary credentials.
     #[must_use]
     pub fn with_session_token(mut self, token: impl Into<String>) -> Self {
         self.session_token = Some(token.into());
         self
     }
 
-    /// Those of a Lambda function, which are in its environment: `std::env::var` is what looks them up.
+    /// Reads the credentials of a Lambda function from its environment; pass a function such as `std::env::var`.
     ///
-    /// `Err`: one of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION` is not there.
+    /// `Err`: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` or `AWS_REGION` is not set.
     pub fn from_lookup<E>(
         lookup: impl Fn(&'static str) -> Result<String, E>,
     ) -> Result<Self, MissingVariable> {
@@ -117,7 +117,7 @@ impl AwsCredentials {
     }
 }
 
-/// A variable with a part of the credentials is not set.
+/// A required environment variable is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not set")]
 pub struct MissingVariable(&'static str);
@@ -138,9 +138,9 @@ impl fmt::Debug for IamSettings {
 }
 
 impl IamSettings {
-    /// Signs in as `user` to `cache`, which is serverless unless [`without_serverless`] says otherwise.
+    /// Signs in as `user` to `cache`, a serverless cache unless [`without_serverless`] says otherwise.
     ///
-    /// `provider` is asked for the credentials of each new connection, so that it can renew those that end.
+    /// The store calls `provider` for each new connection, so that it can renew expiring credentials.
     ///
     /// ```
     /// use response_boost::{AwsCredentials, IamName, IamSettings};
@@ -166,26 +166,26 @@ impl IamSettings {
         Self { user, cache, is_serverless: true, service: "elasticache", provider }
     }
 
-    /// The cache is a replication group of nodes and not serverless, which is part of what is signed.
+    /// The cache is a replication group of nodes and not serverless. The signature covers this.
     #[must_use]
     pub fn without_serverless(mut self) -> Self {
         self.is_serverless = false;
         self
     }
 
-    /// The cache is a cluster of `MemoryDB`, which is another service to sign for, and never serverless.
+    /// The cache is a `MemoryDB` cluster: the signature names another service, and it is never serverless.
     #[must_use]
     pub fn for_memorydb(mut self) -> Self {
         (self.is_serverless, self.service) = (false, "memorydb");
         self
     }
 
-    /// The name to sign in with.
+    /// The user to sign in as.
     pub(super) fn user(&self) -> &str {
         &self.user.0
     }
 
-    /// A fresh token.
+    /// Signs a new token.
     pub(super) async fn token(&self) -> Result<String, RedisError> {
         let failed = |what, error: Failure| {
             RedisError::from((ErrorKind::AuthenticationFailed, what, error.to_string()))
@@ -247,15 +247,15 @@ mod tests {
         if is_serverless { serverless } else { serverless.without_serverless() }
     }
 
-    /// What stands in a token, whatever its order and however it is escaped.
+    /// The parameters of a token, in any order and with any escaping.
     fn parts(token: &str) -> (String, BTreeMap<String, String>) {
         let url = Url::parse(&format!("http://{token}")).unwrap();
         assert_eq!(url.path(), "/");
         (url.host_str().unwrap().to_owned(), url.query_pairs().into_owned().collect())
     }
 
-    /// The first is the answer that AWS's own examples give, and all of them are what the signer of
-    /// botocore, an independent witness, makes of the same (`SigV4QueryAuth`, service `elasticache`).
+    /// The first expectation is the one in AWS's own examples. An independent implementation, the signer of botocore
+    /// (`SigV4QueryAuth`, service `elasticache`), produces all of them from the same input.
     #[test]
     fn tokens_are_the_known_answers() {
         // 2024-08-02T12:11:50Z and 2026-02-28T23:59:59Z.
@@ -307,7 +307,8 @@ mod tests {
         let credentials = AwsCredentials::new("accessKey", "secretKey", "eu-west-1");
         let signed =
             iam("user123", "my-cache", true).for_memorydb().sign(credentials, time).unwrap();
-        // By Signature Version 4 as AWS documents it, in a script that gives the answer above for ElastiCache too.
+        // Produced by a script that follows AWS's documentation of Signature Version 4 and reproduces the token above
+        // for ElastiCache.
         let token = "my-cache/?Action=connect&User=user123&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=accessKey%2F20240802%2Feu-west-1%2Fmemorydb%2Faws4_request&X-Amz-Date=20240802T121150Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=1d84f42519a157c62107a4470cf2ce20e4126cf8b7e4f9f4f20567138b7ebc4b";
         assert_eq!(parts(&signed), parts(token));
     }

@@ -1,4 +1,4 @@
-//! An open connection to one server, from the look-up of its name to its last reply.
+//! An open connection to one server, from name lookup to the last reply.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -20,10 +20,10 @@ use super::settings::{Address, Credentials};
 use super::shared::Shared;
 use crate::report::timed;
 
-/// How long an address is tried while the name has another one.
+/// How long to try one address if the name has another.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is larger may take longer to send than a reply does to come, and nobody can tell from outside.
+/// Sending a larger command may take longer than a reply should, and the client cannot observe that.
 const LARGE: usize = 64 * 1024;
 
 /// An open connection; clones share it.
@@ -43,22 +43,22 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // It would wait for the replies to what was sent, and keep the socket open for them.
+        // Otherwise the driver would wait for outstanding replies and keep the socket open.
         self.driver.abort();
     }
 }
 
-/// When bytes last came from the server.
+/// When bytes last arrived from the server.
 struct Arrivals {
     since: Instant,
     bytes: AtomicU64,
     last_ms: AtomicU64,
 }
 
-/// How long a reply is waited for.
+/// How long to wait for a reply.
 #[derive(Clone, Copy)]
 pub(super) struct ReplyLimit {
-    /// While nothing of it comes.
+    /// While no byte arrives.
     pub(super) silence: Duration,
     /// In any case.
     pub(super) whole: Duration,
@@ -72,9 +72,8 @@ impl Link {
         let stream = connect(shared, address).await?;
         let arrivals = Arc::new(Arrivals::new());
         let stream = Watched::new(stream, Arc::clone(&arrivals));
-        // The waits are limited by those who wait. RESP2, and without telling the server the name of the
-        // client: a fresh connection can then be asked at once. RESP3 begins with a HELLO, one round trip
-        // more, and is no faster after that.
+        // Callers set the timeouts. The connection uses RESP2 and does not send the client's name, so it is usable at
+        // once; RESP3 needs a HELLO, one round trip more, and is no faster afterwards.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
@@ -96,7 +95,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Tells it from all others of its node.
+    /// Distinguishes this connection from the node's others.
     pub(super) fn number(&self) -> u64 {
         self.shared.number
     }
@@ -105,18 +104,18 @@ impl Link {
         self.shared.opened_at_ms
     }
 
-    /// Whether it has ever answered anything: else it may be no Redis.
+    /// Whether the server has ever replied; if not, it may not be Redis.
     pub(super) fn has_answered(&self) -> bool {
         self.shared.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Whether bytes have come in this time.
+    /// Whether bytes have arrived within this time.
     pub(super) fn has_received_within(&self, time: Duration) -> bool {
         self.shared.arrivals.silence().is_some_and(|silence| silence < time)
     }
 
-    /// Sends a command, after an `ASKING` if `is_asking`, and waits for its reply; or `all` of several in one write, whose
-    /// replies are an array then.
+    /// Sends a command, after an `ASKING` if `is_asking`, and waits for its reply. If `all` is given, sends those
+    /// commands in one write instead and returns an array of their replies.
     pub(super) async fn send(
         &self,
         shared: &Shared,
@@ -130,7 +129,7 @@ impl Link {
             if let Some(all) = all {
                 connection.send_packed_commands(all, 0, all.len()).await.map(Value::Array)
             } else if is_asking {
-                // In one write: between the two no other command of this connection may come.
+                // In one write, so that no other command of this connection comes between the two.
                 let mut both = Pipeline::with_capacity(2);
                 both.cmd("ASKING").add_command(command.clone());
                 let replies = connection.send_packed_commands(&both, 1, 1).await;
@@ -148,7 +147,7 @@ impl Link {
         reply.and_then(Value::extract_error)
     }
 
-    /// What a reply comes to, for as long as some of it goes on to arrive.
+    /// Waits for a reply as long as parts of it keep arriving.
     async fn wait<F: Future>(
         &self,
         shared: &Shared,
@@ -186,7 +185,7 @@ impl Link {
     }
 }
 
-/// Whether a command is so large that sending it may take longer than a reply does.
+/// Whether sending a command may take longer than a reply should.
 pub(super) fn is_large(command: &Cmd) -> bool {
     let size =
         |argument: Arg<&[u8]>| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 };
@@ -204,7 +203,7 @@ async fn connect(shared: &Shared, address: &Address) -> io::Result<TcpStream> {
     let mut failure = io::Error::other("the name has no address");
     for (number, address) in addresses.iter().enumerate() {
         let is_last = number + 1 == addresses.len();
-        // One that swallows packets must not use up the whole attempt.
+        // An address that swallows packets must not use up the whole attempt.
         let limit = if is_last { Duration::MAX } else { ADDRESS_LIMIT };
         match shared.timers.within(limit, TcpStream::connect(address)).await {
             Some(Ok(stream)) => {
@@ -219,9 +218,9 @@ async fn connect(shared: &Shared, address: &Address) -> io::Result<TcpStream> {
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<()> {
-    // A request is one small packet that waits for one small packet: nothing to gather. What has
-    // died silently is noticed by the response timeout long before these; they keep the kernel from
-    // holding on to it, and middle boxes from forgetting an idle connection.
+    // A request is one small packet that waits for one small reply, so Nagle's algorithm only delays it. The response
+    // timeout notices a dead connection long before keepalive does; keepalive lets the kernel release the socket, and
+    // stops middleboxes from forgetting an idle connection.
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
@@ -248,17 +247,18 @@ impl Arrivals {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// How long nothing has come. `None`: nothing ever has.
+    /// How long no byte has arrived. `None`: none ever has.
     fn silence(&self) -> Option<Duration> {
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         (self.bytes() > 0).then(|| self.since.elapsed().saturating_sub(last))
     }
 }
 
-/// A socket that notes when bytes come.
+/// A socket that records when bytes arrive.
 ///
-/// A server that lets nobody in says why and closes the connection, often before it is asked anything. So nothing is
-/// read before something was written, and a failed write does not come between those words and their reader.
+/// A server that rejects all clients says why and closes the connection, often before it has read a command. So nothing
+/// is read before the first write, and a write to the closed connection does not fail, so that the reader gets the
+/// server's message.
 pub(super) struct Watched {
     stream: TcpStream,
     arrivals: Arc<Arrivals>,
@@ -271,7 +271,7 @@ impl Watched {
         Self { stream, arrivals, has_written: false, reader: None }
     }
 
-    /// What came of a write of `length` bytes.
+    /// Handles the result of writing `length` bytes.
     fn note_written(&mut self, written: io::Result<usize>, length: usize) -> io::Result<usize> {
         self.has_written = true;
         if let Some(reader) = self.reader.take() {
@@ -280,7 +280,7 @@ impl Watched {
         let is_closed = |error: &io::Error| {
             [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind())
         };
-        // The reader learns that it is closed.
+        // The reader will notice that the connection is closed.
         if written.as_ref().is_err_and(is_closed) { Ok(length) } else { written }
     }
 }

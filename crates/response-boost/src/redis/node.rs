@@ -1,11 +1,11 @@
 //! One server, and the one connection to it.
 //!
-//! It is opened when it is first needed, used by all requests, thrown away when it is of no more
-//! use, and opened again. What goes wrong meanwhile costs a request no more than the connect and
-//! the response timeout, once; then the [`Breaker`] lets requests pass until a probe has got through.
+//! The connection is opened on first use, shared by all requests, and replaced when it fails. A fault costs a request
+//! at most the connect timeout plus the response timeout, once; then the [`Breaker`] makes requests do without Redis
+//! until a probe succeeds.
 //!
-//! Nothing in here counts on a task or a timer that runs between requests (see
-//! [`background`](super::background)), and what is limited in the background is limited by the time that it runs.
+//! Nothing here relies on a task or a timer running between requests (see [`background`](super::background)). Limits on
+//! background work count its running time.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,12 +25,11 @@ use crate::StoreError;
 use crate::clock::whole_ms;
 use crate::report::timed;
 
-/// How long an attempt to connect may take, and a probe: longer than any request waits. TLS on the
-/// smallest function takes longer than a request should, and an attempt that was given up with its
-/// request each time would never get there.
+/// How long a connection attempt or a probe may take: longer than a request waits. On the smallest function a TLS
+/// handshake takes longer than a request should wait, so an attempt that ended with its request would never succeed.
 pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
-/// From how long on it is told that Redis was away.
+/// From this length on, an outage is logged.
 const OUTAGE: Duration = Duration::from_secs(1);
 
 pub(super) struct Node {
@@ -43,31 +42,31 @@ pub(super) struct Node {
 struct State {
     breaker: Breaker,
     link: Option<Link>,
-    /// The attempt that is under way: there is one at a time.
+    /// The running attempt; only one runs at a time.
     opening: Option<Opening>,
-    /// How many links there have been: tells one from the one that came after it.
+    /// Counts the links, to tell one from its successor.
     opened: u64,
-    /// Backs off while a connection that has grown old cannot be replaced.
+    /// Backs off while an aged connection cannot be replaced.
     replacing: Breaker,
 }
 
-/// Where the outcome of an attempt will be seen.
+/// Delivers the outcome of an attempt.
 type Opening = watch::Receiver<Option<RedisResult<Link>>>;
 
-/// A command on one key, or several that read.
+/// A command on one key, or several commands that read.
 pub(super) struct Command {
     cmd: Cmd,
-    /// Where they are several.
+    /// Set for several commands.
     all: Option<Box<Pipeline>>,
     pub(super) reads: bool,
     pub(super) again: Again,
 }
 
-/// Whether a command may be done twice.
+/// Whether a command may run twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
     Allowed,
-    /// It would do harm late: a lease that comes back after it was deleted.
+    /// A late second run would do harm, as with a lease that reappears after its deletion.
     Forbidden,
 }
 
@@ -83,12 +82,12 @@ impl Command {
         Self { cmd, all: None, reads, again }
     }
 
-    /// Several that read.
+    /// Several commands that read.
     pub(super) fn all(all: Pipeline) -> Self {
         Self { all: Some(Box::new(all)), ..Self::new(Cmd::new(), true, Again::Allowed) }
     }
 
-    /// It, or the first of several.
+    /// The command, or the first of several.
     fn first(&self) -> &Cmd {
         self.all.as_ref().and_then(|all| all.cmd_iter().next()).unwrap_or(&self.cmd)
     }
@@ -109,22 +108,22 @@ impl Node {
         Self { address, shared, state: Mutex::default() }
     }
 
-    /// What a request may do now. Who is told to probe must do so.
+    /// What a request may do now. A caller that gets `RefusedButProbe` must send a probe.
     pub(super) fn admit(&self) -> Admission {
         self.state().breaker.admit(self.shared.clock.now_ms())
     }
 
-    /// Whether requests may ask it.
+    /// Whether requests may call this server.
     pub(super) fn is_trusted(&self) -> bool {
         self.state().breaker.is_closed()
     }
 
-    /// Whether it is connected to.
+    /// Whether the connection is open.
     pub(super) fn is_open(&self) -> bool {
         self.state().link.is_some()
     }
 
-    /// How long the breaker stays open, if it is.
+    /// How long the breaker stays open; `None` if it is closed.
     pub(super) fn closed_for(&self) -> Option<Duration> {
         self.state().breaker.open_for(self.shared.clock.now_ms())
     }
@@ -137,9 +136,9 @@ impl Node {
 
     /// Sends a command and waits for its reply.
     ///
-    /// Where a connection that was open already turns out to be closed, it is sent once more over
-    /// a fresh one: a server may close what lay idle or frozen, and that is no fault. So a command may
-    /// be done twice, unless [`Again`] forbids it.
+    /// If a connection that was already open turns out to be closed, sends the command again over a new one: a server
+    /// may close an idle or frozen connection, which is not a fault. So a command may run twice, unless [`Again`]
+    /// forbids it.
     pub(super) async fn exchange(
         self: &Arc<Self>,
         command: &Command,
@@ -154,10 +153,10 @@ impl Node {
                 if failed.was_open && command.again == Again::Allowed && failed.is_closed() =>
             {
                 self.throw_away(&failed);
-                // On the heap: it is seldom, and would make the future of each request larger.
+                // Boxed: a retry is rare, and would enlarge the future of every request.
                 let mut retry =
                     Box::pin(self.try_once(command, is_asking, patience, &mut exchange));
-                // Both together take no longer than one would.
+                // Both attempts together get the time of one.
                 let left = patience.whole().saturating_sub(started.elapsed());
                 let reply = self.shared.timers.within_running_time(left, retry.as_mut()).await;
                 drop(retry);
@@ -169,7 +168,7 @@ impl Node {
         reply
     }
 
-    /// Draws the consequences of a failure for those who come after, and says what it was.
+    /// Updates connection and breaker after a failure, and returns the error for the caller.
     pub(super) fn judge(&self, command: Option<&Command>, failed: &Failed) -> StoreError {
         let reads = command.is_some_and(|command| command.reads);
         let is_large = command.is_some_and(|command| is_large(command.first()));
@@ -183,7 +182,7 @@ impl Node {
         failed.told(command.map(Command::first), &self.address, &self.shared.settings)
     }
 
-    /// The connection is of no more use.
+    /// Drops the connection of this failure, unless it has been replaced.
     pub(super) fn throw_away(&self, failed: &Failed) {
         let mut state = self.state();
         if let (Some(link), Some(thrown)) = (&state.link, &failed.link)
@@ -193,12 +192,12 @@ impl Node {
         }
     }
 
-    /// Closes the connection: nobody asks here any more, or it leads elsewhere.
+    /// Closes the connection, because no more requests come here or the node has left the cluster.
     pub(super) fn close(&self) {
         self.state().link = None;
     }
 
-    /// A probe has begun. It must tell how it ended.
+    /// Starts a probe, which must report how it ended.
     pub(super) fn probe(self: &Arc<Self>) -> Probe {
         Probe { node: Arc::clone(self), has_succeeded: false }
     }
@@ -223,7 +222,7 @@ impl Node {
         })
     }
 
-    /// The open connection, or a fresh one; and whether it was open.
+    /// The open connection or a new one, and whether it was already open.
     async fn link(
         self: &Arc<Self>,
         patience: Duration,
@@ -239,7 +238,7 @@ impl Node {
                     && let Some(question) = asked_for.filter(|command| command.reads)
                     && state.replacing.admit(now_ms) != Admission::Refused
                 {
-                    // Beside this request, which need not wait for it.
+                    // Runs beside this request, which does not wait for it.
                     let (attempt, opening) = self.attempt(Some(question.first().clone()));
                     state.opening = Some(opening);
                     drop(state);
@@ -257,11 +256,11 @@ impl Node {
                 opening
             }
         };
-        // On the heap, as above.
+        // Boxed, for the same reason as the retry in `exchange`.
         Box::pin(self.opened_by(opening, patience)).await.map(|link| (link, false))
     }
 
-    /// What an attempt comes to.
+    /// Waits for the outcome of an attempt.
     async fn opened_by(&self, mut opening: Opening, patience: Duration) -> Result<Link, Failed> {
         let opened = pin!(opening.wait_for(Option::is_some));
         let opened = self.shared.timers.within_running_time(patience, opened);
@@ -276,7 +275,7 @@ impl Node {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock, and none of the state can be half changed.
+        // Nothing panics while it holds the lock, and every state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -287,11 +286,11 @@ impl Failed {
     }
 }
 
-/// An attempt to connect, which may outlive the request that began it. However it ends, also in a panic of a
-/// library, another one may begin.
+/// A connection attempt, which may outlive the request that started it. However it ends, even in a panic of a library,
+/// another one may start.
 struct Attempt {
     node: Arc<Node>,
-    /// What the new connection is asked before it takes the place of one that has grown old.
+    /// The command that a new connection must answer before it replaces an aged one.
     question: Option<Cmd>,
     outcome: watch::Sender<Option<RedisResult<Link>>>,
     has_ended: bool,
@@ -300,7 +299,7 @@ struct Attempt {
 impl Attempt {
     fn begin(self) {
         let background = Arc::clone(&self.node.shared.background);
-        // On the heap: to connect takes a large future.
+        // Boxed: connecting needs a large future.
         background.spawn(ATTEMPT_LIMIT, Box::pin(self.run()));
     }
 
@@ -320,7 +319,7 @@ impl Attempt {
         self.end(opened);
     }
 
-    /// The link, once it has answered as a server does that is well.
+    /// Returns the link once it has answered as a healthy server does.
     async fn asked(&self, link: Link, question: &Cmd) -> Result<Link, Failed> {
         let limit = ReplyLimit { silence: ATTEMPT_LIMIT, whole: ATTEMPT_LIMIT };
         let Err(error) = link.send(&self.node.shared, question, None, false, limit).await else {
@@ -360,7 +359,7 @@ impl Attempt {
             }
         };
         drop(state);
-        // Nobody may be waiting any more.
+        // The receivers may be gone by now.
         let _ = self.outcome.send(Some(outcome));
     }
 }
@@ -373,14 +372,14 @@ impl Drop for Attempt {
     }
 }
 
-/// A probe. However it ends, the breaker hears of it, or it would stay open for ever.
+/// A probe. However it ends, it tells the breaker, which would otherwise stay open forever.
 pub(super) struct Probe {
     node: Arc<Node>,
     has_succeeded: bool,
 }
 
 impl Probe {
-    /// Sends a command that nobody waits for, to learn whether the server is back.
+    /// Sends a command that no request waits for, to learn whether the server is back.
     pub(super) async fn send(mut self, command: &Command) -> Result<Value, Failed> {
         let response = self.node.shared.settings.response_timeout;
         let patience = Patience { connect: ATTEMPT_LIMIT, response };
@@ -408,7 +407,7 @@ impl Drop for Probe {
         let away_ms = state.breaker.success(now_ms);
         drop(state);
         let node = address.to_string();
-        // A hiccup is no news, or a Redis that limps would fill the log.
+        // A short outage is only logged at DEBUG, because an unstable Redis would flood the log.
         if away_ms >= whole_ms(OUTAGE) {
             info!(node, away_ms, "Redis is back");
         } else {
@@ -417,9 +416,8 @@ impl Drop for Probe {
     }
 }
 
-/// An exchange that may be cancelled: a request waits for all that it asks of Redis together no
-/// longer than its deadline. If that was not because it had only a little left, it is a fault as if
-/// the exchange had timed out itself.
+/// An exchange that may be cancelled: a request's deadline limits its total wait for Redis. If the exchange had at
+/// least half of the response timeout, its cancellation counts as a fault, as if it had timed out itself.
 struct Exchange<'a> {
     node: &'a Node,
     command: &'a Command,

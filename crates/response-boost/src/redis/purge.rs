@@ -1,4 +1,4 @@
-//! Removing all that is kept in a namespace.
+//! Removes everything stored in a namespace.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use super::node::{ATTEMPT_LIMIT, Again, Command, Node, Patience};
 use super::{RedisStore, unexpected_reply};
 use crate::{Namespace, StoreError};
 
-/// How many keys a node looks at before it lets others ask again.
+/// How many keys a node scans before it serves other clients again.
 const BATCH: u32 = 1_000;
 
 impl RedisStore {
-    /// Removes all that is kept in a namespace (and in those that begin with it and a colon), and
-    /// gives the number of keys.
+    /// Removes everything stored in a namespace, and in every namespace that begins with it and a colon. Returns the
+    /// number of removed keys.
     ///
-    /// By `SCAN` and `UNLINK` in batches, in a cluster on each primary, so that nobody else is held up.
-    /// `progress` is told after each batch how many there were so far. Keys that are made meanwhile
-    /// may stay. It is meant for operators: it waits longer than a request would. After an `Err` some
-    /// may be removed; run it again.
+    /// It runs `SCAN` and `UNLINK` in batches, in a cluster on each primary, so that it does not block other clients.
+    /// After each batch it calls `progress` with the number of keys removed so far. Keys written meanwhile may remain.
+    /// It is meant for operators, so it waits longer than a request would. After an `Err`, some keys may be removed;
+    /// run it again.
     pub async fn purge(
         &self,
         namespace: &Namespace,
@@ -46,7 +46,7 @@ impl RedisStore {
     }
 }
 
-/// The next cursor, and keys.
+/// The next cursor, and the keys.
 fn batch(found: Value) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     let Value::Array(parts) = found else { return None };
     let [Value::BulkString(next), Value::Array(keys)] = <[Value; 2]>::try_from(parts).ok()? else {
@@ -59,7 +59,7 @@ fn batch(found: Value) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     Some((next, keys.collect::<Option<_>>()?))
 }
 
-/// Each by a command of its own: a cluster takes no command for keys of several slots.
+/// One command for each key: a cluster rejects a command on keys of several slots.
 async fn remove(node: &Arc<Node>, keys: Vec<Vec<u8>>) -> Result<u64, StoreError> {
     let mut removals = JoinSet::new();
     for key in keys {

@@ -1,4 +1,4 @@
-//! Name look-up, one at a time.
+//! Name lookup, one at a time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -8,10 +8,10 @@ use tokio::sync::Semaphore;
 
 use super::settings::Address;
 
-/// Looks names up on a thread, as the system's resolver wants it.
+/// Resolves names with the system's resolver, on a blocking thread.
 ///
-/// Such a look-up cannot be cancelled: while a resolver is silent, each new one would hold one more
-/// thread for as long as the system is patient. So there is one, and who comes later waits for it.
+/// Such a lookup cannot be cancelled. While a name server is silent, each new lookup would block another thread until
+/// the system's timeout. So only one runs at a time, and later ones wait for it.
 #[derive(Clone, Debug)]
 pub(super) struct Resolver {
     turn: Arc<Semaphore>,
@@ -24,7 +24,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Where a name leads now: one address or more.
+    /// The addresses of a name, at least one.
     pub(super) async fn resolve(
         &self,
         Address { host, port }: &Address,

@@ -1,9 +1,8 @@
-//! Which server has a key: the one there is, or the node of a cluster that has the key's slot.
+//! Finds the server that has a key: the only one, or the node of a cluster that has the key's slot.
 //!
-//! Each command of this store is one command on one key, so a cluster needs little: the node that a `MOVED` or an
-//! `ASK` names, asked within the same request. Who has all the other slots is looked for beside a request, once a
-//! `MOVED` was seen: ElastiCache Serverless never says one, and so costs one connection and no round trip.
-//! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+//! Every command of this store concerns one key, so a cluster needs little: the request follows a `MOVED` or an `ASK`
+//! to the node that it names. After the first `MOVED`, the router reads the whole slot table beside requests.
+//! ElastiCache Serverless never sends a `MOVED`, so it costs one connection and no extra round trip.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,28 +19,29 @@ use super::shared::Shared;
 use super::unexpected_reply;
 use crate::{CacheKey, StoreError};
 
-/// How many slots a cluster has.
+/// The number of slots in a cluster.
 const SLOTS: u16 = 16_384;
-/// How often a command follows what a cluster says, and how long it waits where that is to ask again.
+/// How many redirections a command follows, and the step by which it waits longer before each retry on the same node.
 const HOPS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) struct Router {
     shared: Arc<Shared>,
-    /// What the settings name. It is asked for the slots of which nothing is known.
+    /// The configured server, which is asked for slots whose node is unknown.
     endpoint: Arc<Node>,
     routes: Mutex<Routes>,
 }
 
 #[derive(Default)]
 struct Routes {
-    /// Those that the cluster has named.
+    /// The nodes that the cluster has named.
     nodes: Vec<Arc<Node>>,
-    /// The number in `nodes` of who has a slot, counted from 1; 0: the endpoint. Empty until a `MOVED` was seen.
+    /// For each slot, the index of its node in `nodes`, counted from 1; 0 is the endpoint. Empty until the first
+    /// `MOVED`.
     slots: Vec<u16>,
-    /// The look that is under way: there is one at a time. It is closed at its end.
+    /// The running refresh of the slots; only one runs at a time. The channel closes when it ends.
     looking: Option<watch::Receiver<()>>,
-    /// Backs off while the slots cannot be had.
+    /// Backs off while the slots cannot be read.
     pace: Breaker,
 }
 
@@ -53,16 +53,15 @@ impl Router {
         Self { shared, endpoint, routes: Mutex::default() }
     }
 
-    /// The reply to a command that reads.
+    /// Runs a command that reads.
     ///
-    /// While the server fails it is refused at once, and now and then sent as a probe that nobody waits
-    /// for.
+    /// While the server fails, the command is refused at once, or sent as a probe that no request waits for.
     pub(super) async fn read(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
         self.read_by(key, Command::new(cmd, true, Again::Allowed)).await
     }
 
-    /// The replies to commands that read keys of one server, sent in one write; they are an array. `None`: they are to be
-    /// asked for one by one, since the server has refused one.
+    /// Runs commands that read keys of one server, sent in one write, and returns an array of replies. `None`: the
+    /// server rejected one of them, so send them one by one.
     pub(super) async fn read_all(
         self: &Arc<Self>,
         key: &str,
@@ -75,7 +74,7 @@ impl Router {
         }
     }
 
-    /// The keys, as their numbers, by the node that has them.
+    /// Groups the keys, as their indexes, by the node that has them.
     pub(super) fn by_node(&self, keys: &[&CacheKey]) -> Vec<Vec<usize>> {
         let mut nodes: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
         for (number, key) in keys.iter().enumerate() {
@@ -99,7 +98,7 @@ impl Router {
                 return Err(StoreError::BreakerOpen);
             }
             Admission::Refused => {
-                // Half of what a request may wait: the rest is for the command.
+                // Half of what a request may wait; the other half is for the command.
                 let lent = self.shared.background.lend(self.limit() / 2);
                 Box::pin(lent).await;
                 node = self.node_of(key);
@@ -111,8 +110,7 @@ impl Router {
         self.ask(node, &command, started).await
     }
 
-    /// The reply to a command that writes. While the server fails it is refused at once: a write must
-    /// not be done late.
+    /// Runs a command that writes. While the server fails, it is refused at once, because a write must not happen late.
     pub(super) async fn write(
         self: &Arc<Self>,
         key: &str,
@@ -127,7 +125,7 @@ impl Router {
         self.ask(node, &command, Instant::now()).await
     }
 
-    /// The reply to a command that is to be sent even while the server fails.
+    /// Runs a command that is sent even while the server fails.
     pub(super) async fn insist(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
         let command = Command::new(cmd, false, Again::Allowed);
         self.ask(self.node_of(key), &command, Instant::now()).await
@@ -138,7 +136,7 @@ impl Router {
         self.shared.settings.deadline()
     }
 
-    /// How long breakers stay open, if one is.
+    /// How long the breakers stay open; `None` if none is.
     pub(super) fn closed_for(&self) -> Option<Duration> {
         let nodes = self.routes().nodes.clone();
         nodes.iter().chain([&self.endpoint]).filter_map(|node| node.closed_for()).max()
@@ -149,7 +147,7 @@ impl Router {
         self.endpoint.open(self.shared.settings.connect_timeout).await.map(drop)
     }
 
-    /// Every server that has keys, for what concerns them all.
+    /// Every server that has keys, for operations on all of them.
     pub(super) async fn primaries(&self) -> Result<Vec<Arc<Node>>, StoreError> {
         if !self.shared.settings.is_cluster {
             return Ok(vec![Arc::clone(&self.endpoint)]);
@@ -176,27 +174,27 @@ impl Router {
     ) -> Result<Value, StoreError> {
         match node.exchange(command, false, self.patience()).await {
             Ok(reply) => Ok(reply),
-            // Which of them it refuses is seen when they are sent one by one.
+            // Sending them one by one shows which one the server rejects.
             Err(Failed { error, link: Some(_), .. })
                 if command.are_several() && error.code().is_some() =>
             {
                 let code = error.code().unwrap_or_default().to_owned();
                 Err(StoreError::Reply { code, cause: error.into() })
             }
-            // On the heap: it is seldom, and would make the future of each request larger.
+            // Boxed: this is rare, and would enlarge the future of every request.
             Err(failed) if self.shared.settings.is_cluster && failed.is_unsettled() => {
                 let left = self.limit().saturating_sub(started.elapsed());
                 let mut followed = Box::pin(self.follow(node, command, failed));
                 let reply = self.shared.timers.within_running_time(left, followed.as_mut()).await;
-                // Whom that was asked of has judged it.
+                // The node that was asked has updated its breaker.
                 reply.unwrap_or_else(|| Err(StoreError::Timeout(timed_out("no reply").into())))
             }
             Err(failed) => Err(self.judge(&node, command, &failed)),
         }
     }
 
-    /// Does as the cluster says until there is a reply. None of what it says means that the command was done, so
-    /// it may be sent again whatever it is.
+    /// Follows the cluster's redirections until a reply arrives. A redirection means that the command did not run, so
+    /// sending it again is always safe.
     async fn follow(
         self: &Arc<Self>,
         mut node: Arc<Node>,
@@ -213,7 +211,7 @@ impl Router {
                 }
             };
             if Arc::ptr_eq(&next, &node) && failed.error.redirect_node().is_some() {
-                // The name leads to another server by now, and the open connection to the old one.
+                // The name resolves to another server by now, but the open connection still leads to the old one.
                 if !failed.was_open {
                     break;
                 }
@@ -231,17 +229,17 @@ impl Router {
         Err(self.judge(&node, command, &failed))
     }
 
-    /// Draws the consequences of a failure, and says what it was.
+    /// Updates state after a failure, and returns the error for the caller.
     fn judge(self: &Arc<Self>, node: &Arc<Node>, command: &Command, failed: &Failed) -> StoreError {
         let fault = node.judge(Some(command), failed);
-        // Another may have its slots by now.
+        // Another node may have its slots by now.
         if !node.is_trusted() || failed.error.code() == Some("READONLY") {
             self.look_for_slots();
         }
         fault
     }
 
-    /// Sends a command that nobody waits for, to learn whether the server is back, or another in its place.
+    /// Sends a command that no request waits for, to learn whether the server is back or another one has replaced it.
     fn start_probe(self: &Arc<Self>, node: Arc<Node>, key: String, command: Command) {
         let (router, probe) = (Arc::clone(self), node.probe());
         let work = async move {
@@ -260,7 +258,7 @@ impl Router {
                 node.throw_away(&failed);
             }
         };
-        // The command comes after an attempt, and both after a look.
+        // The command follows an attempt, and both may follow a refresh of the slots.
         self.shared.background.spawn(2 * ATTEMPT_LIMIT, Box::pin(work));
     }
 
@@ -269,7 +267,7 @@ impl Router {
         Patience { connect: connect_timeout, response: response_timeout }
     }
 
-    /// Who has a key, as far as is known.
+    /// The node that has a key, as far as is known.
     fn node_of(&self, key: &str) -> Arc<Node> {
         if self.shared.settings.is_cluster {
             let routes = self.routes();
@@ -289,7 +287,7 @@ impl Router {
         routes.node(number, &self.endpoint)
     }
 
-    /// Notes who has a slot, which is a reason to look who has the others.
+    /// Records the node of a slot, and starts a refresh of all slots.
     fn moved(self: &Arc<Self>, slot: u16, address: &Address) -> Arc<Node> {
         let node = {
             let mut routes = self.routes();
@@ -304,7 +302,7 @@ impl Router {
         node
     }
 
-    /// Looks, beside requests, who has which slots, in a cluster whose slots are on several nodes. `None`: not now.
+    /// Reads the slot table beside requests, in a cluster with several nodes. `None`: not now.
     fn look_for_slots(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
         let (looking, under_way) = watch::channel(());
         {
@@ -322,7 +320,7 @@ impl Router {
         Some(under_way)
     }
 
-    /// Whom to ask for the slots, the likeliest to answer first.
+    /// The nodes to ask for the slots; those most likely to answer come first.
     fn informants(&self) -> Vec<Arc<Node>> {
         let nodes = self.routes().nodes.clone();
         let mut informants: Vec<_> =
@@ -355,7 +353,7 @@ impl Router {
         let mut routes = self.routes();
         let nodes = std::mem::take(&mut routes.nodes);
         let is_named = |node: &Node| ranges.iter().any(|range| range.address == node.address);
-        // Who is not named any more is let go of, with its connection.
+        // Drops nodes that the cluster no longer names, with their connections.
         routes.nodes = nodes.into_iter().filter(|node| is_named(node)).collect();
         routes.slots = vec![0; usize::from(SLOTS)];
         for Range { first, last, address } in ranges {
@@ -370,13 +368,13 @@ impl Router {
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
-        // Nothing panics while it holds the lock, and none of the routes can be half changed.
+        // Nothing panics while it holds the lock, and the routes are always consistent.
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Routes {
-    /// The number of the node at this address, which may be a new one.
+    /// The number of the node at this address, which is added if it is new.
     fn number_of(&mut self, address: &Address, endpoint: &Node, shared: &Arc<Shared>) -> u16 {
         if *address == endpoint.address {
             return 0;
@@ -395,7 +393,7 @@ impl Routes {
     }
 }
 
-/// A look for who has which slots. However it ends, there may be another one.
+/// A refresh of the slots. However it ends, another one may start.
 struct Look {
     router: Arc<Router>,
     has_succeeded: bool,
@@ -433,7 +431,7 @@ impl Drop for Look {
     }
 }
 
-/// Slots one after the other, and their primary.
+/// A range of slots, and their primary.
 struct Range {
     first: u16,
     last: u16,
@@ -441,8 +439,8 @@ struct Range {
 }
 
 impl Range {
-    /// `[first, last, [host, port, …], replicas…]`. A primary that does not know its own host, or does not tell, is
-    /// the one that answers.
+    /// Parses `[first, last, [host, port, …], replicas…]`. If the primary's host is missing or unknown, it is the
+    /// answering server.
     fn of(range: &Value, answering: &Address) -> Option<Self> {
         let Value::Array(range) = range else { return None };
         let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = &range[..] else {
@@ -463,7 +461,7 @@ impl Range {
     }
 }
 
-/// The slot of a key: its CRC-16 (XMODEM). No key of this store has a hash tag, for braces are escaped.
+/// The slot of a key: its CRC-16 (XMODEM). Keys of this store have no hash tag, because braces are escaped.
 fn slot_of(key: &str) -> u16 {
     let crc = key.bytes().fold(0_u16, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
@@ -480,7 +478,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // As `CLUSTER KEYSLOT` says them; the first is the check value of the CRC's specification.
+        // From `CLUSTER KEYSLOT`; the first is the check value in the CRC's specification.
         for (key, slot) in
             [("123456789", 0x31c3), ("", 0), ("foo", 12_182), ("users:user:1", 5_378)]
         {

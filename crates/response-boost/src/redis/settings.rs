@@ -1,4 +1,4 @@
-//! Where Redis is, how to sign in, and how long to wait.
+//! The settings of the Redis store: address, sign-in and timeouts.
 
 use std::fmt;
 #[cfg(feature = "tls")]
@@ -16,12 +16,12 @@ use super::tls::Tls;
 #[cfg(feature = "tls")]
 pub use super::tls::{InvalidCa, InvalidClientCertificate};
 
-/// The port where the URL names none.
+/// The port if the URL has none.
 const DEFAULT_PORT: u16 = 6379;
 
 /// Where Redis is, how to sign in, and how long to wait.
 ///
-/// Its `Debug` shows no part of the URL, which may hold a password.
+/// Its `Debug` shows no part of the URL, which may contain a password.
 #[derive(Clone)]
 pub struct RedisSettings {
     pub(super) endpoint: Address,
@@ -38,34 +38,34 @@ pub struct RedisSettings {
     pub(super) max_age: Duration,
 }
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// What a connection signs in with. Without a password it does not.
+/// The credentials of a connection. Without a password it does not sign in.
 #[derive(Clone, Default)]
 pub(super) struct Credentials {
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
 }
 
-/// Why a URL was refused. It does not show the URL, which may hold a password.
+/// Why a URL was refused. It does not show the URL, which may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidRedisUrl {
-    /// It does not have the form.
+    /// The URL is malformed.
     #[error("{FORM}")]
     Form,
-    /// It has a query string or a fragment.
+    /// The URL has a query string or a fragment.
     #[error("{FORM}, without a query string or a fragment: settings have variables of their own")]
     Query,
-    /// It has a user and no password, as a password without a colon would read.
+    /// The URL has a user but no password. A password without a colon in front of it reads as a user.
     #[error("{FORM}: a user has a password, and a password alone begins with a colon")]
     NoPassword,
-    /// It asks for TLS, and the feature `tls` is off.
+    /// The URL requires TLS, but the feature `tls` is off.
     #[error("redis:// or valkey://: this program was built without TLS")]
     NoTls,
 }
@@ -81,13 +81,13 @@ impl RedisSettings {
     /// The default of [`with_max_age`](Self::with_max_age).
     pub const DEFAULT_MAX_AGE: Duration = Duration::from_mins(5);
 
-    /// The Redis at `url`, such as `redis://localhost:6379`, with the default timeouts. `rediss://`
-    /// and `valkeys://` mean TLS. A password without a user (`redis://:password@host`) is the default user's.
+    /// Parses `url`, such as `redis://localhost:6379`, and sets the default timeouts. `rediss://` and `valkeys://` mean
+    /// TLS. A password without a user (`redis://:password@host`) signs in as the default user.
     ///
-    /// In the user and the password what a URL cannot hold as it is must be percent-escaped. Nothing else is
-    /// taken: a query string that another client reads would be passed over in silence.
+    /// Percent-escape characters in user and password that a URL cannot contain. A query string is an error, because
+    /// other clients read settings from it that this one would silently ignore.
     pub fn parse(url: &str) -> Result<Self, InvalidRedisUrl> {
-        // The parsed one does not show that both are empty.
+        // The parsed URL does not show an `@` behind an empty user and password.
         let names_somebody = url.contains('@');
         let url = Url::parse(url).map_err(|_| InvalidRedisUrl::Form)?;
         let is_tls = match url.scheme() {
@@ -125,9 +125,9 @@ impl RedisSettings {
         })
     }
 
-    /// Speaks the cluster protocol. Feature `cluster`. (ElastiCache Serverless speaks nothing else.)
+    /// Speaks the cluster protocol (ElastiCache Serverless speaks no other). Feature `cluster`.
     ///
-    /// Only the nodes that have the keys that are asked for are connected to, and never a replica.
+    /// The store connects only to the nodes whose keys it needs, and never to a replica.
     #[cfg(feature = "cluster")]
     #[must_use]
     pub fn with_cluster(mut self) -> Self {
@@ -135,15 +135,15 @@ impl RedisSettings {
         self
     }
 
-    /// Trusts the certificates of this PEM file alone, and not the public roots. Feature `tls`.
+    /// Trusts only the certificates in this PEM file, and not the public roots. Feature `tls`.
     #[cfg(feature = "tls")]
     pub fn with_own_ca(mut self, pem: &[u8]) -> Result<Self, InvalidCa> {
         self.tls = Arc::new(self.tls.with_own_ca(pem)?);
         Ok(self)
     }
 
-    /// Shows this certificate (a PEM file, its own first, then those that vouch for it) to a server that asks for
-    /// one, and proves it by its private key. Feature `tls`.
+    /// Presents this certificate to a server that asks for one, and proves possession of its private key. The PEM file
+    /// has the client's certificate first, then the intermediates. Feature `tls`.
     #[cfg(feature = "tls")]
     pub fn with_client_certificate(
         mut self,
@@ -154,7 +154,7 @@ impl RedisSettings {
         Ok(self)
     }
 
-    /// Signs in with IAM, instead of with what the URL says. Feature `iam`.
+    /// Signs in with IAM instead of the credentials in the URL. Feature `iam`.
     #[cfg(feature = "iam")]
     #[must_use]
     pub fn with_iam(mut self, iam: IamSettings) -> Self {
@@ -162,23 +162,24 @@ impl RedisSettings {
         self
     }
 
-    /// How long a call waits for a connection: name look-up, connect, TLS and sign-in together.
+    /// How long a call waits for a connection: name lookup, connect, TLS and sign-in together.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a call waits for one reply while none of it arrives. A large reply that is on its way over a slow
-    /// link is waited for until the call's [`deadline`](Self::deadline).
+    /// How long a call waits for a reply while no byte of it arrives. Once a large reply is arriving over a slow link,
+    /// the call waits for it until its [`deadline`](Self::deadline).
     #[must_use]
     pub fn with_response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
     }
 
-    /// How old a connection may become before it is replaced, beside a request and without its
-    /// waiting. A primary that was demoted still answers `GET`: who only reads would never notice.
+    /// How old a connection may become before the store replaces it; the replacement runs beside requests and delays
+    /// none. This matters after a fail-over: a demoted primary still answers `GET`, so a process that only reads would
+    /// never notice.
     #[must_use]
     pub fn with_max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
@@ -191,14 +192,14 @@ impl RedisSettings {
         self.is_tls
     }
 
-    /// What one request may wait for in sum: one connection and one reply. Meant for
+    /// The longest that one request may wait in total: one connection and one reply. Pass it to
     /// [`Policy::with_deadline`](crate::Policy::with_deadline).
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.connect_timeout.saturating_add(self.response_timeout)
     }
 
-    /// The credentials for one connection: a token ends, so none is used twice.
+    /// The credentials for one connection. IAM tokens expire, so each connection gets a new one.
     #[cfg_attr(
         not(feature = "iam"),
         expect(clippy::unused_async, reason = "IAM waits for credentials")
@@ -236,14 +237,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// The host, an IPv6 address without its brackets.
+/// The host; an IPv6 address without its brackets.
 fn host(url: &Url) -> Option<String> {
     let host = match Host::parse(url.host_str()?).ok()? {
         Host::Ipv6(address) => address.to_string(),
         Host::Ipv4(address) => address.to_string(),
         Host::Domain(name) => name,
     };
-    // Where it is nowhere, the kernel would take it for this machine.
+    // The kernel would connect an unspecified address to this machine.
     Some(host).filter(|host| !["", "0.0.0.0", "::"].contains(&host.as_str()))
 }
 

@@ -1,4 +1,4 @@
-//! What all connections of a store have in common.
+//! What all connections of a store share.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Shared {
         Self { settings, resolver, clock, timers, background, faults }
     }
 
-    /// Tells of what failed beside requests, which hear nothing of it.
+    /// Logs a fault that occurred beside requests, so that no request reports it.
     pub(super) fn tell(&self, fault: &StoreError, consequence: &str) {
         if let Some(untold) = self.faults.is_news(fault, consequence, self.clock.now_ms()) {
             let cause = std::error::Error::source(fault).map(ToString::to_string);

@@ -1,4 +1,4 @@
-//! Whom to trust, and what to show: TLS as the settings want it.
+//! TLS settings: which roots to trust, and which certificate to present.
 
 use std::fmt;
 use std::io;
@@ -12,22 +12,22 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-/// Something that is no PEM file of certificates.
+/// The bytes are not a PEM file of certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("certificates in PEM form")]
 pub struct InvalidCa;
 
-/// A client certificate and a key that do not go together, or are none.
+/// The client certificate or the key is malformed, or they do not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a certificate in PEM form, and its private key in PEM form")]
 pub struct InvalidClientCertificate;
 
 #[derive(Default)]
 pub(super) struct Tls {
-    /// `None`: the public roots, which are in the program. The system's would be read for each connection.
+    /// `None`: the public roots that are compiled in. The system's roots would be read again for each connection.
     own_ca: Option<Arc<RootCertStore>>,
     client: Option<ClientCertificate>,
-    /// Made once, so that a connection resumes the session of the one before.
+    /// Created once, so that a new connection can resume the previous TLS session.
     config: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -72,12 +72,12 @@ impl Tls {
             client: Some(ClientCertificate { chain, key }),
             config: OnceLock::new(),
         };
-        // The only thing that a configuration can fail for.
+        // Everything else is valid by construction, so an error means that certificate and key do not match.
         tls.new_config().map_err(|_| InvalidClientCertificate)?;
         Ok(tls)
     }
 
-    /// What all connections are made with.
+    /// The configuration that all connections share.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
@@ -91,7 +91,7 @@ impl Tls {
             .own_ca
             .clone()
             .unwrap_or_else(|| Arc::new(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()));
-        // By name: a program that links another provider beside this one has no default.
+        // Names the provider explicitly: a program that links a second one has no default.
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
@@ -102,13 +102,13 @@ impl Tls {
     }
 }
 
-/// One or more; `None`: it is no PEM file of certificates.
+/// One or more certificates; `None`: the bytes are not a PEM file of certificates.
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().ok()?;
     Some(certificates).filter(|certificates| !certificates.is_empty())
 }
 
-/// Makes an encrypted stream of a plain one. The certificate must be for the host that the address names.
+/// Wraps a plain stream in TLS. The certificate must be for the host in the address.
 pub(super) async fn handshake<S>(
     tls: &Tls,
     host: &str,

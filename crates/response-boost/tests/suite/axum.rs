@@ -1,4 +1,4 @@
-//! The layer in axum, over sockets: a whole router, and one route beside another.
+//! The layer in axum, over sockets: around a whole router, and around one route of several.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ fn cache(
     ResponseCacheLayer::new(MemoryStore::default(), Policy::new(ttl), key_of)
 }
 
-/// Serves it, and gives what asks it: a method and a path in, the whole answer as text out.
+/// Serves the app, and returns a client: it takes a method and a path, and returns the whole response as text.
 async fn serve(app: Router) -> impl AsyncFn(Method, &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -103,7 +103,7 @@ async fn each_route_can_say_for_itself_how_long_it_is_stored() {
     }
 }
 
-/// What ends the first request while its handler runs.
+/// How the first request ends while its handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Panic,
@@ -111,7 +111,7 @@ enum End {
     Timeout,
 }
 
-/// A lease that is left would hold the next request up until the test gives up.
+/// A lease left behind would delay the next request until the test times out.
 #[tokio::test]
 async fn whatever_ends_a_request_the_next_one_finds_no_lease() {
     for end in [End::Panic, End::ClientGone, End::Timeout] {
@@ -128,7 +128,7 @@ async fn whatever_ends_a_request_the_next_one_finds_no_lease() {
         let policy = Policy::new(Duration::from_mins(10)).with_lease(Duration::from_mins(10));
         let key_of = move |request: &Request| Some(namespace.key([request.uri().path()]));
         let cache = ResponseCacheLayer::new(MemoryStore::default(), policy, key_of);
-        // Far longer than a request takes here, but for the one that hangs.
+        // Far longer than a request takes here, except for the one that hangs.
         let limit = if end == End::Timeout { Duration::from_secs(2) } else { PATIENCE };
         let outside = ServiceBuilder::new()
             .layer(HandleErrorLayer::new(async |_| StatusCode::GATEWAY_TIMEOUT))

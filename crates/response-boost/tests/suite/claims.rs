@@ -1,4 +1,4 @@
-//! A claim that reaches Redis late, after an invalidation, by a connection that was lost: it must not be sent again.
+//! A claim that reaches Redis late, after an invalidation, over a lost connection: the store must not send it again.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::environment::key;
 
-/// A store that sends a claim again whose connection was lost, over another one, as the cluster client of the redis
-/// crate does.
+/// A store that resends a claim over another connection if its own was lost, like the cluster client of the redis
+/// crate.
 struct Resending {
     store: RedisStore,
     spare: RedisStore,
@@ -51,7 +51,7 @@ impl Store for Resending {
     }
 }
 
-/// How many answers are older than an invalidation before them.
+/// The number of responses that are older than an invalidation before them.
 async fn too_old<S: Store>(
     store: impl Fn(RedisSettings) -> S,
     is_cluster: bool,
@@ -67,14 +67,14 @@ async fn too_old<S: Store>(
     let settings = RedisSettings::parse(&proxy.url()).unwrap();
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let settings = if is_cluster { settings.with_cluster() } else { settings };
-    // Its first renewal, which would notice that it is gone, comes after the late claim.
+    // The holder would notice the loss at its first renewal, which comes after the late claim.
     let lease = Duration::from_millis(160);
     let policy = Policy::new(Duration::from_mins(10)).with_deadline(PATIENCE).with_lease(lease);
     let mut found = 0;
     for round in 0..rounds {
         let name = round.to_string();
         let key = key(&name);
-        // A fresh one for each request: no breaker is open.
+        // A new cache for each request, so no breaker is open.
         let cache = || {
             let key_of =
                 |request: &Request<()>| Some(crate::environment::key(&request.uri().path()[1..]));
@@ -113,7 +113,7 @@ async fn too_old<S: Store>(
             loads.notified().await;
             version.store(2, Ordering::SeqCst);
             server.command::<u64>(&["DEL", key.as_str()]);
-            // Now the claim arrives, if it has not yet.
+            // Waits for the late claim, which may have arrived already.
             let is_there = || {
                 let exists = server.command::<u64>(&["EXISTS", key.as_str()]) == 1;
                 let is_past = matches!(proxy.mode(), Mode::Pass) && proxy.is_idle();
@@ -128,7 +128,7 @@ async fn too_old<S: Store>(
     found
 }
 
-// `CLAIM_ROUNDS` is how often.
+// `CLAIM_ROUNDS` sets the number of rounds.
 #[tokio::test]
 async fn a_claim_that_arrives_after_an_invalidation_lets_nothing_old_be_kept() {
     let rounds = std::env::var("CLAIM_ROUNDS").map_or(30, |rounds| rounds.parse().unwrap());

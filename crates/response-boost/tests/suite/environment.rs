@@ -1,4 +1,4 @@
-//! A process as Lambda runs it: nothing in it runs but while there is a request, and after its reply.
+//! A process as Lambda runs it: it runs only during a request and after its reply.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use test_peers::PATIENCE;
 use tokio::runtime::Runtime;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-/// What lies between two requests.
+/// What the process does between two requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Between {
-    /// The process goes on, as on a server.
+    /// It keeps running, as on a server.
     Running,
-    /// Nothing in it runs, as on Lambda, with the layer that goes on after the reply.
+    /// It is frozen, as on Lambda, with the layer that finishes work after the reply.
     Frozen,
-    /// The same without that layer.
+    /// It is frozen, without that layer.
     FrozenWithoutLayer,
 }
 
@@ -70,7 +70,7 @@ impl Environment {
         Self { runtime, answer: Box::new(answer), between, started: Instant::now() }
     }
 
-    /// Asks, and gives what became of the request: its `Cache-Status` without the name of the cache.
+    /// Sends a request and returns its `Cache-Status`, without the name of the cache.
     pub(crate) fn get(&self, name: &str) -> String {
         let status = self.runtime.block_on((self.answer)(name.to_owned()));
         status.strip_prefix("response-boost; ").unwrap().to_owned()
@@ -92,7 +92,7 @@ impl Environment {
         }
     }
 
-    /// How many requests it takes until one is a hit, with a pause after each.
+    /// The responses before the first hit, with a pause after each.
     pub(crate) fn requests_until_hit(&self, name: &str, pause: Duration) -> Vec<String> {
         let mut seen = Vec::new();
         loop {

@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc};
 
-/// The program of an example. Cargo builds them all before it runs the tests, into the folder beside the tests';
-/// but not where it is given the name of a test.
+/// The program of an example. Cargo builds all examples before it runs the tests, into the folder beside the tests',
+/// except when it runs a single test by name.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let folder = tests.parent().unwrap().parent().unwrap().join("examples");
@@ -31,7 +31,7 @@ fn example(name: &str) -> Command {
     command
 }
 
-/// Ends with the test.
+/// Kills the process when the test ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -155,7 +155,7 @@ async fn assert_miss_and_hit(lambda: &mut Lambda, path: &str, body: &str) {
     }
 }
 
-/// An example on Lambda: it asks for events, and posts its replies.
+/// A Lambda for an example, which asks for events and posts its replies.
 struct Lambda {
     events: mpsc::Sender<Value>,
     replies: mpsc::Receiver<Value>,
@@ -167,7 +167,7 @@ impl Lambda {
         let (events, waiting) = mpsc::channel::<Value>(1);
         let (posted, replies) = mpsc::channel(1);
         let next = async |State(waiting): State<Arc<Mutex<mpsc::Receiver<Value>>>>| {
-            // The test is over when no event comes any more.
+            // The test is over when its end of the channel closes.
             let Some(event) = waiting.lock().await.recv().await else {
                 return std::future::pending().await;
             };
@@ -204,7 +204,7 @@ impl Lambda {
         Self { events, replies, _function: Running(function) }
     }
 
-    /// What it replies to the event of an HTTP API.
+    /// The reply to the event of an HTTP API.
     async fn get(&mut self, path: &str) -> Value {
         let event = json!({
             "version": "2.0",

@@ -1,8 +1,9 @@
-//! What leases guarantee, in thousands of interleavings over a real Redis: no request that begins
-//! after an invalidation is answered with what was there before it. And that this test would notice.
+//! Tests the guarantee of leases in thousands of interleavings over a real Redis: no request that begins after an
+//! invalidation gets what was there before it. Flawed variants show that the test would notice a violation.
 //!
-//! Requests are cancelled, loads are cut off, replies of the store are lost, and it is slow at every step. Entries are
-//! loaded anew after the reply. So leases are renewed, released, void and taken over. `GUARANTEE_ANSWERS` is how many answers each run waits for.
+//! Requests and loads are cancelled, the store loses replies and is slow at every step, and entries are refreshed after
+//! the reply. So leases are renewed, released, voided and taken over. `GUARANTEE_ANSWERS` sets how many responses each
+//! run collects.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -27,15 +28,15 @@ type Request = http::Request<()>;
 type Body = Full<Bytes>;
 
 const KEYS: usize = 12;
-/// Processes with one request at a time, and one process with as many at a time.
+/// The number of processes with one request at a time, and of concurrent requests in the one that has several.
 const ENVIRONMENTS: usize = 6;
 const ANSWERS: usize = 10_000;
-/// A run that has not yet seen what it waits for goes on for so many times its answers: chance is no fault.
+/// A run that has not seen everything by chance may collect this many times its responses.
 const TIMES_AS_MANY: usize = 20;
 
-/// What a run must have seen done to leases, and how often at least.
+/// What must have happened to leases in a run, and how often at least.
 const STEPS: [(&str, usize); 3] = [("renewed", 30), ("released", 20), ("taken over", 1)];
-/// And how answers must have come about.
+/// The same for the status of responses.
 const STATUSES: [(&str, usize); 6] = [
     ("hit", 100),
     ("uri-miss; stored", 100),
@@ -47,17 +48,17 @@ const STATUSES: [(&str, usize); 6] = [
 ];
 const STOOD_IN: &str = "fwd=stale; ttl";
 
-/// What can be wrong, so that the guarantee does not hold.
+/// A flaw that breaks the guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// A fill replaces whatever is there.
+    /// Storing an entry replaces whatever is there.
     NoTokenCheck,
     /// A renewal and a release do so too.
     NoRenewalCheck,
-    /// A load may see what was there a moment ago.
+    /// A load may read slightly old data.
     EventualReads,
-    /// A process joins a load that it has begun already.
+    /// A process joins a load that it has already started.
     SharedLoads,
 }
 
@@ -73,22 +74,22 @@ struct World {
 #[derive(Default)]
 struct Versions {
     current: AtomicU64,
-    /// The newest whose invalidation has returned: nothing older may be the answer from now on.
+    /// The newest version whose invalidation has returned: from now on, no older one may be served.
     invalidated: AtomicU64,
 }
 
-/// What has happened, so that the test can tell whether it has tested anything.
+/// What has happened, so that the test knows whether it has tested anything.
 #[derive(Debug, Default)]
 struct Seen {
     answers: usize,
     too_old: usize,
     by_status: HashMap<&'static str, usize>,
-    /// What was done to leases.
+    /// What happened to leases.
     by_step: HashMap<&'static str, usize>,
 }
 
 impl Seen {
-    /// What has not been seen often enough.
+    /// What has not happened often enough.
     fn missing(&self) -> Option<&'static str> {
         let is_rare = |seen: &HashMap<&str, usize>, (kind, at_least): (&str, usize)| {
             seen.get(kind).copied().unwrap_or_default() < at_least
@@ -99,7 +100,7 @@ impl Seen {
     }
 }
 
-/// A store that is slow at every step, in another way each time, and whose replies are lost now and then.
+/// A store that is slow at every step, each time differently, and sometimes loses a reply.
 struct Slow {
     store: RedisStore,
     flaw: Flaw,
@@ -121,7 +122,7 @@ impl Store for Slow {
         value: Bytes,
         life: Duration,
     ) -> Result<bool, StoreError> {
-        // A renewal puts the token there once more, and a release for a millisecond.
+        // A renewal writes the token again, and a release does so for a millisecond.
         let holds = |start: &[u8]| start.starts_with(b"lease:") && value.starts_with(start);
         let step = match expected {
             Expected::StartsWith(start) if holds(start) && life.as_millis() == 1 => "released",
@@ -150,7 +151,7 @@ impl Store for Slow {
         if put.as_ref().is_ok_and(|&done| done) {
             *self.world.seen.lock().unwrap().by_step.entry(step).or_default() += 1;
         }
-        // Done or not, it is not known. Most often of a claim.
+        // Whether it was done is unknown. Replies to claims are lost most often.
         let one_of = if expected == Expected::Nothing { 15 } else { 60 };
         if below(one_of) == 0 { Err(StoreError::Timeout("lost".into())) } else { put }
     }
@@ -168,7 +169,7 @@ fn below(end: u128) -> u128 {
 }
 
 async fn delay() {
-    // Mostly none, sometimes longer than a lease lasts.
+    // Usually no delay, sometimes a longer one than a lease lasts.
     let ms = [0, 0, 0, 1, 2, 5, 40][usize::try_from(below(7)).unwrap()];
     if ms > 0 && below(3) == 0 {
         tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -189,7 +190,7 @@ fn number(request: &Request) -> usize {
     request.uri().path()[1..].parse().unwrap()
 }
 
-/// What is cached: responses, or values.
+/// The kind of cache: of responses or of values.
 #[derive(Clone, Copy)]
 enum Kind {
     Responses,
@@ -203,7 +204,7 @@ enum TestCache {
 }
 
 impl TestCache {
-    /// The version under a key, and what became of the request. `None`: its load has failed.
+    /// The version under a key, and the status of the request. `None`: its load failed.
     async fn read(&self, world: &Arc<World>, loads: &Loads, key: usize) -> Option<(u64, String)> {
         let (world, loads) = (Arc::clone(world), loads.clone());
         match self {
@@ -253,16 +254,16 @@ where
 }
 
 fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
-    // A busy machine is no fault of Redis.
+    // A busy machine is not a fault of Redis.
     let settings = peer.settings();
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let policy = Policy::new(Duration::from_millis(150))
         .with_deadline(PATIENCE)
-        // Many loads outlast it.
+        // Many loads take longer.
         .with_lease(Duration::from_millis(30))
         .with_load_limit(Duration::from_millis(90))
         .with_stale_if_error(Duration::from_millis(300))
-        // Refreshes are spawned, and end whenever they do.
+        // Refreshes are spawned, and end at any time.
         .with_stale_while_revalidate(Duration::from_millis(100))
         .with_early_refresh(50.0)
         .unwrap();
@@ -294,7 +295,7 @@ impl World {
         has_seen_all || seen.answers >= TIMES_AS_MANY * self.answers
     }
 
-    /// A load: it reads at some moment of its own, and may fail.
+    /// A load: it reads at a random moment, and may fail.
     async fn load(&self, key: usize) -> Response<Body> {
         if below(2) == 0 {
             tokio::time::sleep(Duration::from_millis(u64::try_from(below(14)).unwrap())).await;
@@ -309,17 +310,17 @@ impl World {
         Response::builder().status(status).body(version.to_string().into()).unwrap()
     }
 
-    /// One request, held against what had been invalidated before it.
+    /// Sends one request, and compares the response with what had been invalidated before it.
     async fn read(self: &Arc<Self>, cache: &TestCache, loads: &Loads, key: usize) {
         let floor = self.keys[key].invalidated.load(Ordering::SeqCst);
         let answer = cache.read(self, loads, key);
-        // Some clients hang up, mostly in the middle of a load.
+        // Some clients disconnect, usually during a load.
         let patience = if below(20) == 0 { 1 + below(40) } else { u128::from(u64::MAX) };
         let patience = Duration::from_millis(u64::try_from(patience).unwrap());
         let Ok(Some((version, status))) = tokio::time::timeout(patience, answer).await else {
             return;
         };
-        // Only a response has a status.
+        // Only a response has an HTTP status.
         let status = status.replace("; fwd-status=503", "");
         let mut seen = self.seen.lock().unwrap();
         seen.answers += 1;
@@ -329,9 +330,9 @@ impl World {
         }
     }
 
-    /// One change and its invalidation, by the library or by hand.
+    /// Changes a key once and invalidates it, by the library or by hand.
     async fn write(&self, cache: &TestCache, peer: &Peer) {
-        // Some are seldom changed, so that they live until their end.
+        // Some keys are rarely changed, so that their entries live until they expire.
         let among = if below(20) == 0 { KEYS } else { KEYS / 3 };
         let number = usize::try_from(below(among as u128)).unwrap();
         let version = self.keys[number].current.fetch_add(1, Ordering::SeqCst) + 1;
@@ -339,7 +340,7 @@ impl World {
         if below(4) == 0 {
             peer.delete(&key(number));
         } else {
-            // Its connection may be closed twice; then it is the caller's to try again.
+            // Its connection may be closed twice; then the caller must retry.
             while cache.invalidate(&key(number)).await.is_err() {}
         }
         self.keys[number].invalidated.fetch_max(version, Ordering::SeqCst);
@@ -347,7 +348,7 @@ impl World {
     }
 }
 
-/// A load that several wait for: its status and its body.
+/// A load that several requests wait for: its status and its body.
 type SharedLoad = Shared<BoxFuture<'static, (u16, String)>>;
 
 /// The loads of one process.
@@ -377,7 +378,7 @@ impl Loads {
     }
 }
 
-/// What the processes share.
+/// The server that the processes share.
 enum Peer {
     Server(RedisServer),
     Cluster(Box<Cluster>),
@@ -400,7 +401,7 @@ impl Peer {
         }
     }
 
-    /// By hand, as an operator would.
+    /// Deletes a key by hand, as an operator would.
     fn delete(&self, key: &CacheKey) {
         let node = match self {
             Self::Server(server) => server,
@@ -414,7 +415,7 @@ async fn run(kind: Kind, flaw: Flaw) -> Seen {
     run_on(Peer::Server(RedisServer::start().await), kind, flaw, false).await
 }
 
-/// With connections that are closed now and then, if so.
+/// Runs the test on this server; if `are_closed`, connections are closed now and then.
 async fn run_on(peer: Peer, kind: Kind, flaw: Flaw, are_closed: bool) -> Seen {
     let world = World::new(kind, flaw);
     let mut tasks: Vec<LocalBoxFuture<'_, ()>> = Vec::new();

@@ -1,7 +1,7 @@
-//! Leases between processes over a real Redis: who loads, who waits, and what becomes of a lease whatever ends its
-//! load. A process is a cache with a store of its own.
+//! Leases between processes over a real Redis: which process loads, which ones wait, and how a lease ends, however its
+//! load ends. A process is a cache with its own store.
 //!
-//! Most leases here live for ten minutes: whoever waited for one in vain would wait until the test gives up.
+//! Most leases here live for ten minutes, so a request that waited for one in vain would wait until the test times out.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ type Process<S = RedisStore> = ResponseCacheLayer<S, fn(&Request) -> Option<Cach
 const KEY: &str = "contract:lease";
 const STORED: &str = "response-boost; fwd=uri-miss; stored";
 const COLLAPSED: &str = "response-boost; fwd=uri-miss; collapsed";
-/// Nobody else was waited for, and nothing is stored.
+/// The life of a lease that no test outlasts.
 const TEN_MINUTES: Duration = Duration::from_mins(10);
 const LOAD: Duration = Duration::from_millis(300);
 
@@ -38,7 +38,7 @@ fn policy() -> Policy {
     Policy::new(Duration::from_mins(5)).with_lease(TEN_MINUTES).with_deadline(PATIENCE)
 }
 
-/// A busy machine is no fault of Redis.
+/// A busy machine is not a fault of Redis.
 fn settings(url: &str) -> RedisSettings {
     let settings = RedisSettings::parse(url).unwrap();
     settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE)
@@ -84,7 +84,7 @@ impl Origin {
         Self::after(Duration::ZERO, status, body)
     }
 
-    /// No load ends before this many have begun: whoever waited for one would wait in vain.
+    /// No load ends before this many have started, so a request that waited for another's load would wait in vain.
     fn together(count: usize) -> Self {
         let barrier = Arc::new(Barrier::new(count));
         Self::new(move || {
@@ -125,7 +125,7 @@ impl Answer {
         assert_eq!((self.body.as_str(), self.cache_status.as_str()), (body, cache_status));
     }
 
-    /// It was loaded and not stored, for one of these reasons.
+    /// Asserts that the response was loaded and not stored, for one of these reasons.
     fn assert_alone(&self, body: &str, details: &[&str]) {
         let detail = self.cache_status.strip_prefix("response-boost; fwd=uri-miss; detail=");
         assert!(details.contains(&detail.unwrap_or_default()), "{}", self.cache_status);
@@ -175,18 +175,18 @@ fn slowest(answers: &[Answer]) -> Duration {
     answers.iter().map(|answer| answer.took).max().unwrap()
 }
 
-/// What stands under the key.
+/// The value under the key.
 fn value(redis: &RedisServer) -> String {
     redis.command::<Option<String>>(&["GET", KEY]).unwrap_or_default()
 }
 
-/// Waits for a release, which nobody waits for.
+/// Waits for a release, which runs in the background.
 async fn until_gone(redis: &RedisServer) {
     test_peers::wait_for("the lease to be gone", || value(redis).is_empty().then_some(())).await;
 }
 
 async fn assert_a_long_load_is_made_once(url: &str, settings: RedisSettings) {
-    // So long that a busy machine renews in time.
+    // So long that even a busy machine renews in time.
     let lease = Duration::from_secs(2);
     let policy = policy().with_lease(lease);
     let origin = Origin::after(3 * lease, 200, "slow");
@@ -218,13 +218,13 @@ async fn a_miss_costs_three_commands_and_one_for_each_half_of_a_lease() {
     let redis = RedisServer::start().await;
     let count = async |policy: &Policy, load: Duration| {
         let process = process(&redis.url(), policy);
-        // It is known then that the store takes what this process writes.
+        // From now on the process knows that the store accepts its writes.
         ask(&process, &Origin::at_once(200, "first")).await.assert("first", STORED);
         redis.command::<()>(&["DEL", KEY]);
         let commands = redis.monitor();
         ask(&process, &Origin::after(load, 200, "x")).await.assert("x", STORED);
         let commands = commands.until_now(&redis);
-        // What a script does is told too.
+        // `MONITOR` also shows the commands inside a script.
         let sent = commands.iter().filter(|line| line.contains(KEY) && !line.contains(" lua] "));
         let sent = sent.count();
         redis.command::<()>(&["DEL", KEY]);
@@ -250,7 +250,7 @@ async fn a_request_that_is_cancelled_leaves_no_lease() {
         _ = ask(&first, &origin) => panic!("the service is silent"),
         () = origin.has_been_asked() => {}
     }
-    // Another process too: it is released, and not only known to be void.
+    // For another process too: the lease is released, not just known to be void in its own process.
     let next = ask(&second, &Origin::at_once(200, "next")).await;
     println!("after a request that was cancelled: {:?}", next.took);
     next.assert("next", next.cache_status.clone().as_str());
@@ -296,7 +296,7 @@ async fn a_fill_that_is_lost_leaves_no_lease() {
     let until = Instant::now() + PATIENCE;
     loop {
         let next = ask(&process, &origin).await;
-        // The breaker lets some go past the cache. None waits.
+        // While the breaker is open, requests bypass the cache. None waits.
         if !next.cache_status.contains("bypass") {
             next.assert("next", STORED);
             break;
@@ -305,7 +305,7 @@ async fn a_fill_that_is_lost_leaves_no_lease() {
     }
 }
 
-/// A store whose first claim is done and its reply lost, and which is never told of a release.
+/// A store that loses the reply to its first claim, which Redis has run, and never receives a release.
 struct Lossy {
     store: RedisStore,
     is_lost: AtomicBool,
@@ -349,7 +349,7 @@ async fn a_process_takes_over_at_once_what_its_own_lost_claim_has_left() {
     ask(&process, &origin).await.assert("x", STORED);
 }
 
-/// Six processes at once on a key that nobody can fill, and again: nobody waits for a lease that comes to nothing.
+/// Asserts, with six processes on a key that nobody can fill, that no request waits for a lease in vain.
 async fn assert_nobody_queues(redis: &RedisServer, url: &str, what: &str) {
     for origin in [Origin::together(6), Origin::after(LOAD, 200, "x")] {
         let processes = processes(6, url, &policy());
@@ -393,12 +393,12 @@ async fn a_process_whose_fills_are_refused_takes_no_lease_for_a_while() {
     }
 }
 
-/// What a server does while a load runs, so that it refuses the fill.
+/// Makes the server refuse the store during a load, and asserts that no other request waits.
 async fn assert_a_refused_fill_holds_nobody_up(what: &str, refuse: &[&str], allow: &[&str]) {
     let redis = Arc::new(RedisServer::start().await);
     let all = processes(7, &redis.url(), &policy());
     let (first, others) = all.split_first().unwrap();
-    // Connected, and known to be taken.
+    // Now the process is connected, and knows that the store accepts its writes.
     ask(first, &Origin::at_once(200, "before")).await.assert("before", STORED);
     redis.command::<()>(&["DEL", KEY]);
     let refuses = {
@@ -437,7 +437,7 @@ async fn a_server_that_is_demoted_during_a_load_holds_nobody_up() {
     assert_a_refused_fill_holds_nobody_up("demoted", &refuse, &allow).await;
 }
 
-/// Puts an entry under the key whose load began so long ago.
+/// Stores an entry under the key whose load began this long ago.
 fn put_entry(redis: &RedisServer, age: Duration, ttl: Duration) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let id = uuid::Uuid::new_v4().simple();
@@ -448,7 +448,7 @@ fn put_entry(redis: &RedisServer, age: Duration, ttl: Duration) {
     redis.command::<()>(&["SET", KEY, &format!("{entry}\nkept"), "PX", "600000"]);
 }
 
-/// An entry past its freshness.
+/// Stores a stale entry.
 fn put_stale_entry(redis: &RedisServer) {
     put_entry(redis, Duration::from_secs(5), Duration::from_secs(1));
 }
@@ -457,7 +457,7 @@ fn stale_policy() -> Policy {
     policy().with_stale_if_error(TEN_MINUTES)
 }
 
-/// An entry in the last tenth of its life, which lasts for longer than a test.
+/// Stores an entry in the last tenth of its life, which outlasts the test.
 fn put_entry_about_to_end(redis: &RedisServer) {
     put_entry(redis, Duration::from_mins(19), Duration::from_mins(20));
 }
@@ -466,7 +466,7 @@ fn eager_policy() -> Policy {
     policy().with_inline_refresh().with_early_refresh(1_000.0).unwrap()
 }
 
-/// Asks until the entry is chosen for a refresh.
+/// Sends requests until one of them refreshes the entry.
 async fn ask_for_refresh(process: &Process, origin: &Origin) -> Answer {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -501,7 +501,7 @@ async fn in_an_outage_one_request_a_second_loads_and_the_others_are_served_stale
     println!("one after the other {times:?}, 50 at once {:?}", slowest(&at_once));
     let seconds = usize::try_from(started.elapsed().as_secs()).unwrap();
     assert!(origin.loads() <= seconds + 1, "{} loads in {seconds} s", origin.loads());
-    // It is not the mark that lasts: a service that is back is asked again.
+    // The failure mark expires, and the service, which is back, is called again.
     let back = Origin::at_once(200, "back");
     let until = Instant::now() + PATIENCE;
     while ask(&processes[1], &back).await.body != "back" {
@@ -531,7 +531,7 @@ async fn an_entry_stays_in_hand_when_redis_goes_away_during_the_wait() {
     let killed = async {
         silent.has_been_asked().await;
         let waits = async {
-            // Long enough to see who refreshes.
+            // Long enough to see which process refreshes.
             tokio::time::sleep(LOAD).await;
             redis.kill();
         };
@@ -547,7 +547,7 @@ async fn an_entry_stays_in_hand_when_redis_goes_away_during_the_wait() {
     }
 }
 
-/// What a refresh is answered with, and whether the entry is still there after that.
+/// The response during a refresh, and whether the entry is still there afterwards.
 #[tokio::test]
 async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
     for is_fresh in [true, false] {
@@ -586,7 +586,7 @@ async fn only_an_answer_that_may_be_kept_or_says_gone_replaces_an_entry() {
 #[tokio::test]
 async fn a_service_that_hangs_is_cut_off_and_the_entry_answers() {
     let redis = RedisServer::start().await;
-    // Fresh: it answers while it is.
+    // Fresh: the entry answers while it lasts.
     let fresh = process(&redis.url(), &eager_policy());
     put_entry_about_to_end(&redis);
     let hung = Origin::silent();
@@ -595,7 +595,7 @@ async fn a_service_that_hangs_is_cut_off_and_the_entry_answers() {
     assert_eq!((answer.body.as_str(), hung.loads()), ("kept", 1));
     redis.command::<()>(&["FLUSHALL"]);
 
-    // Stale: before the request's deadline.
+    // Stale: the entry answers before the request's deadline.
     let stale = process(&redis.url(), &stale_policy());
     put_stale_entry(&redis);
     let hung = Origin::silent();
@@ -606,7 +606,7 @@ async fn a_service_that_hangs_is_cut_off_and_the_entry_answers() {
     assert!(answer.cache_status.starts_with("response-boost; fwd=stale; ttl=-"));
     redis.command::<()>(&["FLUSHALL"]);
 
-    // Nothing to answer with: a failure that is not stored, and by the policy's limit.
+    // Without an entry: a failure that is not stored, at the policy's limit.
     let limited = process(&redis.url(), &policy().with_load_limit(LOAD));
     let answer = ask(&limited, &Origin::silent()).await;
     assert_eq!(answer.status, 503);

@@ -7,11 +7,12 @@ use tracing::dispatcher::{DefaultGuard, Dispatch};
 use tracing::subscriber::NoSubscriber;
 pub(crate) use tracing_subscriber::filter::LevelFilter;
 
-/// What is logged on this thread until it is dropped.
+/// Collects what this thread logs until it is dropped.
 pub(crate) struct Log {
     lines: Lines,
     _guard: DefaultGuard,
-    /// Beside one subscriber alone, whichever thread comes to a line first decides for all whether anybody listens.
+    /// With a single subscriber, the first thread that reaches a log call would decide for all threads whether it is
+    /// enabled.
     _second: Dispatch,
 }
 

@@ -1,4 +1,4 @@
-//! The library as its users have it, over memory, a real Redis and real sockets.
+//! Tests the library through its public API, over memory, a real Redis and real sockets.
 
 mod audit;
 mod axum;

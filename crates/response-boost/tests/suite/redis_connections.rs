@@ -1,4 +1,4 @@
-//! The connections of a store: how many there are, what each command may be done for, and what the log would say.
+//! The connections of a store: how many it opens, which commands it may repeat, and what the log would say.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -17,7 +17,7 @@ use test_peers::{PATIENCE, wait_for};
 use crate::environment::{NAMESPACE, key};
 
 const LIFE: Duration = Duration::from_mins(10);
-/// What no busy machine takes, and a request that waits for a silent server does.
+/// Longer than a busy machine takes; a request that waits for a silent server reaches it.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 fn settings(url: &str) -> RedisSettings {
@@ -33,13 +33,13 @@ async fn put(store: &RedisStore, key: &CacheKey, value: &'static str) -> bool {
     store.put(key, Expected::Anything, value.into(), LIFE).await.unwrap()
 }
 
-/// The words of a fault and of its cause, as the log has them.
+/// The text of a fault and of its cause, as the log shows them.
 fn told(fault: &StoreError) -> String {
     let cause = fault.source().map(ToString::to_string).unwrap_or_default();
     format!("{}: {fault}: {cause}", fault.word("redis"))
 }
 
-/// What a look-up that fails tells, which is no secret of a client.
+/// The error of a failed lookup, which must not show a client's secret.
 async fn get(settings: RedisSettings) -> String {
     let fault = RedisStore::new(settings).get(&key("a-key")).await.unwrap_err();
     let told = told(&fault);
@@ -56,7 +56,7 @@ fn assert_all(told: String, parts: &[&str]) {
     }
 }
 
-/// A key for each primary, by its number.
+/// A key for each primary, by the primary's index.
 fn keys_by_primary(cluster: &Cluster) -> Vec<CacheKey> {
     let mut keys = BTreeMap::new();
     for number in 0.. {
@@ -69,7 +69,8 @@ fn keys_by_primary(cluster: &Cluster) -> Vec<CacheKey> {
     keys.into_values().collect()
 }
 
-/// How many connections of stores there are: those of the tests are the operator's, and those of replicas no clients.
+/// The number of connections that stores have: those of the tests belong to the operator, and replicas do not count as
+/// clients.
 fn connections(cluster: &Cluster) -> usize {
     cluster.nodes.iter().map(|node| clients_of(node, "default")).sum()
 }
@@ -107,7 +108,7 @@ async fn only_the_nodes_that_are_asked_are_connected_to() {
     }
     wait_for("one connection to each primary", || (connections(&cluster) == 3).then_some(())).await;
 
-    // One that names a replica, or a node by another name, is let go of once the slots are known.
+    // A connection to a replica, or to a node under another name, is closed once the slots are known.
     let store = RedisStore::new(settings(&cluster.url(4)).with_cluster());
     for number in 0..100 {
         put(&store, &key(&number.to_string()), "x").await;
@@ -153,7 +154,7 @@ async fn wait_until_ok(store: &RedisStore, key: &CacheKey) {
     }
 }
 
-/// A primary dies that the settings do not name: its replica is found by the node that they do.
+/// A primary dies that the settings do not name. The node that they name leads to its replica.
 #[tokio::test]
 async fn a_replica_that_takes_over_is_found() {
     let mut cluster = Cluster::of(THREE_WITH_REPLICAS).await;
@@ -171,8 +172,8 @@ async fn a_replica_that_takes_over_is_found() {
     assert!(put(&store, &keys[1], "y").await, "by the new primary");
 }
 
-/// A node is replaced under a name that stays: what is open leads to the old one, which says that the key is at that
-/// very name.
+/// A node is replaced behind the same name: the open connection leads to the old node, which redirects to that very
+/// name.
 #[tokio::test]
 async fn a_moved_to_the_node_that_answered_costs_one_connection() {
     let (old, new) = (cluster_node().await, cluster_node().await);
@@ -228,7 +229,7 @@ async fn a_moved_to_the_node_that_answered_costs_one_connection() {
     for _ in 0..3 {
         assert_eq!(store.get(&key).await.unwrap(), Found::Value("x".into()));
     }
-    // The nodes' own go through the proxy too, as the operator.
+    // The nodes' own connections go through the proxy too, as the operator.
     let of_stores = |node: &RedisServer| {
         let clients: String = node.command(&["CLIENT", "LIST"]);
         clients.lines().filter(|client| client.contains("user=default")).count()
@@ -249,8 +250,8 @@ async fn cluster_node() -> RedisServer {
     .await
 }
 
-/// A slot on its way: what is not there any more is asked of the other node (`ASK`), and a host that is left out is
-/// that of the node which says so.
+/// A slot that is moving: for a key that has moved, the source redirects to the target (`ASK`). If the redirection
+/// omits the host, it is that of the node that sent it.
 #[tokio::test]
 async fn a_slot_on_its_way_is_followed() {
     let cluster = Cluster::of(THREE).await;
@@ -269,7 +270,7 @@ async fn a_slot_on_its_way_is_followed() {
         from.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
         assert!(put(&store, &keys[1], "x").await, "{endpoint}");
         assert_eq!(store.get(&keys[1]).await.unwrap(), Found::Value("x".into()), "{endpoint}");
-        // A claim and a fill by a script go the same way.
+        // A claim, and an entry stored by a script, follow the same redirection.
         let expected = Expected::StartsWith(b"x");
         assert!(store.put(&keys[1], expected, "y".into(), LIFE).await.unwrap(), "{endpoint}");
         assert_eq!(to.command::<u64>(&["DBSIZE"]), 1, "{endpoint}");
@@ -281,7 +282,7 @@ async fn a_slot_on_its_way_is_followed() {
     }
 }
 
-/// What is not a cluster never says where a key is.
+/// A server that is not a cluster never redirects.
 #[tokio::test]
 async fn a_server_that_is_no_cluster_serves_all_slots() {
     let server = RedisServer::start().await;
@@ -290,8 +291,8 @@ async fn a_server_that_is_no_cluster_serves_all_slots() {
     assert_eq!(store.get(&key("a")).await.unwrap(), Found::Value("x".into()));
 }
 
-/// All commands that a store sends, each of which loses its reply once: those that may be done twice are, and those
-/// that may not are not.
+/// Sends each command of a store and loses its reply once. The store must repeat those that may run twice, and no
+/// others.
 #[tokio::test]
 async fn a_claim_is_never_done_twice_and_what_may_be_is_named() {
     let server = RedisServer::start().await;
@@ -306,7 +307,7 @@ async fn a_claim_is_never_done_twice_and_what_may_be_is_named() {
                 command.iter().map(|&part| if part == "KEY" { key.as_str() } else { part });
             server.command::<redis::Value>(&command.collect::<Vec<_>>());
         }
-        // An open connection: only over such a one is anything sent again.
+        // The connection must be open: only then is a command sent again.
         let end = std::time::Instant::now() + PATIENCE;
         while store.get(&key).await.is_err() {
             assert!(std::time::Instant::now() < end);
@@ -337,7 +338,7 @@ async fn a_claim_is_never_done_twice_and_what_may_be_is_named() {
     assert_eq!(reset("get", &[], None, false).await, (true, 2));
     assert_eq!(reset("delete", &[], None, false).await, (true, 2));
     assert_eq!(reset("set", &[], Some(Expected::Anything), false).await, (true, 2));
-    // The server knows the script from now on, whether another test has sent it to another server or not.
+    // From now on the server knows the script, whatever other tests have sent to other servers.
     put(&store, &key("known"), "x").await;
     assert!(store.put(&key("known"), x, "y".into(), LIFE).await.unwrap());
     assert_eq!(reset("fill", standing, Some(x), false).await, (true, 2));
@@ -362,7 +363,7 @@ async fn a_script_is_sent_whole_where_its_hash_is_refused() {
     }
 }
 
-/// As a proxy answers that could not reach its server, or a server that lets nobody in.
+/// Like a proxy that cannot reach its server, or a server that rejects all clients.
 #[tokio::test]
 async fn an_unknown_error_to_a_read_opens_the_breaker() {
     let server =
@@ -390,13 +391,13 @@ async fn an_old_connection_that_cannot_be_replaced_is_used_on() {
         tokio::task::yield_now().await;
     }
     let attempts = info(&mut operator, "total_connections_received") - before;
-    // One at once, then one for each step of the back-off, each twice as long as the one before.
+    // One at once, then one for each step of the backoff, each twice as long as the one before.
     let most = 2 + u64::from(started.elapsed().as_millis().div_ceil(100).max(1).ilog2());
     assert!((1..=most).contains(&attempts), "{attempts} of {most}");
 }
 
-/// The slots are looked for beside requests, and less often each time that they are refused. Meanwhile every key is
-/// found by the `MOVED` of the node that is asked.
+/// The store reads the slots beside requests, and less often each time that the cluster refuses. Meanwhile a `MOVED`
+/// from the node that is asked leads to every key.
 #[tokio::test]
 async fn slots_that_are_refused_are_asked_for_less_and_less() {
     let cluster = Cluster::of(THREE).await;
@@ -420,20 +421,20 @@ async fn slots_that_are_refused_are_asked_for_less_and_less() {
         let rejected = line.and_then(|line| line.split("rejected_calls=").nth(1)).unwrap_or("0");
         asked += rejected.split(',').next().unwrap().parse::<u64>().unwrap();
     }
-    // All three are asked at once, then at each step of the back-off, each twice as long as the one before.
+    // All three are asked at once, then again at each step of the backoff, each twice as long as the one before.
     let most = 3 * (1 + u64::from(started.elapsed().as_millis().div_ceil(100).max(1).ilog2()));
     assert!((1..=most).contains(&asked), "{asked} of {most}");
     let connections: usize = cluster.nodes.iter().map(|node| clients_of(node, "app")).sum();
     assert!((2..=3).contains(&connections), "{connections}");
 }
 
-/// As a server in protected mode does, before it has read a command.
+/// Like a server in protected mode, before it has read a command.
 #[tokio::test]
 async fn a_server_that_lets_nobody_in_is_seldom_tried() {
     let protected = |_| ["--bind", "0.0.0.0", "--protected-mode", "yes"].map(Into::into).to_vec();
     let server = RedisServer::start_with(protected).await;
     let mut operator = server.connect();
-    // The default user has no password, or it would be let in.
+    // Protected mode applies because the default user has no password.
     let own = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     own.connect("192.0.2.1:9").unwrap();
     let own = own.local_addr().unwrap().ip();
@@ -450,8 +451,8 @@ async fn a_server_that_lets_nobody_in_is_seldom_tried() {
     assert!(attempts <= most, "{attempts} of {most}");
 }
 
-/// One large reply over a narrow link takes longer than a reply may: it is waited for while it comes, and takes the
-/// cache from nobody else.
+/// A large reply over a slow link takes longer than the response timeout: the store waits as long as it keeps arriving,
+/// and nobody else loses the cache.
 #[tokio::test]
 async fn a_large_entry_over_a_slow_link_is_no_fault() {
     let server = RedisServer::start().await;
@@ -461,7 +462,7 @@ async fn a_large_entry_over_a_slow_link_is_no_fault() {
     server.command::<()>(&["SET", key("large").as_str(), &large]);
     server.command::<()>(&["SET", key("small").as_str(), "small"]);
 
-    // Until the deadline: about a second.
+    // Until the deadline, which is about a second.
     let settings = settings(&proxy.url()).with_response_timeout(response);
     let store = RedisStore::new(settings);
     proxy.set(Mode::Slow(900_000));
@@ -469,7 +470,7 @@ async fn a_large_entry_over_a_slow_link_is_no_fault() {
     assert_eq!(value, large);
     assert_eq!(store.get(&key("small")).await.unwrap(), Found::Value("small".into()));
 
-    // Not even until then: that request goes without, and no other.
+    // Too slow even for that: this request does without the cache, but no other.
     let store = RedisStore::new(hasty(&proxy.url()).with_response_timeout(response));
     proxy.set(Mode::Slow(200_000));
     let before = proxy.accepted();
@@ -481,7 +482,7 @@ async fn a_large_entry_over_a_slow_link_is_no_fault() {
     assert_eq!(proxy.accepted(), before + 1, "over the same connection");
 }
 
-/// Nobody can tell how much of a large entry has left yet: its connection is given up, and nobody else is held up.
+/// The store cannot know how much of a large entry was sent. It drops the connection, and holds up nobody else.
 #[tokio::test]
 async fn a_large_entry_that_does_not_get_through_opens_no_breaker() {
     let server = RedisServer::start().await;
@@ -494,7 +495,7 @@ async fn a_large_entry_that_does_not_get_through_opens_no_breaker() {
     assert!(matches!(fault, StoreError::Timeout(_)), "{}", told(&fault));
     proxy.set(Mode::Pass);
     assert_eq!(store.get(&key("small")).await.unwrap(), Found::Value("small".into()));
-    // A small one is a fault like others.
+    // A small write that fails is a fault like any other.
     proxy.set(Mode::Silent);
     let small = store.put(&key("small"), Expected::Anything, "x".into(), LIFE).await;
     assert!(matches!(small, Err(StoreError::Timeout(_))));
@@ -516,7 +517,7 @@ async fn a_fault_names_the_node_the_servers_words_and_a_hint() {
     assert_all(told(&fault), &["redis-error", "MOVED", "is REDIS_CLUSTER=true missing?"]);
 }
 
-/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+/// In a module, so that `make test` can leave it out by name if the redis-server has no TLS.
 mod tls {
     use super::*;
 
@@ -565,7 +566,7 @@ mod tls {
         assert!(showing(&certificate, "no key").is_err());
     }
 
-    /// Nothing else holds its own, so each store of a process may share it.
+    /// In a cluster, too, each connection signs in with a new token.
     #[tokio::test]
     async fn a_sign_in_is_made_afresh_for_each_connection() {
         use response_boost::{AwsCredentials, IamName, IamSettings};

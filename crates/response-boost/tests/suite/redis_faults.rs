@@ -1,5 +1,5 @@
-//! Every fault of Redis, in every topology, in a process that runs on between two requests and in one that is
-//! frozen: at most five requests after the fault there is a hit.
+//! Every fault of Redis, in every topology, in a process that runs between two requests and in one that is frozen: at
+//! most five requests after the fault, a request is a hit.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tokio::runtime::Runtime;
 
 use crate::environment::{Between, Environment, NAMESPACE, key};
 
-/// What a request waits for a connection, and for a reply: so long that no busy machine is taken for a fault.
+/// How long a request waits for a connection and for a reply: so long that a busy machine does not look like a fault.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two requests: longer than the first step of the breaker, so that none is refused for its sake alone.
+/// The pause between two requests: longer than the breaker's first step, so that this step alone refuses no request.
 const PAUSE: Duration = Duration::from_millis(120);
-/// How many requests it may take after a fault until there is a hit.
+/// How many requests it may take after a fault until one is a hit.
 const REQUESTS: usize = 5;
 
 enum Peers {
@@ -26,7 +26,7 @@ enum Peers {
     Cluster(Cluster),
 }
 
-/// Servers, and a key on one of them that is not the one that the settings name, if there is another.
+/// Servers, and a key on one of them: if possible, not on the one that the settings name.
 struct Deployment {
     peers: Peers,
     name: String,
@@ -49,7 +49,7 @@ impl Deployment {
         };
         let deployment = Self { peers, name, runtime };
         for server in deployment.servers() {
-            // As the template gives them; what else the library sent would be refused.
+            // The rights that the template grants; Redis would deny any other command of the library.
             let rights = "-@all +get +set +del +eval +evalsha +type +getrange +mget +pttl +cluster|slots +asking";
             let user = format!("ACL SETUSER app on >pw ~{NAMESPACE}:* {rights}");
             server.command::<()>(&user.split(' ').collect::<Vec<_>>());
@@ -116,7 +116,7 @@ impl Deployment {
         self.on_all(&password.split(' ').collect::<Vec<_>>());
     }
 
-    /// Connections of the tests' own, for what others cannot open any more.
+    /// Connections of the test, for a time when no new ones can be opened.
     fn connections(&self) -> Vec<Connection> {
         self.servers().into_iter().map(RedisServer::connect).collect()
     }
@@ -127,9 +127,9 @@ impl Deployment {
         environment
     }
 
-    /// The fault is over: it takes this many requests at most until there is a hit.
+    /// Asserts that, after the fault, it takes at most this many requests until one is a hit.
     fn assert_back(&self, environment: &Environment, fault: &str, within: usize) {
-        // The time that passes between two requests counts for the breaker.
+        // The breaker counts the time between two requests.
         environment.pause(PAUSE);
         let seen = environment.requests_until_hit(&self.name, PAUSE);
         assert!(seen.len() <= within, "{fault}, {:?}: {seen:?}", environment.between());
@@ -237,7 +237,7 @@ impl Deployment {
             .map(|mut connection| {
                 std::thread::spawn(move || {
                     let endless = redis::cmd("EVAL").arg("while true do end").arg(0).to_owned();
-                    // Killed, or not let in: a replica takes no script that could write.
+                    // Killed, or denied: a replica runs no script that could write.
                     endless.query::<()>(&mut connection).unwrap_err();
                 })
             })
@@ -268,7 +268,7 @@ impl Deployment {
         let environment = self.warm(between);
         self.kill();
         self.restart();
-        // They are empty: one more.
+        // The servers are empty, so it takes one more request.
         self.assert_back(&environment, "restart", REQUESTS + 1);
     }
 
@@ -302,8 +302,8 @@ impl Deployment {
         assert!(attempts <= 12, "{attempts}");
     }
 
-    /// The same after an outage in which the breaker has reached some step, which passes first: each is as long as
-    /// all before it together.
+    /// The same after a longer outage. It first waits for the breaker's current step, which is as long as all earlier
+    /// ones together.
     fn assert_back_after_a_while(&self, environment: &Environment, fault: &str) {
         environment.pause(environment.age().min(Duration::from_secs(5)));
         self.assert_back(environment, fault, REQUESTS + 1);
@@ -321,7 +321,7 @@ fn a_cluster_of_three() {
     Deployment::new(async || Peers::Cluster(Cluster::of(shape).await)).run();
 }
 
-/// In a module whose name `make test` can leave out where the redis-server has no TLS.
+/// In a module, so that `make test` can leave it out by name if the redis-server has no TLS.
 mod tls {
     use super::*;
 
@@ -330,7 +330,7 @@ mod tls {
         Deployment::new(async || Peers::Tls(TlsServer::good().await)).run();
     }
 
-    /// As ElastiCache Serverless has it.
+    /// As on ElastiCache Serverless.
     #[test]
     fn a_cluster_of_one_behind_tls() {
         let shape = Shape { primaries: 1, has_replicas: false, is_tls: true };

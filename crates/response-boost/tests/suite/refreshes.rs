@@ -1,5 +1,5 @@
-//! Refreshes after the reply, over a real Redis: no client waits for the load of an entry that is there, one process
-//! loads it, and nothing that was invalidated comes back.
+//! Refreshes after the reply, over a real Redis: no client waits for the refresh of an existing entry, one process
+//! loads it, and no invalidated response reappears.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,18 +21,18 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use crate::environment::key;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Past the freshness of any entry here there is as much time.
+/// How long an entry may be served past its freshness.
 const WINDOW: Duration = Duration::from_mins(10);
 const STALE: &str = "detail=refresh-after-reply";
 
 type Cache = ResponseCacheLayer<RedisStore, fn(&Request<()>) -> Option<CacheKey>>;
 
-/// A service that answers with a number, which counts its loads, and with the status that it is told.
+/// A service that answers with the number of its loads, and with a status that the test sets.
 #[derive(Clone)]
 struct Origin {
     loads: Arc<AtomicUsize>,
     is_down: Arc<AtomicBool>,
-    /// A load takes one of these.
+    /// A load takes one permit.
     gate: Arc<Semaphore>,
 }
 
@@ -42,7 +42,7 @@ impl Origin {
         Self { loads: Arc::default(), is_down: Arc::default(), gate }
     }
 
-    /// The same, where no load ends before it is let.
+    /// The same, but no load ends before the test permits it.
     fn closed() -> Self {
         Self { gate: Arc::new(Semaphore::new(1)), ..Self::new() }
     }
@@ -70,7 +70,7 @@ struct Answer {
     report: Report,
 }
 
-/// What it takes to serve requests as Lambda does, or as a server.
+/// Serves requests as on Lambda, or as a server.
 struct Process {
     cache: Cache,
     origin: Origin,
@@ -90,7 +90,7 @@ impl Process {
         Self { is_frozen: false, ..self }
     }
 
-    /// The answer, once all is done that was left to do, if it is frozen then.
+    /// The response; if the process is frozen after the reply, once the work after it is done.
     async fn get(&self) -> Answer {
         self.get_within(PATIENCE).await
     }
@@ -135,7 +135,7 @@ fn policy() -> Policy {
     policy.with_early_refresh(0.0).unwrap().with_stale_while_revalidate(WINDOW)
 }
 
-/// Waits until the entry is past its freshness.
+/// Waits until the entry is stale.
 async fn until_stale(redis: &RedisServer) {
     let ends_after_ms: i64 = redis.command(&["PTTL", key("user").as_str()]);
     let fresh_ms = ends_after_ms - i64::try_from(WINDOW.as_millis()).unwrap();
@@ -152,7 +152,7 @@ async fn an_entry_past_its_freshness_is_the_answer_and_is_loaded_anew_after_the_
     assert_eq!((stale.body.as_str(), origin.loads()), ("1", 2));
     assert!(stale.cache_status.starts_with("hit; ttl=-"), "{}", stale.cache_status);
     assert!(stale.cache_status.ends_with(STALE), "{}", stale.cache_status);
-    // The times of the request are its own: it has loaded nothing.
+    // The times of the request are its own: it loaded nothing.
     let Report { load, refreshes, refresh, after_reply, .. } = stale.report;
     assert_eq!((load, refreshes), (None, 1));
     assert!(after_reply.unwrap() >= refresh.unwrap());
@@ -161,7 +161,7 @@ async fn an_entry_past_its_freshness_is_the_answer_and_is_loaded_anew_after_the_
     wait_for("the announcement to go", || (!is_announced(&redis)).then_some(())).await;
 }
 
-/// Whether somebody is loading the entry anew, or has just failed to.
+/// Whether a process is refreshing the entry, or has just failed to.
 fn is_announced(redis: &RedisServer) -> bool {
     redis.command(&["EXISTS", "contract:user:refresh"])
 }
@@ -171,8 +171,8 @@ async fn one_of_many_loads_an_entry_anew_and_nobody_waits_for_it() {
     let (redis, origin) = (RedisServer::start().await, Origin::closed());
     let processes: Vec<_> =
         (0..20).map(|_| Process::new(&redis, policy(), &origin).on_a_server()).collect();
-    // An announcement lives twice as long as a load takes without a sign of life: so long that a busy machine gives one
-    // in time.
+    // An announcement lives for twice as long as the last load took, unless it is renewed. This makes it long enough
+    // for a busy machine to renew it in time.
     origin.gate.forget_permits(1);
     let (_, ()) = tokio::join!(processes[0].get(), async {
         origin.wait_until_loads(1).await;

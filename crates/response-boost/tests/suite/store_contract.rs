@@ -1,4 +1,4 @@
-//! What `Store` promises, held against every store there is.
+//! Tests the contract of `Store` with every store.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use test_peers::redis::{RedisServer, info, send};
 
 const LIFE: Duration = Duration::from_mins(1);
 
-/// Each promise, as a test of its own for each store.
+/// Runs each test for each store.
 macro_rules! contract {
     ($($promise:ident),+ $(,)?) => {
         mod memory {
@@ -59,7 +59,7 @@ contract!(
     an_id_lives_for_half_of_its_life_after_each_stamp,
 );
 
-/// A store of a user's own that has no more than it must.
+/// A custom store that implements only what it must.
 struct Least(MemoryStore);
 
 impl Store for Least {
@@ -74,7 +74,7 @@ impl Store for Least {
         value: Bytes,
         life: Duration,
     ) -> Result<bool, StoreError> {
-        // Another comes between now and then.
+        // Lets another call come in between.
         tokio::task::yield_now().await;
         self.0.put(key, expected, value, life).await
     }
@@ -84,7 +84,7 @@ impl Store for Least {
     }
 }
 
-/// A busy machine is no fault of the store.
+/// A busy machine is not a fault of the store.
 fn patient(url: &str) -> RedisSettings {
     let settings = RedisSettings::parse(url).unwrap();
     settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE)
@@ -195,7 +195,7 @@ async fn nothing_is_replaced_but_what_is_expected(store: impl Store) {
         assert!(put_if(&store, &key, Expected::StartsWith(start.as_bytes()), value).await);
         assert_eq!(get(&store, &key).await.unwrap(), value);
     }
-    // What is empty is not nothing.
+    // An empty value is not nothing.
     assert!(!put_if(&store, &key, Expected::Nothing, "4").await);
     assert!(put_if(&store, &key, Expected::StartsWith(b""), "4").await);
     store.delete(&key).await.unwrap();
@@ -288,7 +288,7 @@ async fn an_id_lives_for_half_of_its_life_after_each_stamp(store: impl Store) {
         let end = async { while get(&store, &key(&["a"])).await.is_some() {} };
         tokio::time::timeout(PATIENCE, end).await.expect("a life of 2 ms does not end");
     }
-    // Renewed: it outlives what it was made for.
+    // Renewed: the id outlives its first TTL.
     let stamp = async |id: &'static str, life| store.stamp(&key(&["a"]), id.into(), life).await;
     let short = Duration::from_millis(100);
     loop {
@@ -305,7 +305,7 @@ async fn an_id_lives_for_half_of_its_life_after_each_stamp(store: impl Store) {
     }
 }
 
-/// Redis alone lets its tests see how long a key lives.
+/// Only Redis lets a test see the TTL of a key.
 #[tokio::test]
 async fn an_id_is_renewed_seldom_and_its_life_is_never_cut() {
     let server = RedisServer::start().await;
@@ -322,13 +322,13 @@ async fn an_id_is_renewed_seldom_and_its_life_is_never_cut() {
     server.command::<()>(&["PEXPIRE", tag.as_str(), "499900"]);
     store.stamp(&tag, "2".into(), Duration::from_secs(1_000)).await.unwrap();
     assert!(pttl() > 900_000, "not renewed");
-    // A restore may have lost its expiry.
+    // A restore may have lost its TTL.
     server.command::<()>(&["PERSIST", tag.as_str()]);
     assert_eq!(store.stamp(&tag, "2".into(), Duration::from_secs(1_000)).await.unwrap(), "1");
     assert!(pttl() > 900_000, "without an end");
 }
 
-/// Redis alone has other types.
+/// Only Redis has other types.
 #[tokio::test]
 async fn what_others_have_put_is_replaced_when_it_is_expected() {
     let server = RedisServer::start().await;
@@ -342,7 +342,7 @@ async fn what_others_have_put_is_replaced_when_it_is_expected() {
     assert!(put_if(&store, &key, Expected::Foreign, "1").await);
     assert_eq!(get(&store, &key).await.unwrap(), "1");
 
-    // A server that has forgotten the scripts is told them again.
+    // The store sends scripts again to a server that has forgotten them.
     server.command::<()>(&["SCRIPT", "FLUSH"]);
     assert!(put_if(&store, &key, Expected::StartsWith(b"1"), "2").await);
 
@@ -351,7 +351,7 @@ async fn what_others_have_put_is_replaced_when_it_is_expected() {
     assert_eq!(store.stamp(&key, "id".into(), LIFE).await.unwrap(), "id");
 }
 
-/// Redis alone is shared with others.
+/// Only Redis is shared with other programs.
 #[tokio::test]
 async fn a_purge_removes_a_namespace_and_nothing_else() {
     let server = RedisServer::start().await;
@@ -383,7 +383,7 @@ async fn a_purge_removes_a_namespace_and_nothing_else() {
     assert_eq!(server.command::<Vec<String>>(&["KEYS", "a.b:*"]), Vec::<String>::new());
 }
 
-/// Redis alone has a connection, which does not last for ever.
+/// Only Redis has a connection, which does not last forever.
 #[tokio::test]
 async fn an_old_connection_is_replaced_without_a_fault() {
     let server = RedisServer::start().await;
@@ -397,7 +397,7 @@ async fn an_old_connection_is_replaced_without_a_fault() {
         assert_eq!(get(&store, &key(&["a"])).await.unwrap(), "x");
         assert!(Instant::now() < enough, "not replaced");
     }
-    // The old ones are closed: what is left is this test's own, the last, and one on its way out.
+    // The old ones are closed. What remains: this test's own, the last one, and one that is closing.
     let clients: String = send(&mut connection, &["CLIENT", "LIST"]);
     assert!(clients.lines().count() <= 3, "{clients}");
 }

@@ -1,4 +1,4 @@
-//! Tags: one call invalidates a group of entries, whoever has named them.
+//! Tags: one call invalidates a group of entries, whatever named them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ fn plain<S: Store>(store: S, policy: Policy) -> Cache<S> {
     })
 }
 
-/// And the tags `x` and `y` by request.
+/// The same, and the request names the tags `x` and `y`.
 fn tagged<S: Store>(store: S, policy: Policy) -> Cache<S> {
     plain(store, policy).with_tags(|request| {
         let names = request.uri.path().split('/').nth(2).unwrap_or_default();
@@ -58,7 +58,7 @@ fn tagged<S: Store>(store: S, policy: Policy) -> Cache<S> {
     })
 }
 
-/// The status and what became of the request, where the service inside answers so.
+/// The response and cache status for a path, if the inner service responds like this.
 async fn get_from<S: Store>(
     cache: &Cache<S>,
     path: &str,
@@ -84,7 +84,7 @@ fn is_hit(status: &str) -> bool {
     status.starts_with("hit")
 }
 
-/// What the library has asked of the server meanwhile.
+/// The commands that the library sent meanwhile.
 fn asked(monitor: Monitor, server: &RedisServer) -> Vec<String> {
     let commands = monitor.until_now(server).into_iter();
     commands.filter(|line| line.contains("users:")).collect()
@@ -140,7 +140,7 @@ async fn deleting_the_key_of_a_tag_invalidates_by_hand() {
     assert_eq!(server.command::<u64>(&["DEL", "users:%tag:team-7"]), 1);
     assert_eq!(get(&cache, "/1/team-7").await, STORED);
 
-    // What an entry says of its tags, and that they outlive it.
+    // What an entry says about its tags, and that the tags outlive it.
     let entry: String = server.command(&["GET", "users:1"]);
     let id: String = server.command(&["GET", "users:%tag:team-7"]);
     let tags = format!(r#""tags":[["users:%tag:team-7","{id}"]],"body_bytes":1}}"#);
@@ -167,7 +167,7 @@ async fn a_hit_is_one_command_with_tags_and_without_tags_the_same_as_ever() {
     ] {
         assert_eq!(get(cache, path).await, STORED);
         let before = info(&mut connection, "total_net_input_bytes");
-        // What this test asks itself.
+        // The test's own traffic.
         let own = info(&mut connection, "total_net_input_bytes") - before;
         let monitor = server.monitor();
         let before = info(&mut connection, "total_net_input_bytes");
@@ -183,7 +183,7 @@ async fn a_hit_is_one_command_with_tags_and_without_tags_the_same_as_ever() {
         let sent: usize = sent.map(|word| word.len()).sum();
         assert_eq!(bytes, sent as u64 + 4, "{path}");
     }
-    // Without tags the entry itself is the same as ever.
+    // An entry without tags has the same format as before tags existed.
     let entry: String = server.command(&["GET", "users:1"]);
     assert!(!entry.contains("tags"), "{entry}");
     let with_function: String = server.command(&["GET", "users:2"]);
@@ -201,7 +201,7 @@ async fn what_is_no_entry_is_replaced_where_there_are_tags_too() {
         assert!(is_hit(&get(&cache, "/1/a").await));
         server.command::<()>(&["DEL", "users:1"]);
     }
-    // And under the key of a tag.
+    // The same for the key of a tag.
     server.command::<()>(&["DEL", "users:%tag:a"]);
     server.command::<()>(&["HSET", "users:%tag:a", "a", "b"]);
     assert_eq!(get(&cache, "/1/a").await, STORED);
@@ -249,11 +249,11 @@ async fn a_whole_namespace_is_a_tag_that_a_policy_can_give() {
     let all = plain(Arc::clone(&store), policy().with_tag(namespace().whole()));
     let before = plain(store, policy());
     assert_eq!(get(&before, "/1").await, STORED);
-    // An entry of a release that did not give it the tag would not be invalidated by it.
+    // A miss: the tag would not invalidate an entry from a release that did not give it the tag.
     assert_eq!(get(&all, "/1").await, STORED);
     assert_eq!(get(&all, "/2").await, STORED);
     assert!(is_hit(&get(&all, "/1").await) && is_hit(&get(&all, "/2").await));
-    // Nor is it taken for alive where the policy has no tags.
+    // The policy without tags also checks the tags of the entry.
     assert!(is_hit(&get(&before, "/1").await));
     all.invalidate_tag(&namespace().whole()).await.unwrap();
     assert_eq!(get(&before, "/1").await, STORED);
@@ -271,10 +271,10 @@ async fn what_has_bad_tags_is_answered_and_not_stored() {
         }
     }
     assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);
-    // One that is named twice is one.
+    // A tag that is named twice counts once.
     assert_eq!(get(&cache, "/1/a,b,c,d,e,f,g,h,a").await, STORED);
 
-    // The response names them: with those of the request they are too many.
+    // With the request's tags, those of the response are too many.
     let cache = tagged(redis(&server), policy().with_response_tags(namespace()));
     let nine = |names: &[&str]| {
         let mut response = Response::new("x");
@@ -285,13 +285,13 @@ async fn what_has_bad_tags_is_answered_and_not_stored() {
     let not_stored = async |path| get_from(&cache, path, async || nine(&["g", "h", "i"])).await.1;
     assert_eq!(not_stored(path).await, "fwd=uri-miss; detail=tags");
     assert!(server.command::<String>(&["GET", "users:2"]).starts_with("pass:"));
-    // By a policy that does not let it.
+    // The policy does not let responses name tags.
     let cache = plain(redis(&server), policy());
     let stored = get_from(&cache, "/3", async || nine(&["a"])).await.1;
     assert_eq!(stored, "fwd=uri-miss; detail=tags");
 }
 
-/// Entries of these tests may be served for a minute after that.
+/// Waits until the entry is stale; entries of these tests may be served stale for a minute.
 async fn past_its_freshness(server: &RedisServer) {
     wait_for("the entry to be past its freshness", || {
         let left: i64 = server.command(&["PTTL", "users:1"]);
@@ -303,7 +303,7 @@ async fn past_its_freshness(server: &RedisServer) {
 /// Longer than a load takes.
 const SHORT: Duration = Duration::from_millis(150);
 
-/// The service has failed, and so the entry would be served.
+/// The service fails, so the cache would serve the entry.
 #[tokio::test]
 async fn an_entry_with_a_dead_tag_is_never_served_instead_of_a_failure() {
     let server = RedisServer::start().await;
@@ -318,7 +318,7 @@ async fn an_entry_with_a_dead_tag_is_never_served_instead_of_a_failure() {
             let path = if by_request { "/1/a" } else { "/1" };
             let old = async || {
                 let mut response = Response::new("x");
-                // It is past its freshness at once.
+                // The entry is stale soon after its load.
                 let keep = Keep::new(SHORT);
                 let keep = if by_request { keep } else { keep.with_tags([tag("a")]) };
                 response.extensions_mut().insert(keep);
@@ -327,7 +327,7 @@ async fn an_entry_with_a_dead_tag_is_never_served_instead_of_a_failure() {
             let failed = async || Response::builder().status(503).body("").unwrap();
             let stored = get_from(&cache, path, old).await.1;
             assert_eq!(stored, STORED);
-            // Past its freshness it is served.
+            // The stale entry is served.
             past_its_freshness(&server).await;
             let (status, _) = get_from(&cache, path, failed).await;
             assert_eq!(status, 200);
@@ -364,7 +364,7 @@ async fn tags_that_only_the_response_knows_invalidate_it_too() {
         }
         server.command::<()>(&["FLUSHALL"]);
     }
-    // A cache whose policy knows nothing of tags looks at those of the entry all the same.
+    // A cache whose policy has no tags still checks those of the entry.
     assert_eq!(get_from(&cache, "/2", by_keep).await.1, STORED);
     let other = plain(redis(&server), policy());
     assert!(is_hit(&get(&other, "/2").await));
@@ -388,7 +388,7 @@ async fn clients_do_not_see_the_tags_of_a_response() {
     }
 }
 
-/// A load during which this happens.
+/// Loads a response, and calls `happens` during the load.
 async fn load_while<S: Store>(
     cache: &Cache<S>,
     path: &str,
@@ -430,13 +430,13 @@ async fn what_was_loaded_before_an_invalidation_is_not_served_after_it() {
     load_while(&cache, "/1/a", Response::new("x"), &invalidate).await;
     assert_eq!(get(&cache, "/1/a").await, STORED);
 
-    // Known only after it, and never seen before: something in the namespace was invalidated.
+    // Known only after the load and never seen before: something in the namespace was invalidated.
     let status = load_while(&cache, "/2", names(&["a"]), &invalidate).await;
     assert!(status.ends_with("; fwd=uri-miss; detail=invalidated"), "{status}");
     // Nobody waits for a lease whose holder has nothing to store.
     assert_eq!(get(&cache, "/2").await, STORED);
 
-    // By hand the same is done by both keys.
+    // By hand, deleting both keys has the same effect.
     let by_hand = async || {
         server.command::<()>(&["DEL", "users:%changes", "users:%tag:a"]);
     };
@@ -494,7 +494,7 @@ async fn a_tag_outlives_an_entry_that_lives_longer_than_the_policy_says() {
     }
     assert!(is_hit(&get(&cache, "/1/a").await));
 
-    // It was invalidated while its answer was loaded, and is not renewed as if nothing had been.
+    // The tag was invalidated during the load, so renewing it must not hide that.
     let invalidate = async || cache.invalidate_tag(&tag("c")).await.unwrap();
     let mut response = Response::new("x");
     response.extensions_mut().insert(Keep::new(thirty_days));
@@ -523,7 +523,7 @@ async fn the_entries_of_a_sharded_tag_spread_and_die_together() {
     }
 }
 
-/// A name whose tag lies on this node.
+/// A name whose tag is on this node.
 fn tag_on(cluster: &Cluster, node: usize) -> String {
     let mut names = (0..).map(|number: u32| number.to_string());
     names.find(|name| cluster.primary_of(tag(name).as_str()) == node).unwrap()
@@ -540,7 +540,7 @@ async fn a_fault_of_a_tags_node_is_a_bypass_and_fails_an_invalidation() {
         names.find(|name| cluster.primary_of(key(name).as_str()) == node).unwrap()
     };
     let (entry, other) = (on(0, "a"), on(0, "b"));
-    // Not the one that has the id of changes, or no invalidation could succeed.
+    // Not the node with the id of changes, without which no invalidation could succeed.
     let changes = cluster.primary_of("users:%changes");
     let (victim, other_node) = if changes == 1 { (2, 1) } else { (1, 2) };
     let (gone, alive) = (tag_on(&cluster, victim), tag_on(&cluster, other_node));
@@ -560,7 +560,7 @@ async fn a_fault_of_a_tags_node_is_a_bypass_and_fails_an_invalidation() {
     assert!(is_hit(&get(&cache, &format!("/{other}/{alive}")).await));
 
     cache.invalidate_tag(&tag(&gone)).await.unwrap_err();
-    // Some of its shards are gone, and not all.
+    // Some of its shards are gone, but not all.
     cache.invalidate_tag(&hot).await.unwrap_err();
     cache.invalidate_tag(&tag(&alive)).await.unwrap();
 }
@@ -643,7 +643,7 @@ async fn values_have_tags_by_their_key_and_by_their_load() {
     }
     assert_eq!(loads.load(Ordering::SeqCst), 7);
 
-    // What was loaded before an invalidation is not returned after it.
+    // A value that was loaded before an invalidation is not returned after it.
     values.invalidate(["1"]).await.unwrap();
     let recorder = Recorder::default();
     let invalidates = values.clone();
@@ -662,7 +662,7 @@ async fn a_store_that_is_chosen_at_the_start_has_tags_too() {
     let store: Arc<dyn DynStore> = Arc::new(redis(&server));
     let values = ValueCache::<u32, _>::new(Arc::clone(&store), policy(), namespace())
         .with_tags(|_| Ok(vec![tag("a")]));
-    // On a server a handler is spawned.
+    // A server spawns its handlers.
     let handler = tokio::spawn(async move {
         let load = async || Ok::<_, Infallible>(Some(1));
         values.get_or_load(["1"], load).await.unwrap();

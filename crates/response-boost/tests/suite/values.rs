@@ -1,4 +1,4 @@
-//! Values over a real Redis: what is stored, what a load may say, errors, many at once.
+//! Values over a real Redis: what is stored, what a load may return, errors, many keys at once.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ fn values<T>(settings: RedisSettings, policy: Policy) -> ValueCache<T, RedisStor
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    // A busy machine is no fault of Redis.
+    // A busy machine is not a fault of Redis.
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     ValueCache::new(RedisStore::new(settings), policy, Namespace::parse("users").unwrap())
 }
@@ -57,7 +57,7 @@ fn no_load() -> std::future::Ready<Loaded> {
     panic!("loaded")
 }
 
-/// What `get_or_load` returns, and what became of the call.
+/// The result of `get_or_load`, and the status of the call.
 async fn ask<F>(
     users: &Users,
     load: impl FnOnce() -> F + Send + 'static,
@@ -312,7 +312,7 @@ fn reads(redis: &RedisServer) -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
-/// Reads that the questions themselves cause.
+/// The reads that these measurements cause themselves.
 fn reads_of_asking(redis: &RedisServer) -> u64 {
     let before = reads(redis);
     reads(redis) - before
@@ -331,7 +331,7 @@ async fn a_hundred_values_are_looked_up_at_once_and_only_those_that_miss_are_loa
     let reads = reads(&redis) - before - asking;
     println!("{reads} reads by the server for 100 lookups");
     assert_eq!(loads.load(Ordering::SeqCst), 100);
-    // A lookup after the other would be 100; what is sent at once, the server reads as it comes in.
+    // One lookup after another would be 100 reads. The server reads commands that were sent together as they arrive.
     assert!(reads <= 3, "{reads}");
 }
 

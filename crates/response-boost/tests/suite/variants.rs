@@ -1,4 +1,4 @@
-//! One path, many responses: nobody gets one that was made for somebody else.
+//! One path, many responses: no client gets a response that was made for another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -32,7 +32,7 @@ const REQUESTS: usize = 100_000;
 const AT_A_TIME: usize = 64;
 const HOUR: Duration = Duration::from_hours(1);
 
-/// All that the layers inside look at.
+/// All fields that the inner layers read.
 const FIELDS: [HeaderName; 5] = [
     ACCEPT_LANGUAGE,
     ACCEPT_ENCODING,
@@ -41,7 +41,7 @@ const FIELDS: [HeaderName; 5] = [
     ACCESS_CONTROL_REQUEST_HEADERS,
 ];
 
-/// A service in three languages, compressed as the client likes it, for two origins.
+/// A service in three languages and for two origins, compressed as the client prefers.
 fn app() -> Router {
     let page = async |request: Request| {
         let asked = request.headers().get(ACCEPT_LANGUAGE).map(|value| value.to_str().unwrap());
@@ -66,7 +66,7 @@ const ENCODINGS: [&str; 5] = ["", "gzip", "deflate", "identity", "gzip, deflate"
 const ORIGINS: [&str; 4] = ["", "https://a.example", "https://b.example", "https://c.example"];
 const COMBINATIONS: usize = PAGES.len() * LANGUAGES.len() * ENCODINGS.len() * ORIGINS.len();
 
-/// Which combination the request of a number is: each in its turn, in an order that has nothing to do with them.
+/// The combination for the request of this number, in a mixed order that is unrelated to the choices.
 fn combination(number: usize) -> usize {
     (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16) % COMBINATIONS
 }
@@ -90,7 +90,7 @@ fn request(mut combination: usize) -> Request {
     request
 }
 
-/// What tells one variant from another.
+/// What distinguishes one variant from another.
 type Variant = (u16, Bytes, [Option<http::HeaderValue>; 3]);
 
 async fn variant<B>(response: Response<B>) -> Variant
@@ -136,7 +136,7 @@ async fn of_a_hundred_thousand_mixed_requests_none_gets_anothers_variant() {
     assert!(hits.into_inner() > REQUESTS * 9 / 10);
 }
 
-/// Where the key leaves a field out, nothing is stored that depends on it.
+/// If the key leaves out a field, no response that depends on it is stored.
 #[tokio::test]
 async fn a_variant_that_the_key_does_not_tell_apart_is_not_stored() {
     const LANGUAGE: &[HeaderName] = &[ACCEPT_LANGUAGE];

@@ -186,8 +186,8 @@ impl Reading {
     ) -> (Kind, Result<Request, NoRequest>) {
         // Payload 1.0 has no such member. One that it has by mistake is ignored, unless it could be that of payload
         // 2.0.
-        let is_method = |http: &Http<'_>| http.method.parse::<Method>().is_ok();
-        if members.http_method.is_some() && !context.http.as_ref().is_some_and(is_method) {
+        let has_method = |http: &Http<'_>| method(&http.method).is_ok();
+        if members.http_method.is_some() && !context.http.as_ref().is_some_and(has_method) {
             context.http = None;
         }
         let kind = kind(&members, &context);
@@ -215,17 +215,21 @@ fn kind(event: &Event<'_>, context: &Context<'_>) -> Kind {
     }
 }
 
+fn method(name: &str) -> Result<Method, &'static str> {
+    if name.is_empty() {
+        return Ok(Method::GET);
+    }
+    name.parse().map_err(|_| "The method is none that HTTP has")
+}
+
 fn request(
     event: Event<'_>,
     context: &Context<'_>,
     kind: Kind,
     base_path: &BasePath,
 ) -> Result<Request, &'static str> {
-    let method = context.http.as_ref().map(|http| &http.method).or(event.http_method.as_ref());
-    let method = match &**method.ok_or(UNKNOWN)? {
-        "" => Method::GET,
-        method => method.parse().map_err(|_| "The method is none that HTTP has")?,
-    };
+    let named = context.http.as_ref().map(|http| &http.method).or(event.http_method.as_ref());
+    let method = method(named.ok_or(UNKNOWN)?)?;
 
     let is_decoded = is_decoded(&event, context, kind);
     let mut url = path(&event, context, kind, is_decoded);
@@ -575,6 +579,14 @@ mod tests {
         assert_eq!(path(&event), "/caf%C3%A9");
         event["requestContext"]["apiId"] = "offlineContext_apiId".into();
         assert_eq!(path(&event), "/caf%C3%A9");
+    }
+
+    #[test]
+    fn an_empty_method_of_payload_2_is_get_whatever_else_the_event_names() {
+        let mut event = http_api("/");
+        event["requestContext"]["http"]["method"] = "".into();
+        event["httpMethod"] = "PUT".into();
+        assert_eq!(request(&event).method(), Method::GET);
     }
 
     #[test]

@@ -352,6 +352,40 @@ async fn nobody_waits_for_the_load_of_an_entry_that_is_there() {
     assert_eq!((line["outcome"].as_str(), line.get("StoreLatency")), (Some("hit"), None), "{line}");
 }
 
+/// Lambda may freeze or end an environment at any time.
+#[tokio::test]
+async fn an_environment_that_stops_in_a_refresh_leaves_the_entry_and_no_lease() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [
+        ("CACHE_TTL_SECONDS", "1"),
+        ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600"),
+        ("CACHE_EARLY_REFRESH", "0"),
+    ];
+    let functions = environments(3, &table, &redis, &variables).await;
+    let [frozen, killed, other] = &functions[..] else { panic!("three") };
+    assert_eq!(frozen.get("/users/1").await.cache_status(), STORED);
+    for (stops, signal) in [(frozen, "STOP"), (killed, "KILL")] {
+        table.requests();
+        table.set(Mode::Silent);
+        until(stops, |status| status.ends_with("; detail=refresh-after-reply")).await;
+        test_peers::wait_for("the refresh", || (!table.requests().is_empty()).then_some(())).await;
+        stops.signal(signal);
+        table.set(Mode::Pass);
+        // What it has announced ends by itself, and then another environment refreshes the entry.
+        let fresh = until(other, |status| !status.contains("ttl=-")).await;
+        assert!(fresh.cache_status().starts_with("response-boost; hit; "));
+        assert_eq!(table.requests().len(), 1);
+        test_peers::wait_for("no announcement to be left", || {
+            (redis.command::<Vec<String>>(&["KEYS", "*"]) == ["users:user:1"]).then_some(())
+        })
+        .await;
+    }
+    frozen.signal("CONT");
+    let reply = frozen.get("/users/1").await;
+    assert!(reply.cache_status().starts_with("response-boost; hit; "), "{}", reply.cache_status());
+    assert_eq!(reply.body, MANAS);
+}
+
 #[tokio::test]
 async fn requests_at_once_in_one_environment_wait_for_each_other_as_in_many() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);

@@ -41,6 +41,9 @@ class Documents(test_deploy.Harness):
         self.aws.chmod(0o755)
 
     def run_block(self, block, begin=""):
+        # Whatever an earlier one has rolled back.
+        for stack in self.cloud.stacks.values():
+            stack.live = stack.believed
         ran = subprocess.run(["bash", "-euo", "pipefail", "-c", begin + block], cwd=self.copy, input="destroy\n", text=True,
                              capture_output=True, env=self.variables())
         self.assertEqual(ran.returncode, 0, f"{block}\n{ran.stdout}{ran.stderr}")
@@ -49,11 +52,8 @@ class Documents(test_deploy.Harness):
     def test_each_command_of_the_runbook_runs_and_names_what_there_is(self):
         begin, *commands = blocks("docs/operations.md")
         self.assertGreater(len(commands), 15)
-        stack = self.cloud.stacks["response-boost-prod"]
         for block in commands:
             with self.subTest(block=block):
-                # Whatever an earlier one has rolled back.
-                stack.live = stack.believed
                 self.run_block(block, begin)
         called = {(service, action): asked for service, action, asked in self.cloud.calls}
         name = "response-boost-prod"

@@ -17,7 +17,7 @@ trap 'rm -rf "$(dirname "$file")"' EXIT
 listed=$(python3 scripts/parameters.py "$config" - "$file" ${given[@]+"${given[@]}"})
 architecture=$(sed -n 's/^Architecture=//p' <<<"$listed")
 check_target "$architecture"
-deployed check "$file"
+deployed check "$file" ${given[@]+"${given[@]}"}
 
 # CodeDeploy refuses to move an alias that is not where CloudFormation expects it, and CloudFormation would see no
 # change in the release that was rolled back.

@@ -4,7 +4,9 @@ usage: stack.py CONFIG COMMAND [ARGUMENT ...]
 
   outputs               its outputs, as lines for a shell
   output NAME           one of them
-  check FILE            before a deployment with the parameters in FILE: what stands in its way
+  check FILE [NAME=VALUE ...]
+                        before a deployment with the parameters in FILE, of which these were asked for by hand: what
+                        stands in its way
   moved                 the version that the stack takes for live, if somebody has moved the alias
   left                  after a deployment or a deletion: what CloudFormation could not delete
   tables                the tables that outlive it
@@ -135,9 +137,9 @@ def delete_table(name):
 
 
 def outputs(stack):
-    # Some AWS tools know only the first of these names, others only the second.
-    region = {"AWS_REGION": stack.region, "AWS_DEFAULT_REGION": stack.region}
-    for name, value in {**stack.outputs(), **region}.items():
+    # Some AWS tools know only the first of these names of a region, others only the second.
+    also = {"StackName": stack.name, "AWS_REGION": stack.region, "AWS_DEFAULT_REGION": stack.region}
+    for name, value in {**stack.outputs(), **also}.items():
         print(f"export {name}={shlex.quote(value)}")
 
 
@@ -145,7 +147,7 @@ def output(stack, name):
     print(stack.outputs().get(name, ""))
 
 
-def check(stack, file):
+def check(stack, file, *given):
     described = stack.described()
     if described is None:
         return
@@ -175,6 +177,12 @@ def check(stack, file):
                if parameter in before and before[parameter] != value and parameter != "ReleaseId"}
     for parameter, (old, new) in changed.items():
         say(f"{parameter} changes from {old or 'nothing'} to {new or 'nothing'}")
+    # A parameter that was given once and is left out now must not open an API that somebody has closed.
+    if after["ApiAuthorization"] == "NONE" and "ApiAuthorization" in changed and "ApiAuthorization=NONE" not in given:
+        authorization = before["ApiAuthorization"]
+        raise Refused(f"this would let anybody call the API of {name}, which now demands {authorization}\n"
+                      f"To leave it closed, put ApiAuthorization={authorization} into samconfig.toml; to open it:\n"
+                      f"  {deploy} PARAMETERS='ApiAuthorization=NONE'")
     for parameter in {"FirstZoneId", "SecondZoneId"} & changed.keys():
         raise Refused(f"{parameter} is fixed when the stack is created; another zone needs another stack:\n"
                       f"  {deploy} STACK={name}-2")
@@ -246,6 +254,12 @@ def rollback(stack, version=None):
 
 def set_parameters(stack, *settings):
     before = stack.parameters() or stack.existing()
+    # The update would publish what CloudFormation has, which is the release that was rolled back.
+    moved_from = stack.moved()
+    if moved_from:
+        raise Refused(f"the alias was moved by hand (make rollback), and this would send all requests to the release of "
+                      f"version {moved_from} again\nCheck out the sources that are to be live, then:\n"
+                      f"  {stack.make('deploy')} PARAMETERS='{' '.join(settings)}'")
     changes = dict(setting.split("=", 1) for setting in settings)
     unknown = changes.keys() - before.keys()
     if unknown:

@@ -266,6 +266,23 @@ class Scripts(Harness):
         self.assertIn("CacheEnabled changes from false to true", self.made("deploy"))
         self.assertEqual(stack.live, "5")
 
+    def test_turning_the_cache_off_does_not_bring_back_a_release_that_was_rolled_back(self):
+        stack = self.stands()
+        stack.versions, stack.live, stack.believed = ["1", "2"], "1", "2"
+        for target, enabled in [("cache-off", "false"), ("cache-on", "true")]:
+            said = self.refused(target)
+            self.assertIn("send all requests to the release of version 2 again", said)
+            self.assertIn(f"  make deploy PARAMETERS='CacheEnabled={enabled}'", said)
+        self.assertEqual((stack.live, stack.parameters["CacheEnabled"]), ("1", "true"))
+
+    def test_an_api_that_was_closed_is_opened_only_by_name(self):
+        stack = self.stands("ApiAuthorization=AWS_IAM")
+        said = self.refused("deploy")
+        self.assertIn("let anybody call the API of response-boost, which now demands AWS_IAM", said)
+        self.assertIn("  make deploy PARAMETERS='ApiAuthorization=NONE'", said)
+        self.assertEqual((stack.parameters["ApiAuthorization"], self.calls()), ("AWS_IAM", []))
+        self.assertEqual(self.deployed("PARAMETERS=ApiAuthorization=NONE")["ApiAuthorization"], "NONE")
+
     def test_a_first_deployment_that_failed_has_a_way_out(self):
         self.cloud.fails = True
         self.refused("deploy")
@@ -323,7 +340,9 @@ class Scripts(Harness):
         self.assertIn("no stack response-boost in eu-west-1", self.refused("url"))
         self.stands()
         self.assertEqual(self.make("url").stdout, "https://response-boost.execute-api.eu-west-1.amazonaws.com\n")
-        self.assertIn("export Cache=response-boost-cache\n", self.make("outputs").stdout)
+        outputs = self.make("outputs").stdout
+        self.assertIn("export Cache=response-boost-cache\n", outputs)
+        self.assertIn("export StackName=response-boost\n", outputs)
         self.calls()
         self.make("logs", "STACK=Mine")
         self.assertEqual(self.calls(), [["logs", "--config-env", "default", "--stack-name", "Mine", "--tail"]])

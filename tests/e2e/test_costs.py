@@ -59,6 +59,13 @@ class Costs(unittest.TestCase):
         for command in commands:
             self.assertEqual(run(*command.split()).returncode, 0, command)
 
+    def test_a_command_of_the_document_prints_the_sum_beside_it(self):
+        summed = re.findall(r"^scripts/costs\.py (.*?) +# (\d+) USD$", DOCUMENT.read_text(), re.MULTILINE)
+        self.assertTrue(summed)
+        for command, usd in summed:
+            [together] = figures("USD a month with the cache", *command.split())["together"]
+            self.assertEqual(f"{float(together):.0f}", usd, command)
+
     def test_all_that_is_wrong_is_said_at_once(self):
         ran = run("hit_ration=1", "hit_ratio=2", "alarms", "requests_per_second=1,many", "metrics=nan",
                   "own_ms=-1", "log_gb=", "alarms=1", "alarms=2", "zzz=1")

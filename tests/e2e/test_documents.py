@@ -141,6 +141,10 @@ class Names(unittest.TestCase):
             self.assertIn(f"{float(row(name)[start].rstrip('×')):.0f}×", readme, name)
         costs = re.findall(r"^\| \*\*together\*\* \|(.*)\|$", (ROOT / "docs/costs.md").read_text(), re.M)
         [saved] = re.findall(r"^\| saved \|(.*)\|$", (ROOT / "docs/costs.md").read_text(), re.M)
+        [begins] = re.findall(r"^\| as above \| ([\d.]+) \|", (ROOT / "docs/costs.md").read_text(), re.M)
+        self.assertIn(f"saves money from {begins} requests a second on", readme)
+        [most] = re.findall(r"# (\d+) USD$", (ROOT / "docs/costs.md").read_text(), re.M)
+        self.assertIn(f"and {most} if somebody", readme)
         table = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")]
                                                    for line in re.findall(r"^\| [\d,]+ \|.*$", readme, re.M))}
         for at, load in [(1, "1"), (3, "100"), (4, "1,000")]:

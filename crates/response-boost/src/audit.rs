@@ -17,7 +17,7 @@ use crate::kept::{Content, Loaded, Settled, Stored as _};
 use crate::read_through::{Done, ReadThrough, random};
 use crate::report::record;
 use crate::stamps::Stamp;
-use crate::{CacheKey, Found, Store, StoreError, after_reply, report};
+use crate::{CacheKey, Found, Store, StoreError, after_reply};
 
 /// How many suspects a process remembers. Those beyond it are forgotten: a later audit of theirs finds them again.
 const MOST_SUSPECTS: usize = 1_024;
@@ -79,11 +79,11 @@ impl<S: Store> ReadThrough<S> {
         let due = self.shared.suspicions.take_due(self.clock.now_ms());
         if !due.is_empty() {
             let core = Arc::clone(self);
-            after_reply::defer(report::afterwards(async move {
+            self.defer(async move {
                 for suspect in due {
                     core.convict(suspect).await;
                 }
-            }));
+            });
         }
     }
 
@@ -118,7 +118,7 @@ impl<S: Store> ReadThrough<S> {
                 tokio::time::sleep(audit.grace).await;
                 core.look_for_suspects();
             };
-            after_reply::defer(report::afterwards(later));
+            self.defer(later);
         }
     }
 

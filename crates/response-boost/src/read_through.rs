@@ -281,7 +281,10 @@ impl<S: Store> ReadThrough<S> {
             }
             Ok(Seen::Fresh { entry, left, fingerprint }) if !self.is_due(entry.times(), left) => {
                 let status = hit(left);
-                if self.policy.audit.is_some_and(Audit::samples) && after_reply::can_load() {
+                if self.policy.audit.is_some_and(Audit::samples)
+                    && !self.shared.suspicions.has(&fingerprint)
+                    && after_reply::can_load()
+                {
                     let purpose = Purpose::Audit(entry.content(), entry.stamps().to_vec());
                     Plan::AnswerAndLoad { entry, status, purpose, fingerprint }
                 } else {

@@ -373,6 +373,106 @@ async fn nobody_waits_for_the_load_of_an_entry_that_is_there() {
     assert_eq!((line["outcome"].as_str(), line.get("StoreLatency")), (Some("hit"), None), "{line}");
 }
 
+/// Lambda may freeze an environment at any time, and end it.
+#[tokio::test]
+async fn a_refresh_that_is_frozen_or_killed_costs_nobody_the_entry_and_leaves_nothing_for_long() {
+    for signal in ["STOP", "KILL"] {
+        let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+        let variables =
+            [("CACHE_TTL_SECONDS", "2"), ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600")];
+        let functions = environments(2, &table, &redis, &variables).await;
+        let [refreshing, other] = &functions[..] else { panic!("two") };
+        assert_eq!(refreshing.get("/users/1").await.cache_status(), STORED);
+        table.requests();
+        // The load of the refresh does not end by itself.
+        table.set(Mode::Silent);
+        let in_five_seconds = Duration::from_secs(5);
+        let loading = || (!table.requests().is_empty()).then_some(());
+        let mut pauses = tokio::time::interval(Duration::from_millis(100));
+        let stale = loop {
+            pauses.tick().await;
+            let reply = refreshing.get_within("/users/1", in_five_seconds).await;
+            if reply.cache_status().contains("detail=") {
+                break reply;
+            }
+        };
+        stale.assert_correct();
+        test_peers::wait_for("the load", loading).await;
+        refreshing.signal(signal);
+        table.set(Mode::Pass);
+
+        let left_ms: i64 = redis.command(&["PTTL", "users:user:1:refresh"]);
+        // The announcement of the refresh ends by itself, no later than a lease. (-1 is without end, -2 gone.)
+        assert!(left_ms <= 2_000 && left_ms != -1, "{signal}: {left_ms}");
+        let reply = other.get("/users/1").await;
+        reply.assert_correct();
+        assert!(reply.cache_status().starts_with("response-boost; hit; ttl=-"), "{signal}");
+        let fresh = until(other, |status| !status.contains("ttl=-")).await;
+        assert!(fresh.cache_status().starts_with("response-boost; hit; "), "{signal}");
+        if signal == "STOP" {
+            refreshing.signal("CONT");
+            let reply = refreshing.get("/users/1").await;
+            reply.assert_correct();
+            assert!(reply.cache_status().starts_with("response-boost; hit; "), "{signal}");
+        }
+        let only_the_entry = || {
+            let keys: Vec<String> = redis.command(&["KEYS", "*"]);
+            (keys == ["users:user:1"]).then_some(())
+        };
+        test_peers::wait_for("all else to end", only_the_entry).await;
+    }
+}
+
+/// Its request has its line by then.
+#[tokio::test]
+async fn a_later_line_tells_of_a_refresh_that_was_spawned() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [
+        ("CACHE_TTL_SECONDS", "1"),
+        ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600"),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "10"),
+    ];
+    let [function] = &environments(1, &table, &redis, &variables).await[..] else { panic!("one") };
+    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    table.set(Mode::Late(LOAD));
+    let patience = Instant::now() + test_peers::PATIENCE;
+    let line = loop {
+        function.get("/users/1").await.assert_correct();
+        let output = function.output();
+        if let Some(line) = output.lines().find(|line| line.contains(r#""Refreshes":"#)) {
+            break serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        assert!(Instant::now() < patience, "no line tells of a refresh");
+    };
+    assert_eq!((line["outcome"].as_str(), line.get("StoreLatency")), (Some("hit"), None), "{line}");
+    assert!(line["RefreshLatency"].as_f64() >= Some(200.0), "{line}");
+    assert_eq!(line.get("after_reply_ms"), None, "{line}");
+}
+
+#[tokio::test]
+async fn in_an_outage_of_the_table_no_client_waits_within_the_window() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600")];
+    let functions = environments(6, &table, &redis, &variables).await;
+    assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
+    table.set(Mode::Refuse { status: 400, code: "AccessDeniedException" });
+    table.requests();
+    let started = Instant::now();
+    let mut loads = 0;
+    while loads < 3 {
+        assert!(started.elapsed() < test_peers::PATIENCE, "{loads} loads");
+        for (reply, _) in ask_all(&functions, "/users/1").await {
+            reply.assert_correct();
+            let status = reply.cache_status();
+            assert!(status.starts_with("response-boost; hit; ttl="), "{status}");
+        }
+        loads += table.requests().len();
+    }
+    // The first one comes no earlier than the entry ends, and a failure is remembered for a second.
+    let seconds = started.elapsed().as_secs_f64();
+    assert!(f64::from(u32::try_from(loads).unwrap()) <= seconds + 1.0, "{loads} in {seconds} s");
+}
+
 #[tokio::test]
 async fn requests_at_once_in_one_environment_wait_for_each_other_as_in_many() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);

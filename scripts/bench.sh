@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # `make bench`: what the function costs, beside the floors and the alternatives. BENCH_PARTS names parts
-# of it (compare, counts, memory, scale, faults, micro), BENCH_ROUNDS how often each process is started,
+# of it (compare, counts, memory, scale, faults, refresh, micro), BENCH_ROUNDS how often each process is started,
 # and BENCH_RECORD=1 keeps the counts in benches/counts.json.
 . "$(dirname "$0")/lib.sh"
 
-parts=${BENCH_PARTS:-compare,counts,memory,scale,faults,micro}
+parts=${BENCH_PARTS:-compare,counts,memory,scale,faults,refresh,micro}
 
 [ "$(uname -s)" = Linux ] || die 'the figures come from /proc and control groups: Linux only'
 check_prerequisites

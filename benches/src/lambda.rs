@@ -169,9 +169,19 @@ impl Lambda {
 
     /// Gives an event to an environment that asks for one.
     pub(crate) fn give(&mut self, number: usize, event: &[u8]) -> Result<Instant> {
+        self.give_within(number, event, PATIENCE)
+    }
+
+    /// The same with this much time until Lambda would end the invocation.
+    pub(crate) fn give_within(
+        &mut self,
+        number: usize,
+        event: &[u8],
+        time_left: Duration,
+    ) -> Result<Instant> {
         let environment = &mut self.environments[number];
         environment.invocations += 1;
-        let deadline = SystemTime::now().duration_since(UNIX_EPOCH)? + PATIENCE;
+        let deadline = SystemTime::now().duration_since(UNIX_EPOCH)? + time_left;
         let mut message = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
              lambda-runtime-aws-request-id: {:08x}-0000-4000-8000-{number:012x}\r\n\

@@ -10,6 +10,7 @@ mod functions;
 mod lambda;
 mod memory;
 mod peers;
+mod refresh;
 mod report;
 mod scale;
 
@@ -25,7 +26,7 @@ use crate::report::Table;
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// What `BENCH_PARTS` chooses from.
-const PARTS: [&str; 5] = ["compare", "counts", "memory", "scale", "faults"];
+const PARTS: [&str; 6] = ["compare", "counts", "memory", "scale", "faults", "refresh"];
 
 fn main() -> ExitCode {
     let ended = run();
@@ -93,6 +94,12 @@ fn run() -> Result<Vec<String>> {
         let faults = faults::faults(&places)?;
         tables.push(faults.table());
         figures.insert("faults".to_owned(), faults.json());
+    }
+    if is_wanted("refresh") {
+        let refreshes = refresh::refreshes(&places)?;
+        goals.extend(refreshes.goals());
+        tables.extend(refreshes.tables());
+        figures.insert("refreshes".to_owned(), refreshes.json());
     }
     if !goals.is_empty() {
         let mut table = Table::new("Goals", &["figure", "goal", "found", "met"]);

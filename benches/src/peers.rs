@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -206,6 +206,16 @@ impl Cluster {
 /// measured is the function, not an emulator. It ends with the process.
 pub(crate) struct DynamoDb {
     pub(crate) url: String,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    latency: Duration,
+    /// It refuses each look-up, in a way that the SDK does not retry.
+    is_down: bool,
+    /// When each look-up came.
+    lookups: Vec<Instant>,
 }
 
 impl DynamoDb {
@@ -214,30 +224,58 @@ impl DynamoDb {
         let port = listener.local_addr()?.port();
         let config = certificates.map(|certificates| Arc::clone(&certificates.server));
         let scheme = if config.is_some() { "https" } else { "http" };
+        let table = Arc::<Mutex<Table>>::default();
+        let shared = Arc::clone(&table);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(io::Result::ok) {
                 let config = config.clone();
+                let table = Arc::clone(&shared);
                 std::thread::spawn(move || -> Result<()> {
                     stream.set_nodelay(true)?;
                     match config {
-                        None => answer(stream),
+                        None => answer(stream, &table),
                         Some(config) => {
-                            answer(StreamOwned::new(ServerConnection::new(config)?, stream))
+                            let connection = ServerConnection::new(config)?;
+                            answer(StreamOwned::new(connection, stream), &table)
                         }
                     }
                 });
             }
         });
-        Ok(Self { url: format!("{scheme}://localhost:{port}") })
+        Ok(Self { url: format!("{scheme}://localhost:{port}"), table })
+    }
+
+    /// How long each answer takes from now on.
+    pub(crate) fn set_latency(&self, latency: Duration) {
+        locked(&self.table).latency = latency;
+    }
+
+    /// Whether look-ups fail from now on.
+    pub(crate) fn set_down(&self, is_down: bool) {
+        locked(&self.table).is_down = is_down;
+    }
+
+    /// When the look-ups came that came since the last call of this.
+    pub(crate) fn take_lookups(&self) -> Vec<Instant> {
+        std::mem::take(&mut locked(&self.table).lookups)
     }
 }
 
-fn answer(mut stream: impl Read + Write) -> Result<()> {
+fn locked(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    // Nothing panics while it is held.
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn answer(mut stream: impl Read + Write, table: &Mutex<Table>) -> Result<()> {
     const ITEM: &str = r#"{"Item":{"id":{"N":"1"},"name":{"S":"Manas"},"email":{"S":"manas@example.com"},"age":{"N":"25"}}}"#;
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\n\r\n{ITEM}",
-        ITEM.len(),
-    );
+    const REFUSAL: &str =
+        r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"down"}"#;
+    let [found, refused] = [("200 OK", ITEM), ("400 Bad Request", REFUSAL)].map(|(status, body)| {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len(),
+        )
+    });
     let mut received = Vec::new();
     let mut chunk = [0; 1 << 14];
     loop {
@@ -251,6 +289,15 @@ fn answer(mut stream: impl Read + Write) -> Result<()> {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         if body.len() >= length.ok_or("no content-length")?.parse()? {
             received.clear();
+            let (latency, is_down) = {
+                let mut table = locked(table);
+                table.lookups.push(Instant::now());
+                (table.latency, table.is_down)
+            };
+            if !latency.is_zero() {
+                std::thread::sleep(latency);
+            }
+            let answer = if is_down { &refused } else { &found };
             stream.write_all(answer.as_bytes())?;
             stream.flush()?;
         }

@@ -386,6 +386,56 @@ async fn an_environment_that_stops_in_a_refresh_leaves_the_entry_and_no_lease() 
     assert_eq!(reply.body, MANAS);
 }
 
+/// Its request has its line by then.
+#[tokio::test]
+async fn a_later_line_tells_of_a_refresh_that_was_spawned() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [
+        ("CACHE_TTL_SECONDS", "1"),
+        ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600"),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "10"),
+    ];
+    let [function] = &environments(1, &table, &redis, &variables).await[..] else { panic!("one") };
+    assert_eq!(function.get("/users/1").await.cache_status(), STORED);
+    table.set(Mode::Late(LOAD));
+    let patience = Instant::now() + test_peers::PATIENCE;
+    let line = loop {
+        function.get("/users/1").await.assert_correct();
+        let output = function.output();
+        if let Some(line) = output.lines().find(|line| line.contains(r#""Refreshes":"#)) {
+            break serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        assert!(Instant::now() < patience, "no line tells of a refresh");
+    };
+    assert_eq!((line["outcome"].as_str(), line.get("StoreLatency")), (Some("hit"), None), "{line}");
+    assert!(line["RefreshLatency"].as_f64() >= Some(200.0), "{line}");
+    assert_eq!(line.get("after_reply_ms"), None, "{line}");
+}
+
+#[tokio::test]
+async fn in_an_outage_of_the_table_no_client_waits_within_the_window() {
+    let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);
+    let variables = [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "600")];
+    let functions = environments(6, &table, &redis, &variables).await;
+    assert_eq!(functions[0].get("/users/1").await.cache_status(), STORED);
+    table.set(Mode::Refuse { status: 400, code: "AccessDeniedException" });
+    table.requests();
+    let started = Instant::now();
+    let mut loads = 0;
+    while loads < 3 {
+        assert!(started.elapsed() < test_peers::PATIENCE, "{loads} loads");
+        for (reply, _) in ask_all(&functions, "/users/1").await {
+            reply.assert_correct();
+            let status = reply.cache_status();
+            assert!(status.starts_with("response-boost; hit; ttl="), "{status}");
+        }
+        loads += table.requests().len();
+    }
+    // The first one comes no earlier than the entry ends, and a failure is remembered for a second.
+    let seconds = started.elapsed().as_secs_f64();
+    assert!(f64::from(u32::try_from(loads).unwrap()) <= seconds + 1.0, "{loads} in {seconds} s");
+}
+
 #[tokio::test]
 async fn requests_at_once_in_one_environment_wait_for_each_other_as_in_many() {
     let (table, redis) = (DynamoDb::start().await, RedisServer::start().await);

@@ -1,6 +1,9 @@
 //! The cache in an axum app on Lambda: `cargo lambda watch`, then twice
 //! `curl -i http://localhost:9000/prices/7`.
 //!
+//! Two layers: `ResponseCacheLayer` around the app, and `AfterReplyLayer` around Lambda's runtime. An entry past its TTL is
+//! served at once, and reloaded when the reply has been posted: no client waits for that, and Lambda does not freeze it.
+//!
 //! With the feature `lambda` the cache finds out by itself until when an invocation must be answered. Responses
 //! are stored in Redis where `REDIS_URL` names one, else in each execution environment.
 
@@ -10,8 +13,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, Request};
 use axum::routing::get;
+use lambda_http::Adapter;
+use lambda_http::lambda_runtime::{LambdaInvocation, Runtime};
 use response_boost::{
-    DynStore, MemoryStore, Namespace, Policy, RedisSettings, RedisStore, ResponseCacheLayer,
+    AfterReplyLayer, Deadline, DynStore, MemoryStore, Namespace, Policy, RedisSettings, RedisStore,
+    ResponseCacheLayer,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -21,13 +27,16 @@ async fn main() -> Result<(), lambda_http::Error> {
         Err(_) => Arc::new(MemoryStore::default()),
     };
     let prices = Namespace::parse("prices")?;
-    let cache = ResponseCacheLayer::new(
-        store,
-        Policy::new(Duration::from_secs(30)),
-        move |request: &Request| Some(prices.path_key(request.uri())),
-    );
+    let policy =
+        Policy::new(Duration::from_secs(30)).with_stale_while_revalidate(Duration::from_mins(10));
+    let cache = ResponseCacheLayer::new(store, policy, move |request: &Request| {
+        Some(prices.path_key(request.uri()))
+    });
     let app = Router::new().route("/prices/{sku}", get(price)).layer(cache);
-    lambda_http::run(app).await
+    let after_reply = AfterReplyLayer::new(|invocation: &LambdaInvocation| {
+        Deadline::at(invocation.context.deadline())
+    });
+    Runtime::new(Adapter::from(app)).layer(after_reply).run().await
 }
 
 /// What the cache saves you from doing each time.

@@ -11,13 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
-use crate::budget::Budget;
 use crate::clock::whole_ms;
 use crate::kept::{Content, Loaded, Settled, Stored as _};
 use crate::read_through::{Done, ReadThrough, random};
 use crate::report::record;
 use crate::stamps::Stamp;
-use crate::{CacheKey, Found, Store, StoreError, after_reply, report};
+use crate::{CacheKey, Expected, Store, after_reply, mark};
 
 /// How many suspects a process remembers. Those beyond it are forgotten: a later audit of theirs finds them again.
 const MOST_SUSPECTS: usize = 1_024;
@@ -47,7 +46,7 @@ pub(crate) struct Suspect {
 }
 
 /// The suspects of a process, each with the time at which its invalidation has had the grace (milliseconds since the
-/// Unix epoch), in that order.
+/// Unix epoch).
 #[derive(Debug, Default)]
 pub(crate) struct Suspicions(Mutex<Vec<(u64, Suspect)>>);
 
@@ -65,25 +64,33 @@ impl Suspicions {
         }
     }
 
-    /// Those that are due, which it forgets.
-    fn take_due(&self, now_ms: u64) -> Vec<Suspect> {
+    /// Whether the entry that begins like this is one of them: to audit it again would tell nothing new.
+    pub(crate) fn has(&self, fingerprint: &Bytes) -> bool {
+        self.suspects().iter().any(|(_, suspect)| suspect.fingerprint == *fingerprint)
+    }
+
+    fn has_due(&self, now_ms: u64) -> bool {
+        self.suspects().iter().any(|(due_at_ms, _)| *due_at_ms <= now_ms)
+    }
+
+    /// One that is due, which it forgets.
+    fn take_due(&self, now_ms: u64) -> Option<Suspect> {
         let mut suspects = self.suspects();
-        let due = suspects.extract_if(.., |(due_at_ms, _)| *due_at_ms <= now_ms);
-        due.map(|(_, suspect)| suspect).collect()
+        let due = suspects.iter().position(|(due_at_ms, _)| *due_at_ms <= now_ms)?;
+        Some(suspects.remove(due).1)
     }
 }
 
 impl<S: Store> ReadThrough<S> {
     /// Leaves the suspects that are due to be looked for after the reply.
     pub(crate) fn look_for_suspects(self: &Arc<Self>) {
-        let due = self.shared.suspicions.take_due(self.clock.now_ms());
-        if !due.is_empty() {
+        if self.shared.suspicions.has_due(self.clock.now_ms()) {
             let core = Arc::clone(self);
-            after_reply::defer(report::afterwards(async move {
-                for suspect in due {
+            self.defer(async move {
+                while let Some(suspect) = core.shared.suspicions.take_due(core.clock.now_ms()) {
                     core.convict(suspect).await;
                 }
-            }));
+            });
         }
     }
 
@@ -118,44 +125,34 @@ impl<S: Store> ReadThrough<S> {
                 tokio::time::sleep(audit.grace).await;
                 core.look_for_suspects();
             };
-            after_reply::defer(report::afterwards(later));
+            self.defer(later);
         }
     }
 
-    /// Removes a suspect that still stands.
+    /// Removes a suspect that still stands, and nothing else: what another has put there meanwhile stays.
     async fn convict(&self, Suspect { key, fingerprint, stamps }: Suspect) {
         let mut budget = self.budget(None);
-        match self.stands(&key, &fingerprint, &stamps, &mut budget).await {
+        let removed = match self.is_alive(&stamps, None, &mut budget).await {
+            Ok(true) => {
+                // What replaces it ends at once, so that the next request finds nothing and loads.
+                let pass = mark::new_pass(self.clock.now_ms());
+                let expected = Expected::StartsWith(&fingerprint);
+                let put = self.shared.store.put(&key, expected, pass, Duration::from_millis(1));
+                budget.spend(put).await
+            }
+            other => other,
+        };
+        match removed {
             Ok(true) => {
                 record(|report| report.audit_stale += 1);
                 warn!(
-                    "an entry differs from what the service answers, and nothing invalidated it in time; removing it"
+                    "an entry differed from what the service answers, and nothing invalidated it in time; removed it"
                 );
-                // Removing is never wrong: what others may have put there by now is only loaded once more.
-                if let Err(fault) = budget.spend(self.shared.store.delete(&key)).await {
-                    self.tell(&fault, "entry not removed; the next audit of it tries again");
-                }
             }
             Ok(false) => record(|report| report.audit_raced += 1),
             Err(fault) => {
-                self.tell(&fault, "audit not finished");
+                self.tell(&fault, "audit not finished; the next audit of the entry tries again");
             }
-        }
-    }
-
-    /// Whether an entry is still there, and none of its tags has been invalidated.
-    async fn stands(
-        &self,
-        key: &CacheKey,
-        fingerprint: &Bytes,
-        stamps: &[Stamp],
-        budget: &mut Budget<'_>,
-    ) -> Result<bool, StoreError> {
-        match budget.spend(self.shared.store.get(key)).await? {
-            Found::Value(value) if value.starts_with(fingerprint) => {
-                self.is_alive(stamps, None, budget).await
-            }
-            _ => Ok(false),
         }
     }
 }

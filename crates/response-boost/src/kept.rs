@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::freshness::StaleFor;
 use crate::stamps::Stamp;
@@ -61,6 +61,8 @@ pub(crate) enum Settled<L: Loaded> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) status: StatusCode,
+    /// The fields that say how to read the body, or where to go instead.
+    pub(crate) headers: Vec<Option<HeaderValue>>,
     pub(crate) body: Bytes,
 }
 

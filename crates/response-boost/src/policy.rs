@@ -248,8 +248,9 @@ impl Policy {
     }
 
     /// Audits a share of the hits, from 0 (none, the default) to 1: after the reply the cache loads the response again
-    /// and compares it with the entry. If status or body differ and the same entry still stands after `grace`, an
-    /// invalidation was lost: the cache logs a warning, reports it
+    /// and compares it with the entry. If status or body differ, or a header field that says how to read the body or where
+    /// to go instead (`Content-Type`, `Content-Encoding`, `Content-Language`, `Location`), and the same
+    /// entry still stands after `grace`, an invalidation was lost: the cache logs a warning, reports it
     /// ([`Report::audit_stale`](crate::Report::audit_stale)) and removes the entry.
     ///
     /// `grace` is longer than an invalidation ever takes. The service must give the same response while nothing

@@ -27,7 +27,7 @@ use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::lease::{Lease, Voids};
 use crate::mark::{self, SHORT_LIFE};
 use crate::refusals::Refusals;
-use crate::report::{Part, record, timed};
+use crate::report::{self, Part, Untold, record, timed};
 use crate::stamps::{Stamp, Stamps, Tagging};
 use crate::wait::Wait;
 use crate::{
@@ -65,6 +65,7 @@ pub(crate) struct Shared<S> {
     pub(crate) voids: Voids,
     pub(crate) refusals: Refusals,
     pub(crate) suspicions: Suspicions,
+    pub(crate) untold: Untold,
     faults: Faults,
     undecodable: Faults,
     refreshes: Semaphore,
@@ -226,10 +227,18 @@ enum Taken<S: Store> {
 
 impl<S> ReadThrough<S> {
     pub(crate) fn new(store: S, policy: Policy, clock: Clock) -> Self {
-        let (voids, refusals, suspicions, faults, undecodable) = Default::default();
+        let (voids, refusals, suspicions, untold, faults, undecodable) = Default::default();
         let refreshes = Semaphore::new(MOST_REFRESHES);
-        let shared = Shared { store, voids, refusals, suspicions, faults, undecodable, refreshes };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            store,
+            voids,
+            refusals,
+            suspicions,
+            untold,
+            faults,
+            undecodable,
+            refreshes,
+        });
         Self { shared, policy: Arc::new(policy), clock }
     }
 
@@ -261,6 +270,7 @@ impl<S: Store> ReadThrough<S> {
     where
         F: Future<Output = Result<L, E>>,
     {
+        self.shared.untold.tell();
         if self.policy.audit.is_some() {
             self.look_for_suspects();
         }
@@ -271,7 +281,10 @@ impl<S: Store> ReadThrough<S> {
             }
             Ok(Seen::Fresh { entry, left, fingerprint }) if !self.is_due(entry.times(), left) => {
                 let status = hit(left);
-                if self.policy.audit.is_some_and(Audit::samples) && after_reply::can_load() {
+                if self.policy.audit.is_some_and(Audit::samples)
+                    && !self.shared.suspicions.has(&fingerprint)
+                    && after_reply::can_load()
+                {
                     let purpose = Purpose::Audit(entry.content(), entry.stamps().to_vec());
                     Plan::AnswerAndLoad { entry, status, purpose, fingerprint }
                 } else {
@@ -368,6 +381,16 @@ impl<S: Store> ReadThrough<S> {
             }
             Err(error) => warn!(%error, "refresh after the reply failed"),
         }
+    }
+
+    /// Does this after the reply, and tells of it in the report of the request. Where it is spawned the request does not
+    /// wait for that, and the next one tells of it.
+    pub(crate) fn defer(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if after_reply::has_layer() {
+            return after_reply::defer(report::afterwards(work));
+        }
+        let shared = Arc::clone(&self.shared);
+        after_reply::defer(async move { shared.untold.watch(work).await });
     }
 
     /// How long a load after the reply may take.

@@ -1,6 +1,7 @@
 //! What caches did for a request, for whoever wants to log or measure it.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ struct Watching {
 ///
 /// A part that was given up counts as long as it was waited for. What runs beside a request, such as
 /// a probe, is not in its report. What was done after the reply is not in the times of the request, and known only when
-/// it is over: see [`AfterReplyLayer`](crate::AfterReplyLayer).
+/// it is over: see [`AfterReplyLayer`](crate::AfterReplyLayer). Without that layer no request waits for it, and the next
+/// one of the same cache that has a recorder tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -119,25 +121,73 @@ pub(crate) fn afterwards<F: Future>(work: F) -> impl Future<Output = F::Output> 
         let Some(of_request) = of_request else { return work.await };
         let own = Recorder::default();
         let output = own.watch(work).await;
-        let own = own.report();
-        let told = RECORDER.scope(of_request, async {
-            record(|report| {
-                if let Some(load) = own.load {
-                    report.refreshes += 1;
-                    *report.refresh.get_or_insert_default() += load;
-                }
-                if let Some(audit) = own.audit {
-                    *report.audit.get_or_insert_default() += audit;
-                }
-                report.audited += own.audited;
-                report.audit_raced += own.audit_raced;
-                report.audit_stale += own.audit_stale;
-                report.faults += own.faults;
-                report.fault = report.fault.or(own.fault);
-            });
-        });
-        told.await;
+        let done = own.report().of_work();
+        RECORDER.scope(of_request, async { record(|report| report.add(&done)) }).await;
         output
+    }
+}
+
+/// What was done by work whose request was over by then, until another request tells of it.
+#[derive(Debug, Default)]
+pub(crate) struct Untold {
+    is_some: AtomicBool,
+    report: Mutex<Report>,
+}
+
+impl Untold {
+    /// `work`, which no request waits for.
+    pub(crate) async fn watch(&self, work: impl Future<Output = ()>) {
+        let own = Recorder::default();
+        own.watch(work).await;
+        let done = own.report().of_work();
+        if done != Report::default() {
+            self.report.lock().unwrap_or_else(PoisonError::into_inner).add(&done);
+            self.is_some.store(true, Ordering::Release);
+        }
+    }
+
+    /// Tells the recorders of the current request; where it has none, another will.
+    pub(crate) fn tell(&self) {
+        if self.is_some.load(Ordering::Acquire) && RECORDER.try_with(|_| ()).is_ok() {
+            self.is_some.store(false, Ordering::Relaxed);
+            let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = std::mem::take(&mut *report);
+            drop(report);
+            record(|report| report.add(&done));
+        }
+    }
+}
+
+impl Report {
+    /// The report of work after a reply, as the report of a request has it: no times are those of the request.
+    fn of_work(self) -> Self {
+        let Self { load, audit, audited, audit_raced, audit_stale, faults, fault, .. } = self;
+        Self {
+            refreshes: load.is_some().into(),
+            refresh: load,
+            audit,
+            audited,
+            audit_raced,
+            audit_stale,
+            faults,
+            fault,
+            ..Self::default()
+        }
+    }
+
+    /// Adds what work after a reply has done.
+    fn add(&mut self, done: &Self) {
+        for (sum, part) in [(&mut self.refresh, done.refresh), (&mut self.audit, done.audit)] {
+            if let Some(part) = part {
+                *sum.get_or_insert_default() += part;
+            }
+        }
+        self.refreshes += done.refreshes;
+        self.audited += done.audited;
+        self.audit_raced += done.audit_raced;
+        self.audit_stale += done.audit_stale;
+        self.faults += done.faults;
+        self.fault = self.fault.or(done.fault);
     }
 }
 

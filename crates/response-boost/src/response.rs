@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use crate::body::{self, CachedBody, Collected};
@@ -15,6 +15,11 @@ use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
 use crate::read_through::ReadThrough;
 use crate::stamps::Stamp;
 use crate::{CacheKey, DecodeError, Entry, NotStored, Policy, Tag, tag};
+
+/// The header fields that an audit compares: how to read the body, or where to go instead. Others may differ from load
+/// to load, such as `Date`.
+const REPRESENTATION: [HeaderName; 4] =
+    [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LANGUAGE, LOCATION];
 
 impl Stored for Entry {
     fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
@@ -31,7 +36,8 @@ impl Stored for Entry {
     }
 
     fn content(&self) -> Content {
-        Content { status: self.status, body: self.body.clone() }
+        let headers = REPRESENTATION.iter().map(|name| self.headers.get(name).cloned()).collect();
+        Content { status: self.status, headers, body: self.body.clone() }
     }
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {

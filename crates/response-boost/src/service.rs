@@ -17,14 +17,13 @@ use http_body::Body;
 use tower_service::Service;
 use tracing::debug;
 
-use crate::after_reply;
 use crate::body::CachedBody;
 use crate::conditional::{Preconditions, make_canonical};
 use crate::deadline::Deadline;
 use crate::freshness;
 use crate::layer::ResponseCacheLayer;
 use crate::read_through::Answer;
-use crate::report::{self, record};
+use crate::report::record;
 use crate::{CacheKey, CacheStatus, Entry, Policy, Store};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -117,8 +116,9 @@ where
                 Answer::Cacheable { entry, age, status, refresh } => {
                     let response = cacheable_response(entry, age, &core.policy);
                     if let Some(refresh) = refresh {
-                        let refreshed = core.refresh(key, tagging, refresh, ends_at_ms);
-                        after_reply::defer(report::afterwards(refreshed));
+                        let refreshed =
+                            Arc::clone(&core).refresh(key, tagging, refresh, ends_at_ms);
+                        core.defer(refreshed);
                     }
                     (response, status)
                 }

@@ -8,11 +8,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::debug;
 
-use crate::after_reply;
 use crate::clock::Clock;
 use crate::join::join_all;
 use crate::read_through::{Answer, ReadThrough};
-use crate::report::{self, record};
+use crate::report::record;
 use crate::stamps::Tagging;
 use crate::value_entry::{CutOff, LoadedValue};
 use crate::{
@@ -241,7 +240,7 @@ where
                     if let Some(refresh) = refresh {
                         let core = Arc::clone(&self.core);
                         let refreshed = core.refresh(key, tagging, refresh, ends_at_ms);
-                        after_reply::defer(report::afterwards(refreshed));
+                        self.core.defer(refreshed);
                     }
                     (Ok(entry.value), status)
                 }

@@ -97,7 +97,7 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
         let sorted = serde_json::from_slice(&self.json)
             .and_then(|json: serde_json::Value| serde_json::to_vec(&json));
         let body = sorted.map_or_else(|_| self.json.clone(), Bytes::from);
-        Content { status: StatusCode::OK, body }
+        Content { status: StatusCode::OK, headers: Vec::new(), body }
     }
 
     fn stale_for(&self, policy: &Policy) -> StaleFor {

@@ -29,6 +29,7 @@ fn key_of(path: &str) -> CacheKey {
 struct Process {
     cache: Cache,
     version: Arc<AtomicU32>,
+    content_type: &'static str,
     is_frozen: bool,
 }
 
@@ -37,7 +38,8 @@ impl Process {
         let by_path: fn(&Request<()>) -> Option<CacheKey> =
             |request| Some(key_of(request.uri().path()));
         let cache = ResponseCacheLayer::new(store(redis), policy, by_path);
-        Self { cache, version: Arc::new(AtomicU32::new(1)), is_frozen: true }
+        let version = Arc::new(AtomicU32::new(1));
+        Self { cache, version, content_type: "text/plain", is_frozen: true }
     }
 
     /// Writes a new version, and invalidates nothing.
@@ -47,16 +49,14 @@ impl Process {
 
     /// The response, and what is known once all is done that was left to do.
     async fn get(&self, path: &str) -> (String, Report) {
-        let version = Arc::clone(&self.version);
-        let service =
-            self.cache.layer(service_fn(move |_: Request<()>| {
-                let version = version.load(Ordering::SeqCst);
-                let status = if version == DOWN { 503 } else { 200 };
-                let body = Full::<Bytes>::from(version.to_string());
-                async move {
-                    Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
-                }
-            }));
+        let (version, content_type) = (Arc::clone(&self.version), self.content_type);
+        let service = self.cache.layer(service_fn(move |_: Request<()>| {
+            let version = version.load(Ordering::SeqCst);
+            let status = if version == DOWN { 503 } else { 200 };
+            let body = Full::<Bytes>::from(version.to_string());
+            let response = Response::builder().status(status).header("content-type", content_type);
+            async move { Ok::<_, Infallible>(response.body(body).unwrap()) }
+        }));
         let mut request = Request::new(());
         *request.uri_mut() = path.parse().unwrap();
         request.extensions_mut().insert(Deadline::after(PATIENCE));
@@ -107,6 +107,86 @@ async fn a_lost_invalidation_is_found_and_healed_each_time() {
         assert_eq!((body.as_str(), report.audit_raced), ("2", 0), "{path}");
     }
     assert_eq!(found, 100);
+}
+
+#[tokio::test]
+async fn a_suspect_is_not_audited_again_within_its_grace() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(Duration::from_mins(10)));
+    process.get("/").await;
+    process.write(2);
+    let mut audits = Vec::new();
+    for _ in 0..3 {
+        let (body, report) = process.get("/").await;
+        audits.push((body, report.audited, report.audit.is_some()));
+    }
+    let not = || ("1".to_owned(), 0, false);
+    assert_eq!(audits, [("1".to_owned(), 1, true), not(), not()]);
+    // Another entry of the key is another matter.
+    redis.command::<()>(&["DEL", key_of("/").as_str()]);
+    assert_eq!(process.get("/").await.0, "2");
+    assert_eq!(process.get("/").await.1.audited, 1);
+}
+
+/// The entry that is looked for is the one that is removed: another may come under its key at any time.
+#[tokio::test]
+async fn an_entry_that_has_replaced_the_suspect_stays() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(GRACE));
+    process.get("/").await;
+    process.write(2);
+    assert_eq!(process.get("/").await.1.audited, 1);
+    let key = key_of("/");
+    redis.command::<()>(&["DEL", key.as_str()]);
+    let another = Process::new(&redis, policy(GRACE).with_audit(0.0, GRACE).unwrap());
+    another.write(2);
+    another.get("/").await;
+    let commands = redis.monitor();
+    tokio::time::sleep(GRACE).await;
+    let (body, report) = process.get("/").await;
+    assert_eq!((body.as_str(), report.audit_raced, report.audit_stale), ("2", 1, 0));
+    assert!(redis.command::<bool>(&["EXISTS", key.as_str()]));
+    // Nothing comes between the look and the removal: they are one command.
+    let commands = commands.until_now(&redis);
+    let removals = commands.iter().filter(|line| line.contains(r#""DEL""#)).count();
+    let looks = commands.iter().filter(|line| line.contains(r#"] "GET""#)).count();
+    assert_eq!((removals, looks), (0, 1), "{commands:?}");
+}
+
+#[tokio::test]
+async fn a_removed_suspect_leaves_room_for_the_next_load_to_be_stored() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(Duration::ZERO));
+    process.get("/").await;
+    process.write(2);
+    // Each looks for the suspects first, but not for its own.
+    assert_eq!(process.get("/").await.1.audited, 1);
+    let mut found = process.get("/").await.1.audit_stale;
+    assert_eq!(found, 1);
+    let key = key_of("/");
+    wait_for("the entry to go", || {
+        (!redis.command::<bool>(&["EXISTS", key.as_str()])).then_some(())
+    })
+    .await;
+    let (body, report) = process.get("/").await;
+    assert_eq!((body.as_str(), report.load.is_some()), ("2", true));
+    let (body, report) = process.get("/").await;
+    found += report.audit_stale;
+    assert_eq!((body.as_str(), report.load, found), ("2", None, 1));
+}
+
+#[tokio::test]
+async fn a_body_that_is_to_be_read_in_another_way_is_a_difference_too() {
+    let redis = RedisServer::start().await;
+    let process = Process::new(&redis, policy(Duration::ZERO));
+    process.get("/").await;
+    assert_eq!(
+        [process.get("/").await.1, process.get("/").await.1].map(|it| it.audit_stale),
+        [0; 2]
+    );
+    let process = Process { content_type: "text/html", ..process };
+    assert_eq!(process.get("/").await.1.audited, 1);
+    assert_eq!(process.get("/").await.1.audit_stale, 1);
 }
 
 #[tokio::test]
@@ -204,30 +284,37 @@ async fn a_stream_that_is_behind_raises_no_alarm() {
     };
     let redis = RedisServer::start().await;
     let grace = 5 * behind;
-    let process = Process::new(&redis, policy(grace));
-    let key = key_of("/");
-    let (mut audited, mut raced, mut version) = (0, 0, 1);
-    let mut pending: Vec<Instant> = Vec::new();
-    let (mut next_write, mut rest) = (0, None::<Instant>);
-    while audited < hits || rest.is_none_or(|rest| rest.elapsed() < grace + behind) {
-        // What is due is invalidated before the next request, however busy the machine is.
-        if pending.iter().any(|written| written.elapsed() >= behind) {
-            pending.retain(|written| written.elapsed() < behind);
-            redis.command::<()>(&["DEL", key.as_str()]);
+    // A suspect is not audited, so the writes go to one of many keys, each of a process of its own.
+    let processes: Vec<_> = (0..50).map(|_| Process::new(&redis, policy(grace))).collect();
+    let paths: Vec<String> = (0..processes.len()).map(|number| format!("/{number}")).collect();
+    let (mut audited, mut raced, mut writes) = (0, 0, 0);
+    let mut pending: Vec<(Instant, usize)> = Vec::new();
+    let mut rest = None::<Instant>;
+    for number in (0..processes.len()).cycle() {
+        if rest.is_some_and(|rest: Instant| rest.elapsed() >= grace + behind) {
+            break;
         }
-        if audited >= next_write && audited < hits {
-            version += 1;
-            process.write(version);
-            pending.push(Instant::now());
-            next_write += (hits / 1_000).max(100);
+        // What is due is invalidated before the next request, however busy the machine is.
+        pending.retain(|(written, number)| {
+            let is_due = written.elapsed() >= behind;
+            if is_due {
+                redis.command::<()>(&["DEL", key_of(&paths[*number]).as_str()]);
+            }
+            !is_due
+        });
+        if audited >= writes * 100 && audited < hits {
+            writes += 1;
+            let written = usize::try_from(writes).unwrap() * 7 % processes.len();
+            processes[written].write(writes + 1);
+            pending.push((Instant::now(), written));
         }
         if audited >= hits && rest.is_none() {
             rest = Some(Instant::now());
         }
-        let (_, report) = process.get("/").await;
+        let (_, report) = processes[number].get(&paths[number]).await;
         assert_eq!(report.audit_stale, 0, "after {audited} audited hits");
         (audited, raced) = (audited + report.audited, raced + report.audit_raced);
     }
-    println!("{audited} audited hits, {} writes, {raced} raced", version - 1);
+    println!("{audited} audited hits, {writes} writes, {raced} raced");
     assert!(raced > 0);
 }

@@ -138,6 +138,29 @@ async fn axum_on_lambda_serves_a_miss_and_then_hits() {
     assert_eq!(redis.command::<Vec<String>>(&["KEYS", "*"]), ["prices:path:/prices/7"]);
 }
 
+/// What is after the reply is done before the next event is asked for, so the next reply is from what was loaded there.
+#[tokio::test]
+async fn axum_on_lambda_refreshes_an_entry_after_the_reply() {
+    let redis = RedisServer::start().await;
+    let mut lambda = Lambda::start("axum_on_lambda", &redis).await;
+    lambda.get("/prices/7").await;
+    let key = "prices:path:/prices/7";
+    // As if it had been loaded a minute ago.
+    let entry: String = redis.command(&["GET", key]);
+    let (metadata, body) = entry.split_once('\n').unwrap();
+    let mut metadata: Value = serde_json::from_str(metadata).unwrap();
+    let loaded_at_ms = metadata["load_started_at_ms"].as_u64().unwrap();
+    metadata["load_started_at_ms"] = (loaded_at_ms - 60_000).into();
+    redis.command::<()>(&["SET", key, &format!("{metadata}\n{body}"), "PX", "600000"]);
+    for (starts, ends) in [("hit; ttl=-", "; detail=refresh-after-reply"), ("hit; ttl=2", "")] {
+        let reply = lambda.get("/prices/7").await;
+        assert_eq!(reply["body"], "700 cents\n", "{reply}");
+        let found = reply["headers"]["cache-status"].as_str().unwrap_or_default();
+        assert!(found.starts_with(&format!("response-boost; {starts}")), "{found}");
+        assert!(found.ends_with(ends), "{found}");
+    }
+}
+
 #[tokio::test]
 async fn a_service_fn_on_lambda_serves_a_miss_and_then_hits() {
     let redis = RedisServer::start().await;

@@ -191,6 +191,33 @@ async fn one_of_many_loads_an_entry_anew_and_nobody_waits_for_it() {
     assert_eq!(origin.loads(), 2);
 }
 
+/// On a server no request waits for the refresh that it has left, so another one tells of it.
+#[tokio::test]
+async fn the_next_request_tells_of_a_refresh_that_was_spawned() {
+    let (redis, origin) = (RedisServer::start().await, Origin::closed());
+    let process = Process::new(&redis, policy(), &origin).on_a_server();
+    process.get().await;
+    until_stale(&redis).await;
+    let stale = process.get().await;
+    assert!(stale.cache_status.ends_with(STALE), "{}", stale.cache_status);
+    origin.wait_until_loads(2).await;
+    origin.gate.add_permits(1);
+    wait_for("the entry to be replaced", || {
+        redis.command::<String>(&["GET", key("user").as_str()]).ends_with("\n2").then_some(())
+    })
+    .await;
+    let mut told = Vec::new();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while told.is_empty() {
+        assert!(std::time::Instant::now() < deadline, "no request tells of it");
+        let Report { refreshes, refresh, load, .. } = process.get().await.report;
+        assert_eq!(load, None);
+        told.extend(refresh.map(|_| refreshes));
+    }
+    assert_eq!((stale.report.refreshes, told), (0, vec![1]));
+    assert_eq!(process.get().await.report.refreshes, 0);
+}
+
 #[tokio::test]
 async fn what_another_has_announced_is_left_to_it() {
     let (redis, origin) = (RedisServer::start().await, Origin::new());

@@ -16,7 +16,7 @@ const LATENCY: Duration = Duration::from_millis(300);
 const TTL: Duration = Duration::from_secs(2);
 /// How long past its TTL an entry is served, in seconds.
 const WINDOW_SECONDS: &str = "60";
-const DURATION: Duration = Duration::from_secs(60);
+const DURATION: Duration = Duration::from_mins(1);
 /// When the store fails, after the start, and for how long.
 const OUTAGE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
@@ -340,7 +340,7 @@ impl Outage {
         let attempts = seen.lookups.iter().copied();
         let attempts: Vec<_> =
             attempts.filter(|at| (begins..begins + lasts).contains(at)).collect();
-        let gaps = attempts.windows(2).map(|pair| pair[1] - pair[0]);
+        let gaps = attempts.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
         Self { attempts: attempts.len(), shortest_gap: gaps.min().unwrap_or_default(), seen }
     }
 }

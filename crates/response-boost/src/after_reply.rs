@@ -1,5 +1,5 @@
-//! Work that a request leaves behind, to run after its reply. It must end before the next event, because
-//! Lambda freezes the process in between.
+//! Work that a request leaves behind, to run after its reply. It must end before the next event, because Lambda freezes
+//! the process in between.
 
 use std::fmt;
 use std::future::Future;

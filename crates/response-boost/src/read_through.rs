@@ -322,9 +322,9 @@ impl<S: Store> ReadThrough<S> {
         Ok(Answer::Cacheable { entry, age, status, refresh })
     }
 
-    /// Loads an entry again after the request has its answer. It gives up if the entry is no longer there, or if another
-    /// request is loading it or has just failed to. An audit only compares the result. All of this is optional, so the
-    /// first fault ends it.
+    /// Loads an entry again after the request has its answer. It gives up if the entry is no longer there, or if
+    /// another request is loading it or has just failed to. An audit only compares the result. All of this is optional,
+    /// so the first fault ends it.
     pub(crate) async fn refresh<L: Loaded, E: fmt::Display>(
         self: Arc<Self>,
         key: CacheKey,

@@ -214,7 +214,7 @@ impl Lambda {
     /// The output of an environment so far.
     pub(crate) fn output(&mut self, number: usize) -> String {
         let environment = &mut self.environments[number];
-        // After a read error, what was read so far has to do.
+        // A read error only loses the rest of the output.
         let _ = environment.has_ended_output();
         String::from_utf8_lossy(&environment.printed).into_owned()
     }

@@ -17,7 +17,7 @@ use crate::{Result, say};
 
 const SIZES_MB: [u32; 4] = [128, 256, 512, 1769];
 const PERIOD_US: u32 = 20_000;
-/// The number of warm calls. The pause before each lets the process regain the processor time that it has used.
+/// The number of warm calls. The pause before each one lets the quota refill.
 const WARM_INVOCATIONS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(25);
 

@@ -124,7 +124,7 @@ impl Lambda {
         Ok(number)
     }
 
-    /// Waits until an environment does something, and returns what the environments did.
+    /// Waits until an environment does something, and returns what the environments did; nothing after `patience`.
     pub(crate) fn turns(&mut self, patience: Duration) -> Result<Vec<(usize, Turn)>> {
         let mut turns = Vec::new();
         let deadline = Instant::now() + patience;

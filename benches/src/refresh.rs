@@ -191,7 +191,7 @@ fn drive(
     Ok(seen.sorted())
 }
 
-/// Serves stale entries while the store needs longer for a load than the invocation lasts.
+/// Serves stale entries while a load from the store takes longer than the time that the invocation has left.
 fn cut_off(places: &Places) -> Result<CutOff> {
     let (redis, dynamodb) = (Redis::start()?, DynamoDb::start(None)?);
     let program = program(places, &redis, &dynamodb)

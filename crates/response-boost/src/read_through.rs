@@ -34,7 +34,7 @@ use crate::{
     CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError, Tag,
 };
 
-/// How much longer than its life a lease is waited for without a sign of life, to be sure that it has expired.
+/// How much longer than the life of a lease a request waits for a sign of life, to be sure that the lease has expired.
 const PAST_THE_LEASE: Duration = Duration::from_millis(250);
 /// Entries that load faster than this are never refreshed early, since that would gain nothing.
 const EARLY_REFRESH_FROM: Duration = Duration::from_millis(5);
@@ -72,7 +72,7 @@ pub(crate) struct Shared<S> {
     refreshes: Semaphore,
 }
 
-/// The outcome for one request.
+/// The answer to one request.
 pub(crate) enum Answer<L: Loaded, R> {
     /// A cacheable result, from the store or from a load.
     Cacheable {
@@ -250,14 +250,14 @@ impl<S> ReadThrough<S> {
         Self { shared: Arc::clone(&self.shared), policy, clock: self.clock.clone() }
     }
 
-    /// How long a request may wait for the store, given when the whole request ends.
+    /// How long a request that ends at `ends_at_ms` may wait for the store.
     pub(crate) fn budget(&self, ends_at_ms: Option<u64>) -> Budget<'_> {
         Budget::new(self.policy.deadline, ends_at_ms, &self.clock)
     }
 }
 
 impl<S: Store> ReadThrough<S> {
-    /// Answers for `key`: with the stored entry, or with the result of `load`, which it stores.
+    /// Answers a request for `key` with the stored entry, or with the result of `load`, which it stores if it may.
     ///
     /// Faults of the store are never an error here. They delay the request by the policy's deadline at most. If the
     /// whole request ends at `ends_at_ms`, the store gets at most half of the time left: the load and the transfer of
@@ -765,7 +765,7 @@ impl<S: Store> ReadThrough<S> {
     /// outlives the load, because another request would load too once it has expired.
     fn is_due(&self, times: Times, left: Duration) -> bool {
         let scale = times.load_cost.as_secs_f64() * self.policy.early_refresh;
-        // `-random().ln()` never exceeds this bound, so most hits need no random number.
+        // No random number gives more than this, so most hits need none.
         let furthest = scale * f64::from(RANDOM_BITS) * std::f64::consts::LN_2;
         times.load_cost >= EARLY_REFRESH_FROM
             && (times.load_cost..=times.ttl / 10).contains(&left)
@@ -819,7 +819,7 @@ impl<S: Store> ReadThrough<S> {
         Done { started_at_ms, loaded }
     }
 
-    /// How long a load may take: the policy's limit, but the request needs time to answer.
+    /// How long a load may take: the policy's limit, or less so that the request has time left to answer.
     ///
     /// An early refresh is optional. It may take a little more than twice as long as the previous load, and no longer
     /// than the entry stays fresh, because the entry is the answer if the refresh fails.
@@ -859,7 +859,7 @@ impl<S: Store> ReadThrough<S> {
         Some(CacheStatus::StoodIn { status: failure.status, ttl })
     }
 
-    /// Stores or passes on the result of a load. No existing entry is served instead.
+    /// Stores the result of a load, or passes it on unstored, when no existing entry is served instead.
     async fn settle<L: Loaded, E: fmt::Display, R>(
         &self,
         key: &CacheKey,
@@ -1064,7 +1064,7 @@ impl Standing {
 }
 
 impl<L: Loaded, E: fmt::Display> Done<L, E> {
-    /// Why the result may not replace an existing entry.
+    /// Why the result may not replace an existing entry. `None`: it may.
     fn failure(&self, is_fresh: bool) -> Option<Failure> {
         let what = match &self.loaded {
             Some(Ok(loaded)) => return loaded.failure(is_fresh),

@@ -34,8 +34,8 @@ const MARGIN: Duration = Duration::from_millis(100);
 /// request and never complete. But after a custom runtime has posted its reply, it may keep working until it asks for
 /// the next event, while the client already has its answer. This layer uses that time to:
 ///
-/// - open, replace or probe a connection to Redis: for a second at most, and less often, down to every five seconds,
-///   while that fails;
+/// - open, replace or probe a connection to Redis, for a second at most; while that fails, the cache backs off to once
+///   in five seconds;
 /// - release a lease whose load did not complete;
 /// - retry an invalidation that failed, or run one whose request was cancelled;
 /// - load an entry that is about to expire, or that is stale but within the window of

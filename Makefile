@@ -1,4 +1,4 @@
-# Written for make 3.81 too, which macOS has. What is more than a line is in scripts/.
+# Works with make 3.81 too, which macOS ships. Recipes of more than one line are in scripts/.
 
 .PHONY: help setup run docs check test servers soak fuzz bench lint semver build invoke purge sam-local deploy rollback cache-off cache-on prune seed smoke url outputs logs destroy clean
 .DEFAULT_GOAL := help
@@ -30,7 +30,7 @@ soak: ## sends 20,000 invocations (SOAK_INVOCATIONS) while Redis fails in every 
 fuzz: ## tries 1,000,000 odd payloads and entries, then runs each fuzzer for FUZZ_SECONDS (60)
 	@scripts/fuzz.sh
 
-bench: ## measures a request against the floors and the alternatives (BENCH_PARTS, BENCH_ROUNDS)
+bench: ## compares a request with the floors and the alternatives (BENCH_PARTS, BENCH_ROUNDS)
 	@scripts/bench.sh
 
 lint: ## checks formatting, clippy, docs, prose, licences, unused dependencies, template, scripts
@@ -42,7 +42,7 @@ semver: ## checks the libraries' versions against the changes of their APIs (BAS
 build: ## builds the functions' zips for ARCHITECTURE (x86_64 or arm64)
 	@scripts/build.sh
 
-invoke: ## sends one event (EVENT, of events/) to what `make run` started (FUNCTION: users, invalidate)
+invoke: ## sends one event (EVENT, a file in events/) to a function (FUNCTION: users, invalidate) of `make run`
 	@scripts/invoke.sh
 
 purge: ## deletes every entry of NAMESPACE from the Redis of REDIS_URL
@@ -51,7 +51,7 @@ purge: ## deletes every entry of NAMESPACE from the Redis of REDIS_URL
 sam-local: ## serves the template on http://localhost:3000 (PORT), with Valkey, in containers
 	@scripts/sam-local.sh
 
-deploy: ## deploys the stack of CONFIG (default or prod, of samconfig.toml), with more PARAMETERS
+deploy: ## deploys the stack of CONFIG (default or prod, from samconfig.toml), with additional PARAMETERS
 	@scripts/deploy.sh
 
 rollback: ## moves all requests of CONFIG to the previous version (or VERSION), in seconds
@@ -66,7 +66,7 @@ cache-on: ## sends the requests through the cache again
 prune: ## deletes the versions of CONFIG that get no requests, with their network interfaces
 	@scripts/prune.sh
 
-seed: ## writes users into the table TABLE, or that of CONFIG: the three, or those of USERS (a JSON file)
+seed: ## writes users into the table TABLE, or that of CONFIG: the embedded three, or those in USERS (a JSON file)
 	@scripts/seed.sh
 
 smoke: ## sends the deployed API of CONFIG (or the one at URL) each kind of request
@@ -75,13 +75,13 @@ smoke: ## sends the deployed API of CONFIG (or the one at URL) each kind of requ
 url: ## prints the address of the deployed API of CONFIG
 	@scripts/url.sh
 
-outputs: ## prints the names of what CONFIG has deployed, for a shell: eval "$$(make outputs)"
+outputs: ## prints the outputs of the stack of CONFIG as shell variables: eval "$$(make outputs)"
 	@scripts/outputs.sh
 
 logs: ## follows the logs of the deployed functions and API of CONFIG
 	@scripts/logs.sh
 
-destroy: ## deletes the stack of CONFIG, after it has said what that means
+destroy: ## deletes the stack of CONFIG, after a warning about the consequences
 	@scripts/destroy.sh
 
 clean: ## removes everything that was built or installed in this checkout

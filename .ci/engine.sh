@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A container engine for `make sam-local`, and images for it where no container registry is in reach.
+# Provides a container engine for `make sam-local`, and images if no container registry is reachable.
 #
-# It does nothing where an engine answers and has or can pull the images. Otherwise, as root on Debian, it
-# installs and starts Docker, and builds stand-ins for the images out of this machine's own C library and
-# programs. The stand-ins show that the template, the routes, the events and the network are right. They do
-# not show that the program suits Amazon Linux's C library: tests/e2e/test_build.py checks that.
+# It does nothing if an engine responds and has the images or can pull them. Otherwise, as root on Debian, it installs
+# and starts Docker, and builds stand-ins for the images from this machine's own C library and programs. With the
+# stand-ins `make sam-local` tests the template, the routes, the events and the network. It does not test that the
+# program runs with Amazon Linux's C library; tests/e2e/test_build.py checks that.
 set -euo pipefail
 
 valkey=valkey/valkey:8-alpine
@@ -27,10 +27,10 @@ start_engine() {
   return 1
 }
 
-# is_here IMAGE: whether the engine has it, or gets it from its registry.
+# is_here IMAGE: whether the engine has the image, or can pull it from its registry.
 is_here() { docker image inspect "$1" >/dev/null 2>&1 || timeout 120 docker pull --quiet "$1" >/dev/null 2>&1; }
 
-# root_folder FOLDER PROGRAM...: a root file system with a shell, the programs and all that they load.
+# root_folder FOLDER PROGRAM...: creates a root file system with a shell, the programs and the libraries they load.
 root_folder() {
   local folder=$1 program library; shift
   command -v busybox >/dev/null || { apt-get update -qq && install busybox-static; }
@@ -41,10 +41,10 @@ root_folder() {
   for program in sh ls cat env mkdir mv cp chmod echo id sleep; do
     ln -sf busybox "$folder/bin/$program"
   done
-  # What a program of Rust loads, and the libraries that look names up.
+  # The libraries that a Rust program loads, and those that resolve names.
   ldconfig -p | awk '$1 ~ /^(lib(c|dl|gcc_s|m|nss_dns|nss_files|pthread|resolv|rt)\.so|ld-linux)/ { print $NF }' |
     while read -r library; do copy_library "$folder" "$library"; done
-  # The loader, where programs name it.
+  # The dynamic loader, at the path that programs name.
   for library in /lib64/ld-linux-* /lib/ld-linux-*; do
     [ ! -e "$library" ] || copy_library "$folder" "$library"
   done
@@ -54,7 +54,7 @@ root_folder() {
   done
 }
 
-# copy_library FOLDER LIBRARY: to the same place in the folder.
+# copy_library FOLDER LIBRARY: copies a library to the same path below the folder.
 copy_library() {
   mkdir -p "$1$(dirname "$2")"
   cp -Ln "$2" "$1$2"

@@ -1,8 +1,7 @@
-"""The README's two commands, in their order, in a fresh clone on a machine where no Redis is installed.
+"""Runs the README's two commands, in order, in a fresh clone on a machine without Redis.
 
-`make run` brings a server there, and `make test` must be green with the one that was brought: so this is also
-the run of the Rust suite on that other server. The parts that no server has a hand in, the builds for Lambda among
-them, are not run a second time.
+`make run` installs a server there, and `make test` must pass with it, so this also runs the Rust suite against that
+other server. It does not repeat the parts that use no server, such as the builds for Lambda.
 """
 
 import json
@@ -50,7 +49,7 @@ class TwoCommands(unittest.TestCase):
         self.assertIn("users:user:1", redis_cli("KEYS", "*").split())
         self.assertIn(int(redis_cli("TTL", "users:user:1")), range(1, 121))
 
-        # A changed source is built while requests go on.
+        # `make run` rebuilds a changed source while it serves requests.
         source = clone / "src/users/embedded.rs"
         source.write_text(source.read_text().replace('"Manas"', '"Changed"'))
         deadline = time.monotonic() + PATIENCE_S

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make bench`: what the function costs, beside the floors and the alternatives. BENCH_PARTS names parts
-# of it (compare, counts, memory, scale, faults, refresh, micro), BENCH_ROUNDS how often each process is started,
-# and BENCH_RECORD=1 keeps the counts in benches/counts.json.
+# `make bench`: measures what the function costs, compared to the floors and the alternatives. BENCH_PARTS selects parts
+# (compare, counts, memory, scale, faults, refresh, micro), BENCH_ROUNDS sets how often each process is started, and
+# BENCH_RECORD=1 records the counts in benches/counts.json.
 . "$(dirname "$0")/lib.sh"
 
 parts=${BENCH_PARTS:-compare,counts,memory,scale,faults,refresh,micro}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make check`: formatting, clippy and unit tests. It starts no server and builds no release.
+# `make check`: checks formatting, and runs clippy and the unit tests. It starts no server and builds no release.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make purge`: removes every entry of NAMESPACE from the Redis of REDIS_URL.
+# `make purge`: deletes every entry of NAMESPACE from the Redis of REDIS_URL.
 . "$(dirname "$0")/lib.sh"
 
 check_prerequisites

@@ -1,4 +1,4 @@
-//! Side by side: each function in a fresh process, all of them in turn, several rounds.
+//! Compares the functions side by side: each round starts a new process of every function, and lets them take turns.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -18,17 +18,17 @@ use crate::peers::{Certificates, Cluster, DynamoDb, Redis, free_port};
 use crate::report::{Table, median, millis, quantile, ratio, time};
 use crate::{Result, say};
 
-/// One of those that are compared.
+/// One of the functions that are compared.
 struct Candidate {
     name: &'static str,
     program: Program,
     event: Vec<u8>,
-    /// What its replies must contain.
+    /// The text that its replies must contain.
     expected: &'static str,
-    /// The key that is removed before each of its invocations.
+    /// Whether to delete its key before each invocation, so that each is a miss.
     forget: bool,
     warm_invocations: usize,
-    /// What Lambda would be given.
+    /// The files that would be deployed to Lambda.
     files: Vec<PathBuf>,
 }
 
@@ -145,7 +145,7 @@ pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
     for round in 0..=rounds {
         say(&format!("side by side: round {round} of {rounds}"));
         for (candidate, sample) in candidates.iter().zip(sample(&candidates, &mut connection)?) {
-            // The first round fills the caches and brings the programs into memory.
+            // The first round is not counted: it fills the caches and loads the programs into memory.
             if round > 0 {
                 samples.entry(candidate.name).or_default().push(sample);
             }
@@ -160,8 +160,8 @@ pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
     })
 }
 
-/// Keeps this process, and all that it starts, to one processor. With several, where the kernel wakes
-/// which of the processes makes a call twice as long or half as long, whatever is called.
+/// Pins this process and its children to one processor. With several, a call can take half or twice as long, depending
+/// only on where the kernel wakes each process.
 struct OneProcessor {
     before: CpuSet,
 }
@@ -185,8 +185,8 @@ impl Drop for OneProcessor {
     }
 }
 
-/// One round: starts a process of each, and then gives them warm calls by turns, a few at a time, so that
-/// what disturbs the machine for a moment disturbs all of them.
+/// One round: starts a process of each function, then gives them warm calls in turns, a few at a time, so that a brief
+/// disturbance of the machine affects all of them.
 fn sample(candidates: &[Candidate], redis: &mut redis::Connection) -> Result<Vec<Sample>> {
     let started = candidates.iter().map(|candidate| Running::start(candidate, redis));
     let mut running = started.collect::<Result<Vec<_>>>()?;
@@ -198,10 +198,10 @@ fn sample(candidates: &[Candidate], redis: &mut redis::Connection) -> Result<Vec
     running.into_iter().map(Running::end).collect()
 }
 
-/// How many turns each has in a round.
+/// How many turns each function takes in a round.
 const TURNS: usize = 20;
 
-/// A process of one of those that are compared.
+/// A running process of one of the functions.
 struct Running<'a> {
     candidate: &'a Candidate,
     environment: One,
@@ -223,7 +223,7 @@ impl<'a> Running<'a> {
     }
 
     fn turn(&mut self, redis: &mut redis::Connection) -> Result<()> {
-        // The caches are another's.
+        // Not measured: another process has used the processor's caches since the last turn.
         self.call(redis)?;
         let cpu_before = self.environment.cpu()?;
         for _ in 0..self.candidate.warm_invocations / TURNS {
@@ -262,7 +262,7 @@ impl<'a> Running<'a> {
     }
 }
 
-/// The size of these files as Lambda is given them, in bytes.
+/// The compressed size of these files, as in the zip that Lambda gets, in bytes.
 fn zipped(files: &[PathBuf]) -> Result<usize> {
     fn add(path: &Path, total: &mut usize) -> Result<()> {
         if path.is_dir() {
@@ -284,12 +284,12 @@ fn zipped(files: &[PathBuf]) -> Result<usize> {
 }
 
 impl Comparison {
-    /// The median over the rounds of a figure.
+    /// The median of a figure over the rounds.
     fn figure(&self, name: &str, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
         Some(median(self.samples.get(name)?.iter().map(figure)))
     }
 
-    /// The median over the rounds of the ratio of two figures of the same round.
+    /// The median over the rounds of the ratio between the figures of two functions in the same round.
     fn ratio(&self, name: &str, to: &str, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
         let pairs = self.samples.get(name)?.iter().zip(self.samples.get(to)?);
         Some(median(pairs.map(|(this, that)| figure(this) / figure(that))))
@@ -367,7 +367,7 @@ impl Comparison {
         Value::Object(self.names.iter().map(of).collect())
     }
 
-    /// What is to be shown by it: figure, goal, how it came out, and whether that is so.
+    /// The goals: figure, goal, result, and whether the result meets the goal.
     pub(crate) fn goals(&self) -> Vec<[String; 4]> {
         let at_most = |what: &str, goal: f64, found: Option<f64>, unit: &str| {
             let found = found.unwrap_or(f64::NAN);
@@ -426,7 +426,7 @@ impl Comparison {
         goals
     }
 
-    /// For the plot: name, p50, and init with the first call, in seconds.
+    /// The bars of the plot: name, p50, and init plus first call, in seconds.
     pub(crate) fn bars(&self) -> Vec<(&'static str, f64, f64)> {
         let bar = |&name| Some((name, self.figure(name, p50)?, self.figure(name, start)?));
         self.names.iter().filter_map(bar).collect()
@@ -441,7 +441,7 @@ fn start(sample: &Sample) -> f64 {
     (sample.init + sample.first).as_secs_f64()
 }
 
-/// In MB as Lambda counts them, of 1,024 kB.
+/// In MB of 1,024 kB, as Lambda counts.
 #[expect(clippy::cast_precision_loss)]
 fn memory(sample: &Sample) -> f64 {
     sample.peak_memory_kb as f64 / 1024.0

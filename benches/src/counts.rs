@@ -1,5 +1,5 @@
-//! What a hit costs in instructions, allocations and system calls: figures that are the same however
-//! busy the machine is. Each is the difference between a run with few hits and one with more.
+//! What a hit costs in instructions, allocations and system calls. These figures do not depend on how busy the machine
+//! is. Each is the difference between a run with few hits and one with more.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::{Result, folder, is_installed, say};
 
 const FEW: u32 = 100;
 const MANY: u32 = 300;
-/// By how much a count may exceed the one that is kept: allocators and times of day differ a little.
+/// By what factor a count may exceed the recorded one: allocators and the time of day cause small differences.
 const TOLERANCE: f64 = 1.02;
 
 pub(crate) struct Counts {
@@ -43,8 +43,8 @@ pub(crate) fn count(places: &Places) -> Result<Counts> {
     let mut connection = redis.connect()?;
     redis::cmd("SET").arg(FLOOR_KEY).arg(USER).exec(&mut connection)?;
     redis::cmd("SET").arg(KEY).arg(entry(USER)?).exec(&mut connection)?;
-    // Under valgrind everything takes fifty times as long. But no longer than half of what an invocation
-    // has: that would cost a timer more.
+    // Under valgrind everything takes fifty times as long. More than half of the invocation's time would cost an
+    // additional timer, so the timeouts stay below that.
     let patient = |program: Program| {
         program.with("REDIS_CONNECT_TIMEOUT_MS", "5000").with("REDIS_RESPONSE_TIMEOUT_MS", "5000")
     };
@@ -98,7 +98,7 @@ fn each(few: f64, many: f64) -> f64 {
     (many - few) / f64::from(MANY - FEW)
 }
 
-/// Runs a program under a tool for so many invocations, and gives what has been printed by then.
+/// Runs a program under a tool for this many invocations, and returns its output.
 fn run(program: &Program, tool: &[&str], invocations: u32) -> Result<String> {
     let event = event(1)?;
     let mut environment = One::start(&program.under(tool))?;
@@ -113,7 +113,7 @@ fn instructions(program: &Program, invocations: u32) -> Result<f64> {
     number_after(&run(program, &tool, invocations)?, "Collected :")
 }
 
-/// How many there were, and of how many bytes.
+/// The number of allocations, and the bytes that they allocated.
 fn allocations(program: &Program, invocations: u32) -> Result<[f64; 2]> {
     let tool = ["valgrind", "--leak-check=no", "--undef-value-errors=no"];
     let printed = run(program, &tool, invocations)?;
@@ -198,7 +198,7 @@ impl Counts {
         Value::Object(self.names.iter().filter_map(of).collect())
     }
 
-    /// What is to be shown by it: figure, goal, how it came out, and whether that is so.
+    /// The goals: figure, goal, result, and whether the result meets the goal.
     pub(crate) fn goals(&self) -> Vec<[String; 4]> {
         let (hit, floor) = (&self.counted[HIT], &self.counted[FLOOR]);
         let mut goals = Vec::new();
@@ -223,7 +223,7 @@ impl Counts {
         goals
     }
 
-    /// The counts of ours that are kept, as they were found.
+    /// The counts of response-boost that are recorded, as found in this run.
     fn kept(&self) -> Value {
         let of = |name: &'static str| {
             let counted = &self.counted[name];
@@ -235,7 +235,7 @@ impl Counts {
                     "start_instructions": round(counted.start_instructions),
                     "instructions": round(counted.instructions),
                     "allocations": round(counted.allocations),
-                    // Rounded too: now and then a read finds nothing yet.
+                    // Rounded too, because a read now and then finds no data yet.
                     "system_calls": round(calls),
                 }),
             )
@@ -243,7 +243,7 @@ impl Counts {
         Value::Object([HIT, MEMORY].into_iter().map(of).collect())
     }
 
-    /// Holds what was counted against what is kept, and says what has become more.
+    /// Compares this run with the recorded counts, and returns the counts that have grown.
     pub(crate) fn regressions(&self) -> Result<Vec<String>> {
         let path = file();
         if std::env::var_os("BENCH_RECORD").is_some() {
@@ -265,7 +265,7 @@ impl Counts {
     }
 }
 
-/// Where the counts are kept.
+/// The file with the recorded counts.
 fn file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("counts.json")
 }

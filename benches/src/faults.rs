@@ -1,4 +1,4 @@
-//! What a client sees of a Redis that is killed, stands still, or is silent from the start.
+//! What a client sees if Redis is killed, stops responding, or does not respond from the start.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::peers::Redis;
 use crate::report::{Table, median, millis};
 use crate::{Result, say};
 
-/// The longest that a call is waited for: an API Gateway gives up after 30 seconds.
+/// How long to wait for a reply: API Gateway times out after 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Calls after the first one.
+/// How many calls follow the first one.
 const CALLS: usize = 5;
 
 pub(crate) struct Faults(Vec<Row>);
@@ -24,9 +24,9 @@ struct Row {
     silent: Seen,
 }
 
-/// What was seen from the fault on.
+/// What the client saw after the fault.
 struct Seen {
-    /// Where it could not even be initialised: how long that took, and nothing else.
+    /// If the function failed to initialise: how long that took. The other fields are empty.
     init_failed: Option<Duration>,
     init: Option<Duration>,
     calls: Vec<(Duration, Ended)>,
@@ -36,11 +36,11 @@ struct Seen {
 enum Ended {
     Correct,
     Error,
-    /// After as long as anybody waits.
+    /// No reply before the client timed out.
     Silent,
 }
 
-/// A function, by where its Redis is.
+/// The name of a function, and how to start it with a Redis URL.
 type Function<'a> = (&'static str, Box<dyn Fn(&str) -> Program + 'a>);
 
 pub(crate) fn faults(places: &Places) -> Result<Faults> {
@@ -69,7 +69,7 @@ pub(crate) fn faults(places: &Places) -> Result<Faults> {
     Ok(Faults(rows))
 }
 
-/// The calls after something has happened to a Redis that was well before.
+/// Calls a function after a fault of a Redis that worked before.
 fn after(
     program: impl Fn(&str) -> Program,
     happens: impl FnOnce(Redis) -> Result<Option<Redis>>,
@@ -86,7 +86,7 @@ fn after(
 
 fn from_the_start(program: impl Fn(&str) -> Program) -> Result<Seen> {
     let redis = Redis::start()?;
-    // The kernel accepts connections to it all the same.
+    // The kernel still accepts connections for the stopped process.
     redis.stop()?;
     let (mut environment, error) = One::try_start(&program(&redis.url()), PATIENCE)?;
     if error.is_some() {

@@ -1,4 +1,4 @@
-//! The functions that are compared, and what is asked of them.
+//! The functions that are compared, and the events that they get.
 
 use std::path::{Path, PathBuf};
 
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::lambda::Program;
 
-/// The answer to `GET /users/1`.
+/// The response body of `GET /users/1`.
 pub(crate) const USER: &str = r#"{"id":1,"name":"Manas","email":"manas@example.com","age":25}"#;
-/// Its validator.
+/// Its entity tag.
 const ETAG: &str = "a43ee3cf8af93a7ebee04608a7d6657f";
-/// The key of ours for it.
+/// The key under which response-boost stores it.
 pub(crate) const KEY: &str = "users:user:1";
-/// What the floor passes through.
+/// The key of the value that the floor passes through.
 pub(crate) const FLOOR_KEY: &str = "floor";
 
-/// Where the programs and the packages are.
+/// The folders of the programs and the Python packages.
 pub(crate) struct Places {
     pub(crate) programs: PathBuf,
-    /// `None`: the Python ones are left out.
+    /// `None`: the Python functions are left out.
     pub(crate) python_packages: Option<PathBuf>,
 }
 
@@ -29,9 +29,9 @@ impl Places {
         Program { command: vec![path], variables: Vec::new() }
     }
 
-    /// The users function, on this Redis.
+    /// The users function, with this Redis.
     pub(crate) fn ours(&self, redis_url: &str) -> Program {
-        // Longer than any run, so that only a test of misses has any.
+        // The TTL is longer than any run, so that only the tests of misses have misses.
         self.program("users").with("REDIS_URL", redis_url).with("CACHE_TTL_SECONDS", "86400")
     }
 
@@ -65,7 +65,7 @@ impl Places {
     }
 }
 
-/// Makes a program ask this DynamoDB for its users.
+/// Makes a program look its users up in this DynamoDB.
 pub(crate) fn with_dynamodb(program: Program, url: &str) -> Program {
     program
         .with("USERS_TABLE", "users")
@@ -74,12 +74,12 @@ pub(crate) fn with_dynamodb(program: Program, url: &str) -> Program {
         .with("AWS_SECRET_ACCESS_KEY", "not-a-real-secret")
 }
 
-/// `GET /users/<id>` as an HTTP API gives it.
+/// `GET /users/<id>`, as an HTTP API sends it to a function.
 pub(crate) fn event(id: u64) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&event_of(id)?)?)
 }
 
-/// The same by a client that has the answer already.
+/// The same from a client that already has the response.
 pub(crate) fn conditional_event() -> Result<Vec<u8>> {
     let mut event = event_of(1)?;
     event["headers"]["if-none-match"] = format!("\"{ETAG}\"").into();
@@ -95,14 +95,14 @@ fn event_of(id: u64) -> Result<Value> {
     Ok(event)
 }
 
-/// A JSON body of about this many bytes.
+/// A JSON body of about this size.
 pub(crate) fn body(bytes: usize) -> String {
     let user = format!("{USER},");
     let users = user.repeat(bytes / user.len());
     format!("[{}]", users.trim_end_matches(','))
 }
 
-/// An entry of ours with this body, as it stands in Redis.
+/// An entry of response-boost with this body, as stored in Redis.
 pub(crate) fn entry(body: &str) -> Result<Vec<u8>> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let metadata = json!({

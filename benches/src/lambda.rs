@@ -1,7 +1,7 @@
-//! Lambda, as far as a function can tell: it starts environments and plays the Runtime API to them.
+//! Lambda as a function sees it: starts execution environments and serves the Runtime API to them.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 //!
-//! Blocking sockets on one thread, so that hardly anything but the function is measured.
+//! It uses blocking sockets on one thread, so that it measures hardly anything besides the function.
 
 use std::io::{self, PipeReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -13,19 +13,19 @@ use rustix::event::{Timespec, epoll};
 
 use crate::Result;
 
-/// The longest that anything is waited for, unless it says otherwise.
+/// How long to wait for anything, unless the caller says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How an environment is started.
+/// How to start an environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
     /// The program and its arguments.
     pub(crate) command: Vec<String>,
-    /// All the variables that it has besides Lambda's own.
+    /// Its environment variables, besides Lambda's own.
     pub(crate) variables: Vec<(String, String)>,
 }
 
-/// Environments, and the sockets on which they ask for events.
+/// The environments, and the sockets on which they request events.
 pub(crate) struct Lambda {
     epoll: OwnedFd,
     environments: Vec<Environment>,
@@ -35,13 +35,13 @@ struct Environment {
     process: Child,
     listener: TcpListener,
     connections: Vec<Option<Connection>>,
-    /// The connection on which an event is waited for.
+    /// The connection on which the environment waits for an event.
     idle: Option<usize>,
     started: Instant,
     output: PipeReader,
     printed: Vec<u8>,
     invocations: u64,
-    /// What was read last.
+    /// The buffer for reads.
     chunk: Vec<u8>,
 }
 
@@ -53,11 +53,11 @@ struct Connection {
 /// What an environment did.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// It asks for an event.
+    /// It requested an event.
     Idle(Instant),
-    /// It has answered one.
+    /// It replied to an event.
     Answered(Instant, Vec<u8>),
-    /// It says that it could not.
+    /// It reported an error.
     Failed(Instant, String),
 }
 
@@ -67,7 +67,7 @@ impl Program {
         self
     }
 
-    /// The same, run by another program.
+    /// The same program, run by another one, such as valgrind.
     pub(crate) fn under(&self, runner: &[&str]) -> Self {
         let runner = runner.iter().map(ToString::to_string);
         let command = runner.chain(self.command.iter().cloned()).collect();
@@ -81,7 +81,7 @@ impl Lambda {
         Ok(Self { epoll, environments: Vec::new() })
     }
 
-    /// Starts an environment and gives its number. It is not waited for.
+    /// Starts an environment without waiting for it, and returns its number.
     pub(crate) fn start(&mut self, program: &Program) -> Result<usize> {
         let number = self.environments.len();
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -124,7 +124,7 @@ impl Lambda {
         Ok(number)
     }
 
-    /// What the environments did, as soon as one did anything.
+    /// Waits until an environment does something, and returns what the environments did; nothing after `patience`.
     pub(crate) fn turns(&mut self, patience: Duration) -> Result<Vec<(usize, Turn)>> {
         let mut turns = Vec::new();
         let deadline = Instant::now() + patience;
@@ -167,12 +167,12 @@ impl Lambda {
         Ok(turns)
     }
 
-    /// Gives an event to an environment that asks for one.
+    /// Gives an event to an idle environment.
     pub(crate) fn give(&mut self, number: usize, event: &[u8]) -> Result<Instant> {
         self.give_within(number, event, PATIENCE)
     }
 
-    /// The same with this much time until Lambda would end the invocation.
+    /// The same, with this much time until Lambda would end the invocation.
     pub(crate) fn give_within(
         &mut self,
         number: usize,
@@ -202,7 +202,7 @@ impl Lambda {
         Ok(given)
     }
 
-    /// The process of an environment.
+    /// The process id of an environment.
     pub(crate) fn pid(&self, number: usize) -> u32 {
         self.environments[number].process.id()
     }
@@ -211,22 +211,22 @@ impl Lambda {
         self.environments[number].started
     }
 
-    /// What an environment has printed.
+    /// The output of an environment so far.
     pub(crate) fn output(&mut self, number: usize) -> String {
         let environment = &mut self.environments[number];
-        // What cannot be read has not been printed.
+        // A read error only loses the rest of the output.
         let _ = environment.has_ended_output();
         String::from_utf8_lossy(&environment.printed).into_owned()
     }
 
-    /// Closes the Runtime API to an environment, which ends by that, and gives what it has printed.
+    /// Closes the Runtime API to an environment, waits until it ends, and returns its output.
     pub(crate) fn hang_up(&mut self, number: usize) -> Result<String> {
         let environment = &mut self.environments[number];
         for connection in environment.connections.drain(..).flatten() {
             epoll::delete(&self.epoll, &connection.stream)?;
         }
         epoll::delete(&self.epoll, &environment.listener)?;
-        // Nobody listens any more: a new connection is refused.
+        // Dropping the old listener makes new connections fail.
         environment.listener = TcpListener::bind("127.0.0.1:0")?;
         let deadline = Instant::now() + PATIENCE;
         while self.environments[number].process.try_wait()?.is_none() {
@@ -241,7 +241,7 @@ impl Lambda {
 }
 
 impl Environment {
-    /// Reads what has been printed, and whether there will be no more of it.
+    /// Reads what the environment has printed, and returns whether it has closed its output.
     fn has_ended_output(&mut self) -> Result<bool> {
         match self.output.read_to_end(&mut self.printed) {
             Ok(_) => Ok(true),
@@ -250,11 +250,11 @@ impl Environment {
         }
     }
 
-    /// Reads what has come on a connection.
+    /// Reads from a connection.
     fn receive(&mut self, place: usize) -> Result<Option<Turn>> {
         let Some(connection) = &mut self.connections[place] else { return Ok(None) };
         let read = connection.stream.read(&mut self.chunk).or_else(|error| {
-            // The function was killed, or has closed the connection with something left to read.
+            // The function was killed, or closed the connection with unread data.
             if error.kind() == io::ErrorKind::ConnectionReset { Ok(0) } else { Err(error) }
         })?;
         connection.received.extend_from_slice(&self.chunk[..read]);
@@ -279,7 +279,7 @@ impl Environment {
 }
 
 impl Connection {
-    /// The target and the body of a request that has come as a whole.
+    /// The target and the body of a request, once it has arrived completely.
     fn message(&mut self) -> Result<Option<(String, Vec<u8>)>> {
         let Some(end) = find(&self.received, b"\r\n\r\n") else { return Ok(None) };
         let head = std::str::from_utf8(&self.received[..end])?;
@@ -331,7 +331,7 @@ impl Drop for Lambda {
     }
 }
 
-/// In the place of a connection: what an environment prints. A pipe with a reader, as on Lambda.
+/// Used instead of a connection's number for the output of an environment: a pipe with a reader, as on Lambda.
 const OUTPUT: usize = 0xffff;
 
 fn data(number: usize, place: usize) -> epoll::EventData {
@@ -342,28 +342,28 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// One environment alone.
+/// A single environment.
 pub(crate) struct One {
     lambda: Lambda,
-    /// From the start of the process until it asked for its first event.
+    /// From the start of the process until it requested its first event.
     pub(crate) init: Duration,
 }
 
 /// How an invocation ended.
 pub(crate) struct Outcome {
     pub(crate) took: Duration,
-    /// The reply, or the error. `None`: neither came in time.
+    /// The reply, or the error. `None`: neither arrived in time.
     pub(crate) reply: Option<std::result::Result<Vec<u8>, String>>,
 }
 
 impl One {
-    /// Starts an environment and waits until it asks for an event.
+    /// Starts an environment, and waits until it requests an event.
     pub(crate) fn start(program: &Program) -> Result<Self> {
         let (one, error) = Self::try_start(program, PATIENCE)?;
         error.map_or(Ok(one), |error| Err(error.into()))
     }
 
-    /// The same, but where it does not get there, that is given too.
+    /// The same, but returns an error message beside the environment if it does not get that far.
     pub(crate) fn try_start(
         program: &Program,
         patience: Duration,
@@ -374,7 +374,7 @@ impl One {
         let mut error = None;
         let init = loop {
             let left = patience.saturating_sub(started.elapsed());
-            // A process that ends by itself says nothing here.
+            // A process that exits causes no turn, so look for it now and then.
             let turns = lambda.turns(left.min(Duration::from_millis(200)))?;
             match turns.into_iter().next() {
                 Some((_, Turn::Idle(at))) => break at - started,
@@ -398,7 +398,7 @@ impl One {
         Ok((Self { lambda, init }, error))
     }
 
-    /// Invokes it and waits until it asks for the next event.
+    /// Invokes it, and waits until it requests the next event.
     pub(crate) fn invoke(&mut self, event: &[u8]) -> Result<(Duration, Vec<u8>)> {
         let outcome = self.try_invoke(event, PATIENCE)?;
         match outcome.reply {
@@ -408,7 +408,7 @@ impl One {
         }
     }
 
-    /// The same, but an error or no answer in time are given too. After the latter it is of no more use.
+    /// The same, but returns errors and timeouts too. After a timeout the environment is unusable.
     pub(crate) fn try_invoke(&mut self, event: &[u8], patience: Duration) -> Result<Outcome> {
         let given = self.lambda.give(0, event)?;
         let mut outcome = None;
@@ -439,7 +439,7 @@ impl One {
         }
     }
 
-    /// Whether it asks for an event.
+    /// Whether it waits for an event.
     pub(crate) fn is_idle(&self) -> bool {
         self.lambda.environments[0].idle.is_some()
     }
@@ -452,12 +452,12 @@ impl One {
         self.lambda.output(0)
     }
 
-    /// Ends it by closing the Runtime API, and gives what it has printed.
+    /// Ends it by closing the Runtime API, and returns its output.
     pub(crate) fn hang_up(mut self) -> Result<String> {
         self.lambda.hang_up(0)
     }
 
-    /// Processor time that it has used so far, by all of its threads.
+    /// The processor time that all its threads have used so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let mut nanoseconds = 0;
         for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
@@ -467,7 +467,7 @@ impl One {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// The most memory that it has had in use, in kB.
+    /// The peak of its resident memory, in kB.
     pub(crate) fn peak_memory_kb(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

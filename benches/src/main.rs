@@ -1,7 +1,8 @@
-//! `make bench`: drives the real programs over the Lambda Runtime API and says what they cost.
+//! `make bench`: drives the real programs over the Lambda Runtime API and measures what they cost.
 //!
-//! `bench PROGRAMS OUTPUT [PYTHON_PACKAGES]` runs all of it: the tables go to standard output and to
-//! `docs/`, with a plot, the figures as JSON to the folder OUTPUT. `BENCH_PARTS` names parts of it.
+//! `bench PROGRAMS OUTPUT [PYTHON_PACKAGES]` runs all parts. It writes the tables to standard output and the figures as
+//! JSON to the folder OUTPUT. A run of all parts also updates the tables and the plot in `docs/`. `BENCH_PARTS` selects
+//! parts.
 
 mod compare;
 mod counts;
@@ -25,7 +26,7 @@ use crate::report::Table;
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// What `BENCH_PARTS` chooses from.
+/// The parts that `BENCH_PARTS` accepts.
 const PARTS: [&str; 6] = ["compare", "counts", "memory", "scale", "faults", "refresh"];
 
 fn main() -> ExitCode {
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Gives what has become more than what is kept.
+/// Runs the parts, and returns the counts that have grown beyond the recorded ones.
 fn run() -> Result<Vec<String>> {
     let mut arguments = std::env::args().skip(1);
     let programs = arguments.next().ok_or("no folder of programs")?.into();
@@ -114,7 +115,7 @@ fn run() -> Result<Vec<String>> {
     let figures = Value::Object(figures);
     std::fs::write(output.join("bench.json"), format!("{figures:#}\n"))?;
     say(&format!("the figures as JSON: {}", output.join("bench.json").display()));
-    // Only a whole run is worth it.
+    // Only a complete run may replace the published figures.
     if PARTS.iter().all(|part| is_wanted(part)) {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
         let text = format!("# Figures of one run\n\n{}\n\n{tables}", machine()?);
@@ -124,7 +125,7 @@ fn run() -> Result<Vec<String>> {
     Ok(regressions)
 }
 
-/// What the figures were taken on.
+/// Describes the machine and the versions of a run.
 fn machine() -> Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
@@ -155,7 +156,7 @@ fn is_installed(program: &str) -> bool {
     version.status().is_ok_and(|status| status.success())
 }
 
-/// A folder of this run's own.
+/// The temporary folder of this run.
 fn folder() -> Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("response-boost-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;

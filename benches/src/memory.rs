@@ -1,7 +1,7 @@
-//! Small memory sizes: what the first call costs on the share of a processor that Lambda gives them.
+//! What the first call costs with the share of a processor that Lambda gives to small memory sizes.
 //!
-//! Lambda lends a full processor while it initialises an environment, and gives it the share of its
-//! memory size afterwards: one vCPU at 1,769 MB, in slices of 20 ms.
+//! Lambda gives an environment a full processor while it initialises, and afterwards a share according to its memory
+//! size: one vCPU at 1,769 MB, in slices of 20 ms.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>
 
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::{Result, say};
 
 const SIZES_MB: [u32; 4] = [128, 256, 512, 1769];
 const PERIOD_US: u32 = 20_000;
-/// As many warm calls, each after a pause in which what it used is given back.
+/// The number of warm calls. The pause before each one lets the quota refill.
 const WARM_INVOCATIONS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// A control group whose processes get a share of a processor.
+/// A control group whose processes share a limited part of a processor.
 struct Quota(PathBuf);
 
 impl Quota {
@@ -50,7 +50,7 @@ impl Quota {
 
 impl Drop for Quota {
     fn drop(&mut self) {
-        // Its last process may be on its way out.
+        // Its last process may still be exiting.
         for _ in 0..100 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -60,7 +60,7 @@ impl Drop for Quota {
     }
 }
 
-/// The case whose warm calls are looked at, too.
+/// The case that measures warm calls too.
 const WARM_ROW: &str = "first hit, TCP, WARM_UP=false";
 
 pub(crate) struct Sizes {
@@ -70,7 +70,7 @@ pub(crate) struct Sizes {
 
 struct Row {
     name: String,
-    /// By memory size.
+    /// One for each memory size.
     figures: Vec<Figures>,
 }
 
@@ -79,7 +79,7 @@ struct Figures {
     init: Vec<f64>,
     first: Vec<f64>,
     warm_p50: Vec<f64>,
-    /// How many of the first calls were what they should have been.
+    /// How many of the first calls got the expected reply.
     as_expected: usize,
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn sizes(places: &Places, rounds: usize) -> Result<Sizes> {
         for (place, memory_mb) in SIZES_MB.into_iter().enumerate() {
             let quota = Quota::new(memory_mb)?;
             for ((_, program, expected), row) in cases.iter().zip(&mut sizes.rows) {
-                // Where it is: a node of a cluster refuses the keys of others.
+                // Sent to every node, because a node of a cluster accepts only its own keys.
                 for connection in &mut kept {
                     let _ = redis::cmd("SET").arg(KEY).arg(entry(USER)?).exec(connection);
                     let _ = redis::cmd("DEL").arg("dynamodb:user:1").exec(connection);

@@ -1,4 +1,4 @@
-//! What the functions talk to: Redis alone, behind TLS and as a cluster, and a DynamoDB.
+//! The servers that the functions call: Redis alone, behind TLS and as a cluster, and a DynamoDB.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::{Result, folder};
 
-/// A certificate for this machine, by a CA of its own.
+/// A certificate for this machine, and the CA that signed it.
 pub(crate) struct Certificates {
     pub(crate) ca_file: PathBuf,
     certificate_file: PathBuf,
@@ -25,7 +25,7 @@ pub(crate) struct Certificates {
 impl Certificates {
     pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
-        // Another name than that of the certificate, which would else pass for signed by itself.
+        // The CA needs another name than the certificate, which would otherwise look self-signed.
         params.distinguished_name.push(DnType::CommonName, "response-boost");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_key = KeyPair::generate()?;
@@ -53,7 +53,7 @@ impl Certificates {
         })
     }
 
-    /// The roots of this machine and the CA: as many as a client on Lambda reads.
+    /// The root certificates of this machine and the CA: as many as a client on Lambda has to read.
     pub(crate) fn roots_file(&self) -> Result<PathBuf> {
         let path = folder()?.join("roots.pem");
         let mut roots = std::fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
@@ -63,12 +63,12 @@ impl Certificates {
     }
 }
 
-/// The program that `make bench` has found.
+/// The server that `make bench` has found.
 pub(crate) fn redis_server() -> String {
     std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-/// A redis-server on a port of its own: loopback only, nothing on disk.
+/// A redis-server on its own port, which listens on loopback only and writes nothing to disk.
 pub(crate) struct Redis {
     process: Child,
     port: u16,
@@ -85,7 +85,7 @@ impl Redis {
     }
 
     fn start_with(port: u16, tls_port: u16, arguments: &[String]) -> Result<Self> {
-        // One that is built without TLS does not know the option.
+        // A server built without TLS rejects the option.
         let tls =
             if tls_port == 0 { vec![] } else { vec!["--tls-port".into(), tls_port.to_string()] };
         let process = Command::new(redis_server())
@@ -125,7 +125,7 @@ impl Redis {
         format!("rediss://127.0.0.1:{}", self.tls_port)
     }
 
-    /// Stops it (it keeps its sockets and says nothing).
+    /// Suspends the server: its sockets stay open, but it does not respond.
     pub(crate) fn stop(&self) -> Result<()> {
         let pid = i32::try_from(self.process.id())?;
         Ok(kill_process(Pid::from_raw(pid).ok_or("no process")?, Signal::STOP)?)
@@ -165,12 +165,12 @@ impl Cluster {
             let bus = free_port()?.to_string();
             let mut arguments: Vec<String> =
                 ["--cluster-enabled", "yes", "--cluster-port", &bus].map(Into::into).to_vec();
-            // Each its own, in the common folder.
+            // One file for each node, since all use the same folder.
             arguments.extend(["--cluster-config-file".to_owned(), format!("nodes-{bus}.conf")]);
             let mut tls_port = 0;
             if let Some(certificates) = certificates {
                 arguments.extend(tls_arguments(certificates));
-                // Clients with TLS are told the right port only where the nodes speak it too.
+                // The nodes tell TLS clients the right port only if they use TLS among themselves too.
                 arguments.extend(["--tls-cluster".to_owned(), "yes".to_owned()]);
                 tls_port = free_port()?;
             }
@@ -202,8 +202,8 @@ impl Cluster {
     }
 }
 
-/// Answers each request as DynamoDB answers the look-up of a user, and does nothing else: what is
-/// measured is the function, not an emulator. It ends with the process.
+/// Answers each request as DynamoDB answers the lookup of a user, and does nothing else, so that the benchmark measures
+/// the function and not an emulator. It runs until the process ends.
 pub(crate) struct DynamoDb {
     pub(crate) url: String,
     table: Arc<Mutex<Table>>,
@@ -212,9 +212,9 @@ pub(crate) struct DynamoDb {
 #[derive(Default)]
 struct Table {
     latency: Duration,
-    /// It refuses each look-up, in a way that the SDK does not retry.
+    /// Whether it refuses lookups, with an error that the SDK does not retry.
     is_down: bool,
-    /// When each look-up came.
+    /// When each lookup arrived.
     lookups: Vec<Instant>,
 }
 
@@ -245,24 +245,24 @@ impl DynamoDb {
         Ok(Self { url: format!("{scheme}://localhost:{port}"), table })
     }
 
-    /// How long each answer takes from now on.
+    /// Sets how long it takes to answer.
     pub(crate) fn set_latency(&self, latency: Duration) {
         locked(&self.table).latency = latency;
     }
 
-    /// Whether look-ups fail from now on.
+    /// Sets whether lookups fail.
     pub(crate) fn set_down(&self, is_down: bool) {
         locked(&self.table).is_down = is_down;
     }
 
-    /// When the look-ups came that came since the last call of this.
+    /// When each lookup since the previous call of this function arrived.
     pub(crate) fn take_lookups(&self) -> Vec<Instant> {
         std::mem::take(&mut locked(&self.table).lookups)
     }
 }
 
 fn locked(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    // Nothing panics while it is held.
+    // Nothing panics while it holds the lock.
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

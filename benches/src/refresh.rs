@@ -1,4 +1,4 @@
-//! What clients wait for while entries expire: with refreshes after the reply, and with those that requests make.
+//! How long clients wait while entries expire: with refreshes after the reply, and with refreshes inside requests.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use crate::peers::{DynamoDb, Redis};
 use crate::report::{Table, millis, quantile, time};
 use crate::{Result, say};
 
-/// What a load takes.
+/// How long a load takes.
 const LATENCY: Duration = Duration::from_millis(300);
 const TTL: Duration = Duration::from_secs(2);
-/// How long past its TTL an entry is served, in seconds.
+/// How long past its TTL an entry may be served, in seconds.
 const WINDOW_SECONDS: &str = "60";
 const DURATION: Duration = Duration::from_mins(1);
-/// When the store fails, after the start, and for how long.
+/// When the store begins to fail, counted from the start, and for how long.
 const OUTAGE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
-/// The invocations whose refresh has no time to end: so many, in so many environments.
+/// How many invocations have too little time for their refresh, and how many environments share them.
 const CUT_OFF: usize = 10_000;
 const CUT_OFF_ENVIRONMENTS: usize = 100;
-/// What such an invocation has left: the least that Lambda lets one have.
+/// How much time such an invocation has: the least that Lambda allows.
 const TIME_LEFT: Duration = Duration::from_secs(1);
-/// What the load takes that is cut off.
+/// How long a load takes that is cut off.
 const TOO_LONG: Duration = Duration::from_secs(2);
 
-/// What is compared: the values of `CACHE_REFRESH`, and what this machine does where there is nothing to refresh.
+/// The cases: the values of `CACHE_REFRESH`, and a control in which no entry expires, to show what the machine itself
+/// does.
 const INLINE: &str = "inline";
 const AFTER_REPLY: &str = "after-reply";
 const NOTHING_EXPIRES: &str = "(nothing expires)";
@@ -51,7 +52,7 @@ const CASES: [Case; 3] = [
     Case { environments: 60, per_second: 60 },
 ];
 
-/// A case, and what was seen of it.
+/// The measurements of a case.
 struct Expiry {
     case: Case,
     refresh: &'static str,
@@ -60,33 +61,33 @@ struct Expiry {
 
 #[derive(Default)]
 struct Seen {
-    /// From the event until the answer, of hits; and of all other answers.
+    /// From the event to the reply: for hits, and for all other replies.
     hits: Vec<Duration>,
     others: Vec<Duration>,
-    /// From the answer until the environment asked for its next event.
+    /// From the reply until the environment requested its next event.
     until_next: Vec<Duration>,
-    /// How many answers were not the user, and how many invocations failed.
+    /// How many replies did not contain the user, and how many invocations failed.
     wrong: usize,
     function_errors: usize,
-    /// How many events found no environment idle when they were due.
+    /// How many events were due while no environment was idle.
     delayed: usize,
-    /// When the store was asked, after the start.
+    /// When the store was called, counted from the start.
     lookups: Vec<Duration>,
     lasted: Duration,
 }
 
 struct Outage {
     seen: Seen,
-    /// The look-ups in it.
+    /// The lookups during the outage.
     attempts: usize,
     shortest_gap: Duration,
 }
 
 struct CutOff {
     seen: Seen,
-    /// From the event until the environment asked for its next one.
+    /// From an event until its environment requested the next one.
     longest: Duration,
-    /// How many loads were begun.
+    /// How many loads started.
     loads: usize,
 }
 
@@ -111,7 +112,8 @@ fn program(places: &Places, redis: &Redis, dynamodb: &DynamoDb) -> Program {
     with_dynamodb(places.ours(&redis.url()), &dynamodb.url)
         .with("CACHE_TTL_SECONDS", TTL.as_secs().to_string())
         .with("CACHE_STALE_WHILE_REVALIDATE_SECONDS", WINDOW_SECONDS)
-        // Here they wait for a processor that each has on Lambda, and that is no fault of Redis.
+        // On Lambda each environment has a processor. Here they share a few, so replies are late although Redis is
+        // fast.
         .with("REDIS_CONNECT_TIMEOUT_MS", "10000")
         .with("REDIS_RESPONSE_TIMEOUT_MS", "10000")
         .with("WARM_UP", "true")
@@ -133,7 +135,7 @@ fn start(program: &Program, environments: usize) -> Result<Lambda> {
     Ok(lambda)
 }
 
-/// Asks for one user at a steady rate. Each event goes to an environment that is idle, as Lambda does it.
+/// Requests one user at a steady rate. Each event goes to an idle environment, as on Lambda.
 fn drive(
     places: &Places,
     case: Case,
@@ -151,7 +153,7 @@ fn drive(
     let mut environments = Environments::new(case.environments);
     let event = event(1)?;
 
-    // The first miss.
+    // The first miss, which is not measured.
     let mut first = Seen::default();
     environments.give(&mut lambda, &event, PATIENCE)?;
     while environments.are_busy() {
@@ -189,11 +191,11 @@ fn drive(
     Ok(seen.sorted())
 }
 
-/// Meets entries that are past their freshness, with a store that takes longer to load one than the invocation has.
+/// Serves stale entries while a load from the store takes longer than the time that the invocation has left.
 fn cut_off(places: &Places) -> Result<CutOff> {
     let (redis, dynamodb) = (Redis::start()?, DynamoDb::start(None)?);
     let program = program(places, &redis, &dynamodb)
-        // All entries are stored before the first one is asked for.
+        // The first entry must still be in its window when all entries are stored.
         .with("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "3600");
     let mut lambda = start(&program, CUT_OFF_ENVIRONMENTS)?;
     let mut environments = Environments::new(CUT_OFF_ENVIRONMENTS);
@@ -219,12 +221,12 @@ fn cut_off(places: &Places) -> Result<CutOff> {
     Ok(CutOff { seen: seen.sorted(), longest: environments.longest, loads })
 }
 
-/// Which environments are idle, and since when the others are not.
+/// Which environments are idle, and when the others got their events.
 struct Environments {
     idle: VecDeque<usize>,
     given: Vec<Option<(Instant, Duration)>>,
     answered: Vec<Option<Instant>>,
-    /// The longest from an event until its environment asked for the next, of those that have little time.
+    /// The longest time from an event until its environment requested the next one, among invocations with little time.
     longest: Duration,
 }
 
@@ -238,7 +240,7 @@ impl Environments {
         self.idle.len() < self.given.len()
     }
 
-    /// Gives an event to one that is idle, if one is.
+    /// Gives an event to an idle environment, if one is idle.
     fn give(&mut self, lambda: &mut Lambda, event: &[u8], time_left: Duration) -> Result<bool> {
         let Some(number) = self.idle.pop_front() else { return Ok(false) };
         let given = lambda.give_within(number, event, time_left)?;
@@ -276,7 +278,7 @@ impl Environments {
                     if time_left == TIME_LEFT {
                         self.longest = self.longest.max(at - given);
                     }
-                    // Lambda would have ended it: a function error, though the client has its answer.
+                    // Lambda would have ended the invocation: a function error, although the client got its reply.
                     seen.function_errors += usize::from(at - given >= time_left);
                 }
             }
@@ -305,7 +307,7 @@ impl Seen {
         quantile(&self.hits, 1.0).max(quantile(&self.others, 1.0))
     }
 
-    /// Of all answers.
+    /// The p99 of all replies.
     fn p99(&self) -> Duration {
         let mut all = [&self.hits[..], &self.others].concat();
         all.sort_unstable();

@@ -1,9 +1,9 @@
-//! Figures as people read them: tables in Markdown, and a plot.
+//! Presents figures to people: as Markdown tables and a plot.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-/// A table in Markdown, which reads on a terminal as well.
+/// A Markdown table that is readable on a terminal too.
 pub(crate) struct Table {
     title: String,
     columns: Vec<String>,
@@ -55,7 +55,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// In the unit that suits it.
+/// Formats a time in a suitable unit.
 pub(crate) fn time(seconds: f64) -> String {
     if seconds < 1e-3 { format!("{:.0} µs", seconds * 1e6) } else { millis(seconds) }
 }
@@ -69,7 +69,7 @@ pub(crate) fn ratio(ratio: f64) -> String {
     format!("{ratio:.2}×")
 }
 
-/// `NaN` of nothing.
+/// The median; `NaN` for an empty list.
 pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
@@ -80,7 +80,7 @@ pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// Of durations in order; zero of none.
+/// A quantile of sorted durations; zero for an empty list.
 pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let Some(last) = sorted.len().checked_sub(1) else { return Duration::ZERO };
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -88,7 +88,7 @@ pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     sorted[place]
 }
 
-/// Bars on a logarithmic scale: a warm call, and a start with the first call.
+/// Draws bars on a logarithmic scale: a warm call, and init plus first call.
 pub(crate) fn plot(bars: &[(&str, f64, f64)]) -> String {
     const LEFT: f64 = 290.0;
     const WIDTH: f64 = 560.0;

@@ -1,4 +1,4 @@
-//! Many environments at once, against one Redis.
+//! Many environments that call one Redis at the same time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::report::{Table, millis, quantile, time};
 use crate::{Result, say};
 
 const ENVIRONMENTS: [usize; 4] = [1, 10, 100, 300];
-/// So many keys there are where there are many.
+/// The number of keys in the runs with many keys.
 const KEYS: u64 = 1_000;
 const DURATION: Duration = Duration::from_secs(3);
 
@@ -22,7 +22,7 @@ struct Figures {
     environments: usize,
     keys: u64,
     connections: u64,
-    /// Of the first call of each, all at once, with nothing kept yet.
+    /// The first call of each environment, all at the same time, with an empty cache.
     first_p50: Duration,
     first_max: Duration,
     first_loads: usize,
@@ -46,9 +46,9 @@ pub(crate) fn scale(places: &Places) -> Result<Scale> {
 
 fn run(places: &Places, environments: usize, keys: u64) -> Result<Figures> {
     let redis = Redis::start()?;
-    // Of the users there are three; what is kept of the others is that there are none.
+    // Only three users exist. For the other keys the cache stores that the user is unknown.
     let program = places.ours(&redis.url()).with("CACHE_NOT_FOUND_TTL_SECONDS", "86400");
-    // On Lambda each has a processor of its own. Here they wait for one, and that is no fault of Redis.
+    // On Lambda each environment has a processor. Here they share a few, so replies are late although Redis is fast.
     let program = program
         .with("REDIS_CONNECT_TIMEOUT_MS", "10000")
         .with("REDIS_RESPONSE_TIMEOUT_MS", "10000");
@@ -71,7 +71,7 @@ fn run(places: &Places, environments: usize, keys: u64) -> Result<Figures> {
         &events[next % events.len()]
     };
 
-    // All of them at once, on a cold cache.
+    // All environments at the same time, with an empty cache.
     let mut given = HashMap::new();
     for number in 0..environments {
         given.insert(number, lambda.give(number, choose())?);
@@ -115,7 +115,7 @@ fn run(places: &Places, environments: usize, keys: u64) -> Result<Figures> {
     Ok(Figures {
         environments,
         keys,
-        // But the one that asks.
+        // Without the connection that reads this figure.
         connections: connections - 1,
         first_p50: quantile(&first.took, 0.5),
         first_max: quantile(&first.took, 1.0),
@@ -151,7 +151,7 @@ impl Calls {
     }
 }
 
-/// Processor time of Redis so far, in seconds.
+/// The processor time that Redis has used so far, in seconds.
 fn redis_cpu(redis: &Redis) -> Result<f64> {
     Ok(field(redis, "used_cpu_sys")? + field(redis, "used_cpu_user")?)
 }

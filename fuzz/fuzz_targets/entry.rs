@@ -1,4 +1,4 @@
-//! Any bytes under a key are an entry or an error; an entry holds the rest of the bytes as its body.
+//! Decodes any bytes to an entry or an error, without a panic. The body of an entry is what follows the metadata.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use response_boost::{Entry, Namespace};
 
 fuzz_target!(|data: &[u8]| {
     let bytes = data.to_vec().into();
-    // That of the entries of the corpus.
+    // The key of the entries in the corpus.
     let key = Namespace::parse("users").expect("a namespace").key(["user", "1"]);
     match Entry::decode(&key, &bytes) {
         Ok(entry) => {
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(entry.body, data[line_end + 1..]);
             assert!([200, 404].contains(&entry.status.as_u16()));
         }
-        // An error shows nothing of the bytes; making its text must not panic either.
+        // The error contains none of the bytes; formatting it must not panic either.
         Err(error) => drop(error.to_string()),
     }
 });

@@ -1,4 +1,4 @@
-//! Any payload of an invocation is answered within the HTTP contract.
+//! Invokes the function with any payload. Each reply must obey the HTTP contract.
 
 #![no_main]
 

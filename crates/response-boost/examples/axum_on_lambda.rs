@@ -1,11 +1,12 @@
-//! The cache in an axum app on Lambda: `cargo lambda watch`, then twice
-//! `curl -i http://localhost:9000/prices/7`.
+//! The cache in an axum app on Lambda. Run `cargo lambda watch`, then call
+//! `curl -i http://localhost:9000/prices/7` twice.
 //!
-//! Two layers: `ResponseCacheLayer` around the app, and `AfterReplyLayer` around Lambda's runtime. An entry past its TTL is
-//! served at once, and reloaded when the reply has been posted: no client waits for that, and Lambda does not freeze it.
+//! It has two layers: `ResponseCacheLayer` around the app, and `AfterReplyLayer` around Lambda's runtime. A stale entry
+//! is served at once, and reloaded after the reply. No client waits for the reload, and Lambda does not freeze the
+//! process during it.
 //!
-//! With the feature `lambda` the cache finds out by itself until when an invocation must be answered. Responses
-//! are stored in Redis where `REDIS_URL` names one, else in each execution environment.
+//! The feature `lambda` lets the cache find out the deadline of each invocation by itself. Responses are stored in
+//! Redis if `REDIS_URL` is set, otherwise in the memory of each execution environment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +40,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     Runtime::new(Adapter::from(app)).layer(after_reply).run().await
 }
 
-/// What the cache saves you from doing each time.
+/// The work that the cache saves.
 async fn price(Path(sku): Path<u32>) -> String {
     format!("{} cents\n", sku * 100)
 }

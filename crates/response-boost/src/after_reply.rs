@@ -1,4 +1,5 @@
-//! What a request has left to do: after its reply and before the next event, where a freeze would come between.
+//! Work that a request leaves behind, to run after its reply. It must end before the next event, because Lambda freezes
+//! the process in between.
 
 use std::fmt;
 use std::future::Future;
@@ -21,30 +22,32 @@ tokio::task_local! {
     static LEFT: Left;
 }
 
-/// How much of the time that an invocation has left the work may take; and less than that by this much.
+/// The share of the invocation's remaining time that the work may use, and a margin to subtract from that.
 const SHARE: f64 = 0.9;
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// Finishes what requests have left to do before the next event is asked for: a layer around a Lambda
-/// runtime.
+/// A layer around a Lambda runtime: it finishes the work that requests leave behind, before the runtime asks for the
+/// next event.
 ///
-/// Lambda freezes an execution environment when it asks for its next event, and thaws it when one comes. A
-/// task that was spawned for a request stands still meanwhile: an attempt to connect would get a few
-/// milliseconds at each request, and never end. A custom runtime that has posted its reply may go on until it
-/// asks for the next event, and the client has its answer by then. This layer uses that time:
+/// Lambda freezes an execution environment once it asks for its next event, and thaws it when one arrives. A task
+/// spawned for a request stops during the freeze: an attempt to connect would progress by a few milliseconds with each
+/// request and never complete. But after a custom runtime has posted its reply, it may keep working until it asks for
+/// the next event, while the client already has its answer. This layer uses that time to:
 ///
-/// - for a connection to Redis that is being opened, replaced or tried after a fault, a second at most, and
-///   backing off up to every five seconds while that is in vain;
-/// - for the release of a lease whose load has not ended by itself;
-/// - for an invalidation that failed, or whose request was cut off;
-/// - for the load of an entry that is about to end, or past its freshness and within the window of
-///   [`Policy::with_stale_while_revalidate`](crate::Policy::with_stale_while_revalidate): the client has the entry.
+/// - open, replace or probe a connection to Redis, for a second at most; while that fails, the cache backs off to once
+///   in five seconds;
+/// - release a lease whose load did not complete;
+/// - retry an invalidation that failed, or run one whose request was cancelled;
+/// - load an entry that is about to expire, or that is stale but within the window of
+///   [`Policy::with_stale_while_revalidate`](crate::Policy::with_stale_while_revalidate): the client was served the
+///   entry;
+/// - audit hits ([`Policy::with_audit`](crate::Policy::with_audit)).
 ///
-/// The work ends before 0.9 of the time that the invocation has left, less 100 ms. Lambda bills the time, and
-/// sends the environment no other event meanwhile; requests that leave nothing to do take no longer.
+/// All of this may take 0.9 of the invocation's remaining time, less 100 ms. Lambda bills the time, and sends the
+/// environment no other event meanwhile. A request that leaves no work takes no longer than without the layer.
 ///
-/// Without this layer the cache spawns the work, which suits a server: nothing freezes it. On Lambda each request then
-/// reloads the entry that it meets, and a warning says so once.
+/// Without this layer the cache spawns the work. That is fine on a server, which nothing freezes. On Lambda, requests
+/// then refresh entries themselves and wait for it, and the cache logs a warning once.
 ///
 #[cfg_attr(feature = "lambda", doc = "```no_run")]
 #[cfg_attr(not(feature = "lambda"), doc = "```ignore")]
@@ -66,7 +69,7 @@ pub struct AfterReplyLayer<F> {
 }
 
 impl<F> AfterReplyLayer<F> {
-    /// `ends_at` says when Lambda ends the invocation.
+    /// `ends_at` returns the time at which Lambda ends the invocation.
     #[must_use]
     pub fn new<R>(ends_at: F) -> Self
     where
@@ -90,7 +93,7 @@ impl<S, F: Clone> Layer<S> for AfterReplyLayer<F> {
     }
 }
 
-/// The service of [`AfterReplyLayer`]: its call ends when the work is done that the inner one has left.
+/// The service of [`AfterReplyLayer`]: its call returns when the inner service has replied and the work is done.
 #[derive(Clone, Copy)]
 pub struct AfterReply<S, F> {
     inner: S,
@@ -133,7 +136,7 @@ where
     }
 }
 
-/// Does this after the reply; without the layer it is spawned, and dropped where there is no runtime.
+/// Runs `work` after the reply. Without the layer it spawns `work`, or drops it if no runtime is running.
 pub(crate) fn defer(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(left) = LEFT.try_with(Clone::clone) {
         left.works().push(Box::pin(work));
@@ -142,9 +145,9 @@ pub(crate) fn defer(work: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-/// Whether a load that is deferred now is made: where a freeze would come between, it takes the layer.
+/// Whether a load deferred now would run. On a Lambda that freezes between requests, only the layer ensures that.
 pub(crate) fn can_load() -> bool {
-    // An environment that serves several requests at a time is not frozen between two of them.
+    // An environment that serves several requests concurrently is not frozen after each of them.
     static IS_FROZEN: LazyLock<bool> = LazyLock::new(|| {
         let serves_one =
             std::env::var("AWS_LAMBDA_MAX_CONCURRENCY").map_or(true, |requests| requests == "1");
@@ -163,24 +166,24 @@ pub(crate) fn can_load() -> bool {
     Handle::try_current().is_ok()
 }
 
-/// What the work after the reply may take of the time that an invocation has left.
+/// How much of the invocation's remaining time the work after the reply may use.
 pub(crate) fn limit(left: Duration) -> Duration {
     left.mul_f64(SHARE).saturating_sub(MARGIN)
 }
 
-/// When the invocation ends whose request this is.
+/// When the invocation of the current request ends.
 pub(crate) fn deadline() -> Option<Deadline> {
     LEFT.try_with(|left| left.ends_at).ok().flatten()
 }
 
-/// Whether what is deferred now waits for the reply.
+/// Whether work deferred now runs after the reply.
 pub(crate) fn has_layer() -> bool {
     LEFT.try_with(|_| ()).is_ok()
 }
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What one invocation has left to do.
+/// The work that one invocation leaves behind.
 #[derive(Clone, Default)]
 struct Left {
     works: Arc<Mutex<Vec<Work>>>,
@@ -190,7 +193,7 @@ struct Left {
 
 impl Left {
     fn works(&self) -> MutexGuard<'_, Vec<Work>> {
-        // Nothing panics while it is held.
+        // Nothing panics while it holds the lock.
         self.works.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,14 +210,14 @@ impl Left {
         }
     }
 
-    /// Runs all of it, each as a task of its own, and what that defers in turn.
+    /// Runs all of the work, each piece in a task of its own, and what that defers in turn.
     async fn run(&self) {
         let mut running = JoinSet::new();
         loop {
             for work in std::mem::take(&mut *self.works()) {
                 running.spawn(LEFT.scope(self.clone(), work));
             }
-            // A panic is logged by the hook of the program, and is no reason to leave out the others.
+            // The program's panic hook logs a panic, which must not stop the other work.
             if running.join_next().await.is_none() && self.is_empty() {
                 return;
             }
@@ -256,7 +259,7 @@ mod tests {
         invoke(60 * SECOND, async move {
             defer(async move {
                 reply.await.unwrap();
-                // What was deferred may defer more, and panic without harm to the others.
+                // Deferred work may defer more, and a panic harms no other work.
                 defer(async { panic!("one of them") });
                 defer(async move { counted.store(1, Ordering::SeqCst) });
             });
@@ -292,7 +295,7 @@ mod tests {
         let started = Instant::now();
         invoke(10 * SECOND, async { defer(std::future::pending()) }).await;
         let time = started.elapsed();
-        // The invocation's end is on the wall clock, which goes on a little meanwhile.
+        // The invocation ends by the wall clock, which keeps running although the time of the test is paused.
         assert!(time > 8 * SECOND && time + MARGIN <= 9 * SECOND, "{time:?}");
     }
 

@@ -1,8 +1,8 @@
-//! Audits: hits that are loaded again after the reply, so that a team knows how many of its answers are too old.
+//! Audits load some hits again after the reply, so that a team knows how many of its answers are outdated.
 //!
-//! An entry that differs from what its service answers now is only suspect: the invalidation may be on its way. So it
-//! is looked for once more after a grace. On Lambda nobody waits for that, since waiting is billed: the process
-//! remembers the suspect, and its next request after the grace looks.
+//! An entry that differs from the service's current response is only a suspect, because its invalidation may be on its
+//! way. So the cache checks it once more after a grace period. On Lambda nothing waits for that, since waiting is
+//! billed: the process remembers the suspect, and its next request after the grace period triggers the check.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::report::record;
 use crate::stamps::Stamp;
 use crate::{CacheKey, Expected, Store, after_reply, mark};
 
-/// How many suspects a process remembers. Those beyond it are forgotten: a later audit of theirs finds them again.
+/// How many suspects a process remembers. Further ones are forgotten: a later audit of the same entry finds them again.
 const MOST_SUSPECTS: usize = 1_024;
 
 /// Which hits are audited, and how long an invalidation may take.
@@ -30,29 +30,28 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Whether this hit is one of those to audit.
+    /// Whether to audit this hit.
     pub(crate) fn samples(self) -> bool {
         random() <= self.rate
     }
 }
 
-/// An entry that differed from what its service answered.
+/// An entry that differed from the service's current response.
 #[derive(Debug)]
 pub(crate) struct Suspect {
     pub(crate) key: CacheKey,
-    /// The entry begins like this.
+    /// The first bytes of the entry.
     pub(crate) fingerprint: Bytes,
     pub(crate) stamps: Vec<Stamp>,
 }
 
-/// The suspects of a process, each with the time at which its invalidation has had the grace (milliseconds since the
-/// Unix epoch).
+/// The suspects of a process, each with the end of its grace period (milliseconds since the Unix epoch).
 #[derive(Debug, Default)]
 pub(crate) struct Suspicions(Mutex<Vec<(u64, Suspect)>>);
 
 impl Suspicions {
     fn suspects(&self) -> MutexGuard<'_, Vec<(u64, Suspect)>> {
-        // Nothing panics while it is held.
+        // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,7 +63,7 @@ impl Suspicions {
         }
     }
 
-    /// Whether the entry that begins like this is one of them: to audit it again would tell nothing new.
+    /// Whether the entry that begins with `fingerprint` is a suspect: another audit of it would reveal nothing new.
     pub(crate) fn has(&self, fingerprint: &Bytes) -> bool {
         self.suspects().iter().any(|(_, suspect)| suspect.fingerprint == *fingerprint)
     }
@@ -73,7 +72,7 @@ impl Suspicions {
         self.suspects().iter().any(|(due_at_ms, _)| *due_at_ms <= now_ms)
     }
 
-    /// One that is due, which it forgets.
+    /// Removes and returns a suspect whose grace period is over.
     fn take_due(&self, now_ms: u64) -> Option<Suspect> {
         let mut suspects = self.suspects();
         let due = suspects.iter().position(|(due_at_ms, _)| *due_at_ms <= now_ms)?;
@@ -82,7 +81,7 @@ impl Suspicions {
 }
 
 impl<S: Store> ReadThrough<S> {
-    /// Leaves the suspects that are due to be looked for after the reply.
+    /// Checks, after the reply, the suspects whose grace period is over.
     pub(crate) fn look_for_suspects(self: &Arc<Self>) {
         if self.shared.suspicions.has_due(self.clock.now_ms()) {
             let core = Arc::clone(self);
@@ -94,8 +93,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Compares what a load gave with the entry that was answered. A load that gave nothing to go by says nothing
-    /// about the entry.
+    /// Compares the result of a load with the entry that was served. A failed load proves nothing about the entry.
     pub(crate) fn audit<L: Loaded, E: fmt::Display>(
         self: &Arc<Self>,
         entry: Suspect,
@@ -129,12 +127,12 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Removes a suspect that still stands, and nothing else: what another has put there meanwhile stays.
+    /// Removes a suspect that is still stored. A value that has replaced it stays.
     async fn convict(&self, Suspect { key, fingerprint, stamps }: Suspect) {
         let mut budget = self.budget(None);
         let removed = match self.is_alive(&stamps, None, &mut budget).await {
             Ok(true) => {
-                // What replaces it ends at once, so that the next request finds nothing and loads.
+                // The replacement expires at once, so that the next request finds nothing and loads.
                 let pass = mark::new_pass(self.clock.now_ms());
                 let expected = Expected::StartsWith(&fingerprint);
                 let put = self.shared.store.put(&key, expected, pass, Duration::from_millis(1));

@@ -1,10 +1,10 @@
-//! The core: look up, else load and keep, so that nothing that is old is kept and nothing is loaded
-//! by everyone at once. What it stores are responses or values (see [`kept`](crate::kept)); it knows neither tower nor
-//! requests.
+//! The core: looks an entry up, or loads and stores it. It stores nothing that is already invalidated, and of many
+//! requests for one key only one loads. It serves responses and values alike (see [`kept`](crate::kept)), and knows
+//! neither tower nor requests.
 //!
-//! [`ReadThrough::answer`] is the whole of it, in steps: [`look`](ReadThrough::look), decide (a function for each
-//! thing that can be seen), [`Wait`] for another's fill and look again, [`load`](ReadThrough::load), and
-//! [`settle`](ReadThrough::settle) what becomes of the load.
+//! [`ReadThrough::answer`] runs all steps: [`look`](ReadThrough::look) the key up; decide what to do, in one function
+//! for each possible finding; [`Wait`] for another request's load and look again; [`load`](ReadThrough::load); and
+//! [`settle`](ReadThrough::settle) the result of the load.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -34,21 +34,22 @@ use crate::{
     CacheKey, CacheStatus, Expected, FaultWord, Found, NotStored, Policy, Store, StoreError, Tag,
 };
 
-/// How much longer than a lease lasts one waits for a sign of life, so as to see that it has ended.
+/// How much longer than the life of a lease a request waits for a sign of life, to be sure that the lease has expired.
 const PAST_THE_LEASE: Duration = Duration::from_millis(250);
-/// Loads that take less than this are never made early: there is nothing to be gained.
+/// Entries that load faster than this are never refreshed early, since that would gain nothing.
 const EARLY_REFRESH_FROM: Duration = Duration::from_millis(5);
-/// Which part of the time that a request has left is kept for answering when its load is cut off. A service that
-/// keeps to nine tenths of that time answers before; a gateway that gives up at nineteen twentieths, after it.
+/// The inverse of the share of the remaining time that a load must leave for the answer. A load may use eleven
+/// twelfths: more than a service that limits itself to nine tenths, so the service answers first, and less than a
+/// gateway that times out at nineteen twentieths, so the gateway still gets the cache's answer.
 const MARGIN: u32 = 12;
-/// How many bits of a random number are used: as many as a floating point number holds.
+/// The number of random bits: as many as the mantissa of an `f64`.
 const RANDOM_BITS: u32 = 53;
-/// How many loads a server makes after replies at the same time. Those that there is no room for are left out: the next
-/// request for their key asks for one again.
+/// How many loads after replies may run at the same time. Further ones are skipped, because the next request for the
+/// key asks for another.
 const MOST_REFRESHES: usize = 64;
-/// As much of a value as tells it from all others: an entry's unique id is within it.
+/// How many leading bytes identify a value: they include the unique id of an entry.
 const FINGERPRINT_BYTES: usize = 64;
-/// The part of the report for the time of a load. An audit has a part of its own.
+/// Where the report counts the time of a load. An audit has a field of its own.
 const LOAD: Part = |report| &mut report.load;
 
 #[derive(Debug)]
@@ -58,7 +59,7 @@ pub(crate) struct ReadThrough<S> {
     pub(crate) clock: Clock,
 }
 
-/// What the requests of one layer have in common, whatever policy each goes by.
+/// What all requests of one layer share, whatever their policies.
 #[derive(Debug)]
 pub(crate) struct Shared<S> {
     pub(crate) store: S,
@@ -71,27 +72,27 @@ pub(crate) struct Shared<S> {
     refreshes: Semaphore,
 }
 
-/// What a request is to be answered with.
+/// The answer to one request.
 pub(crate) enum Answer<L: Loaded, R> {
-    /// An answer that may be kept, whether it came from the store or was just loaded.
+    /// A cacheable result, from the store or from a load.
     Cacheable {
         entry: L::Entry,
         age: Option<Duration>,
         status: CacheStatus,
-        /// What is to be done after the reply.
+        /// The load to run after the reply.
         refresh: Option<R>,
     },
-    /// An answer that is not kept, as it was loaded.
+    /// A result that may not be stored.
     Uncacheable { passed: L::Passed, status: CacheStatus },
 }
 
-/// What to do after the look.
+/// What to do after the lookup.
 enum Plan<S: Store, T> {
     Answer {
         entry: T,
         status: CacheStatus,
     },
-    /// The entry, which begins like this, is the answer, and the cache loads it again after the reply.
+    /// Serve the entry, which begins with `fingerprint`, and load it again after the reply.
     AnswerAndLoad {
         entry: T,
         status: CacheStatus,
@@ -101,43 +102,43 @@ enum Plan<S: Store, T> {
     Load(Box<Load<S, T>>),
 }
 
-/// A load that is to be made after the reply, if nobody else is at it by then.
+/// A load to run after the reply, unless another request is already loading by then.
 pub(crate) struct Refresh<F> {
     purpose: Purpose,
-    /// The entry that was answered begins like this.
+    /// The first bytes of the entry that was served.
     fingerprint: Bytes,
     standing: Standing,
     load: F,
 }
 
-/// What a load after the reply is for.
+/// Why to load after the reply.
 enum Purpose {
-    /// To replace the entry.
+    /// Replace the entry.
     Refresh(Reason),
-    /// To compare it with the entry, which has this content and these tags.
+    /// Compare the result with the entry, which has this content and these tags.
     Audit(Content, Vec<Stamp>),
 }
 
-/// What is to be known of an entry that is answered if its load gives nothing better.
+/// The times of an entry that the cache serves if its load fails.
 #[derive(Clone, Copy)]
 struct Standing {
     times: Times,
-    /// How long past its freshness it may be.
+    /// How long past its freshness the cache may serve it.
     stale_for: Duration,
 }
 
-/// What came of a load.
+/// The result of a load.
 pub(crate) struct Done<L, E> {
     started_at_ms: u64,
-    /// `None`: it was cut off.
+    /// `None`: it exceeded its limit.
     pub(crate) loaded: Option<Result<L, E>>,
 }
 
-/// The same where another may be at it.
+/// What to do next, if another request may already be loading.
 enum Step<S: Store, T> {
     Go(Plan<S, T>),
-    /// Look again in a moment. This value is to be gone by then or to differ, or it is no sign of life after
-    /// `limit`. Where there is no time to wait, load.
+    /// Look again after a pause. If this value is unchanged after `limit`, its holder is dead. If the request has no
+    /// time to wait, it does `otherwise`.
     Wait {
         whose: Bytes,
         limit: Duration,
@@ -145,82 +146,84 @@ enum Step<S: Store, T> {
     },
 }
 
-/// Why to load, and what may become of it.
+/// A load to run, and what to do with its result.
 struct Load<S: Store, T> {
     right: Right,
     reason: Reason,
-    /// What is answered if the load gives nothing better.
+    /// The entry to serve if the load fails.
     standing: Option<T>,
-    /// The lease of the key, or the announcement of a refresh beside it.
+    /// The lease on the key, or on the key beside it that announces a refresh.
     lease: Option<Lease<S>>,
-    /// The ids of its tags.
+    /// The ids of the tags before the load.
     stamps: Stamps,
 }
 
 /// What a fill may replace.
 enum Right {
-    /// One's own lease.
+    /// This request's own lease.
     Lease(Bytes),
-    /// The entry that was read, which begins like this.
+    /// The entry that this request read, which begins like this.
     Entry(Bytes),
-    /// Whatever is there: leases are off.
+    /// Anything: leases are off.
     Anything,
-    /// Nothing, for this reason. `None`: another process was waited for in vain.
+    /// Nothing, for this reason. `None`: the reason is not known, because the request waited in vain for another one or
+    /// could not reach the store.
     Nothing(Option<NotStored>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reason {
     Miss,
-    /// It was not waited for any longer.
+    /// The request stopped waiting for another one's load.
     GaveUp,
     Stale,
-    /// The entry is fresh, and about to end.
+    /// The entry is fresh, but about to expire.
     Early,
     Fault(FaultWord),
 }
 
-/// What was found under a key.
+/// What a lookup found under a key.
 enum Seen<T> {
     Fresh {
         entry: T,
         left: Duration,
         fingerprint: Bytes,
     },
-    /// Past its freshness, and within the time in which it may stand in.
+    /// No longer fresh, but may still be served stale.
     Stale {
         entry: T,
         fingerprint: Bytes,
     },
-    /// There is nothing to keep: load.
+    /// A pass: load, and store nothing.
     Pass,
     Vacant(Vacancy),
 }
 
-/// What was found beside a key whose entry is past its freshness.
+/// What a lookup found beside the key of a stale entry.
 enum Announced {
-    /// A refresh has failed a moment ago, with this status if it had one.
+    /// A refresh has just failed, with this status if the service sent one.
     Failed(Option<StatusCode>),
-    /// Whoever announced it cannot store anything.
+    /// The process that announced a refresh cannot store its result.
     Pass,
     Vacant(Vacancy),
 }
 
-/// Where a lease may be put.
+/// What a lease may replace.
 enum Vacancy {
     Nothing,
-    /// Another lease is there.
+    /// Another lease.
     Lease(Bytes),
-    /// Something that is of no use, and is to be replaced if it still begins like this.
+    /// A useless value, to be replaced if it still begins like this.
     Other(Bytes),
-    /// Another Redis type.
+    /// A value of another Redis type.
     Foreign,
 }
 
-/// What comes of the wish for a lease.
+/// The outcome of an attempt to take a lease.
 enum Taken<S: Store> {
     Lease(Lease<S>),
-    /// Another has it. Not known who where somebody was quicker: the next look will tell.
+    /// Another request holds the lease, which has this value. Empty if that request was quicker: the next lookup shows
+    /// its value.
     Another(Bytes),
     Fault(StoreError),
 }
@@ -242,24 +245,25 @@ impl<S> ReadThrough<S> {
         Self { shared, policy: Arc::new(policy), clock }
     }
 
-    /// The same for a request that goes by another policy.
+    /// The same core, for a request with its own policy.
     pub(crate) fn with_policy(&self, policy: Arc<Policy>) -> Self {
         Self { shared: Arc::clone(&self.shared), policy, clock: self.clock.clone() }
     }
 
-    /// The time for the store of a request that ends then, if it does.
+    /// How long a request that ends at `ends_at_ms` may wait for the store.
     pub(crate) fn budget(&self, ends_at_ms: Option<u64>) -> Budget<'_> {
         Budget::new(self.policy.deadline, ends_at_ms, &self.clock)
     }
 }
 
 impl<S: Store> ReadThrough<S> {
-    /// The answer for `key`: the one that is kept, else the one that `load` gives, then kept.
+    /// Answers a request for `key` with the stored entry, or with the result of `load`, which it stores if it may.
     ///
-    /// The store's faults cost time, the policy's deadline at most, and are never an error here. Of
-    /// the time that is left until the whole request ends (`ends_at_ms`, if it does) the store gets
-    /// half at most: the rest is for the load and for the answer's way.
-    /// `Err` is `load`'s own; nothing is kept then, and no entry stands in for it.
+    /// Faults of the store are never an error here. They delay the request by the policy's deadline at most. If the
+    /// whole request ends at `ends_at_ms`, the store gets at most half of the time left: the load and the transfer of
+    /// the answer need the rest.
+    ///
+    /// `Err` is the error of `load`, when no entry may be served instead. Nothing is stored then.
     pub(crate) async fn answer<L: Loaded, E: fmt::Display, F>(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -291,7 +295,7 @@ impl<S: Store> ReadThrough<S> {
                     Plan::Answer { entry, status }
                 }
             }
-            // On the heap, like all that a hit does not come to: its future is moved for each request.
+            // On the heap, like everything that a hit does not need: this future is moved for each request.
             seen => Box::pin(self.plan(key, tagging, seen, &mut budget)).await,
         };
         let (entry, status, refresh) = match plan {
@@ -318,8 +322,9 @@ impl<S: Store> ReadThrough<S> {
         Ok(Answer::Cacheable { entry, age, status, refresh })
     }
 
-    /// Loads an entry anew whose request has its answer, unless another is at it, has just failed to, or has put
-    /// something in its place; or audits it. It is optional work: whatever it meets, it leaves it at that.
+    /// Loads an entry again after the request has its answer. It gives up if the entry is no longer there, or if
+    /// another request is loading it or has just failed to. An audit only compares the result. All of this is optional,
+    /// so the first fault ends it.
     pub(crate) async fn refresh<L: Loaded, E: fmt::Display>(
         self: Arc<Self>,
         key: CacheKey,
@@ -355,7 +360,7 @@ impl<S: Store> ReadThrough<S> {
                     return;
                 }
             };
-            // Between the reply and the announcement another may have been through with it.
+            // Another request may have refreshed the entry since the reply.
             plan.lease = Some(lease);
             let seen = budget.look::<_, L::Entry>(&self, &key, tagging.as_deref(), true).await;
             if !seen.is_ok_and(|seen| plan.right.is_entry(&seen)) {
@@ -383,8 +388,8 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Does this after the reply, and tells of it in the report of the request. Where it is spawned the request does not
-    /// wait for that, and the next one tells of it.
+    /// Runs `work` after the reply, and adds it to the request's report. If `work` is spawned, the request does not
+    /// wait for it, and a later request reports it.
     pub(crate) fn defer(&self, work: impl Future<Output = ()> + Send + 'static) {
         if after_reply::has_layer() {
             return after_reply::defer(report::afterwards(work));
@@ -396,7 +401,7 @@ impl<S: Store> ReadThrough<S> {
     /// How long a load after the reply may take.
     fn limit_after_reply(&self, until_end: Option<Duration>) -> Duration {
         let until_end = until_end.map_or(Duration::MAX, |left| {
-            // What becomes of the load takes its time too, but no more than the load.
+            // Storing the result takes time too, but reserve no more for it than for the load.
             let limit = after_reply::limit(left);
             limit.saturating_sub(self.policy.deadline.min(limit / 2))
         });
@@ -407,7 +412,7 @@ impl<S: Store> ReadThrough<S> {
         Ok(self.seen(key, self.shared.store.get(key).await?))
     }
 
-    /// What it is that was found under a key.
+    /// Classifies what a lookup found.
     fn seen<T: Stored>(&self, key: &CacheKey, found: Found) -> Seen<T> {
         let value = match found {
             Found::Nothing => return Seen::Vacant(Vacancy::Nothing),
@@ -424,7 +429,7 @@ impl<S: Store> ReadThrough<S> {
         let entry = match T::decode(key, &value) {
             Ok(entry) => entry,
             Err(error) => {
-                // After a release that has changed a type it is so for each key.
+                // After a release that changed a type, this happens for every key, so the log is limited.
                 let now_ms = self.clock.now_ms();
                 if let Some(untold) = self.shared.undecodable.is_new(error.to_string(), now_ms) {
                     let untold = Some(untold).filter(|&untold| untold > 0);
@@ -444,7 +449,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Reads the ids of the tags, before the load. Where they cannot be had, what is loaded is not stored.
+    /// Reads the ids of the tags before the load. If that fails, the result of the load is not stored.
     async fn stamp<T>(
         &self,
         key: &CacheKey,
@@ -460,7 +465,7 @@ impl<S: Store> ReadThrough<S> {
             Err(fault) => {
                 let word = self.tell(&fault, "tags not read; the answer will not be kept");
                 if let Right::Lease(_) = plan.right {
-                    // Those who wait would each come to this, one after the other.
+                    // Without a pass, each waiting request would take the lease and fail here too, one after another.
                     self.pass(key, plan, SHORT_LIFE, budget).await;
                 }
                 plan.right = Right::Nothing(Some(NotStored::of(&fault, word)));
@@ -468,7 +473,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// What to do with what was seen; where another is loading, with what is seen after that.
+    /// Decides what to do with the result of the lookup. If another request is loading, waits and looks again.
     async fn plan<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -477,10 +482,10 @@ impl<S: Store> ReadThrough<S> {
         budget: &mut Budget<'_>,
     ) -> Plan<S, T> {
         let mut wait = Wait::new(budget.until_end(), self.policy.load_limit);
-        // The stale entry that was there when the waiting began.
+        // The stale entry that the last lookup found.
         let mut in_hand = None;
         loop {
-            // Waiting is apart from the deadline: what is asked after a pause has one of its own.
+            // Waiting does not count towards the deadline, so each lookup after a pause has a deadline of its own.
             let mut own = budget.with(self.policy.deadline);
             let budget = if wait.has_begun() { &mut own } else { &mut *budget };
             let step = match seen {
@@ -525,16 +530,17 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// The store cannot be asked: load without it. What was seen before may stand in.
+    /// The store failed, so load without it. If the load fails too, a stale entry seen before is served.
     fn without_store<T>(&self, fault: &StoreError, standing: Option<T>) -> Plan<S, T> {
         let reason = Reason::Fault(self.tell(fault, "cache not read; loading without it"));
         let load = Load::new(reason, Right::Nothing(None));
         Plan::Load(Box::new(Load { standing, ..load }))
     }
 
-    /// There is no answer: who takes the lease loads and fills, the others wait for that.
+    /// The store has no usable entry. The request that gets the lease loads and stores; the others wait for its result.
     ///
-    /// A process whose fills the store refuses takes no lease, and waits for nobody: it loads for itself.
+    /// While the store refuses this process's writes, requests take no leases and wait for nobody: each loads for
+    /// itself.
     async fn fill<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -568,11 +574,11 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// The entry is past its freshness: one loads it anew, and the others wait for that. Where that has just failed,
-    /// the entry is answered at once.
+    /// The entry is stale. One request reloads it, and the others wait for the result. If a reload has just failed, the
+    /// entry is served at once.
     ///
-    /// The announcement of a refresh stands beside the entry, under a key of its own. Nothing but the number of
-    /// loads depends on it: a fill replaces the entry alone that was read.
+    /// The refresh is announced under a key of its own, beside the entry. The announcement only limits the number of
+    /// loads: correctness does not depend on it, because a fill replaces only the entry that was read.
     async fn refresh_stale<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -622,8 +628,8 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// The entry is fresh and about to end: load it anew if nobody else is at it, nobody has just failed to, and
-    /// the store takes what is loaded. In all other cases the entry is the answer.
+    /// The entry is fresh but about to expire. Reloads it, unless another request is doing so or has just failed to, or
+    /// the store refuses writes. Otherwise the entry is the answer.
     async fn refresh_early<T: Stored>(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -655,7 +661,7 @@ impl<S: Store> ReadThrough<S> {
         Plan::Load(Box::new(load))
     }
 
-    /// What was found beside a key.
+    /// Classifies what a lookup found beside a key.
     fn announced(&self, found: Found) -> Announced {
         let now_ms = self.clock.now_ms();
         let value = match found {
@@ -674,12 +680,12 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Takes the lease of `key`, unless another has it who is alive.
+    /// Takes the lease on `key`, unless its holder is another request that is alive.
     ///
-    /// A lease of this process itself whose load is over is taken at once, and one that has given no sign of life
-    /// for longer than it lasts, as it has lost its expiry. Where another's is met at first, the store is asked
-    /// for one all the same: a store that refuses to give any would refuse the fill too, and there is nothing to
-    /// wait for.
+    /// It takes over at once a lease of this process whose load has ended. It also takes over a lease that has shown no
+    /// sign of life for longer than its life: something removed its TTL. When a request first meets another's lease, it
+    /// tries to claim one anyway. A store that refuses the claim would refuse the fill too, so waiting would be
+    /// pointless.
     async fn take(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -707,7 +713,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Puts a token under `key` if there is what is expected.
+    /// Stores a new token under `key`, if the key holds what is expected.
     async fn claim(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -715,19 +721,20 @@ impl<S: Store> ReadThrough<S> {
         life: Duration,
         budget: &mut Budget<'_>,
     ) -> Taken<S> {
-        // Made before it is claimed, so that it is released where the reply is lost or not waited for.
+        // Created before the claim, so that dropping it releases the lease even if the reply is lost or not awaited.
         let mut lease = Lease::new(self, key, life);
         let claim = self.shared.store.put(key, expected, lease.token().clone(), life);
         match budget.spend(claim).await {
             Ok(true) => Taken::Lease(lease),
             Ok(false) => {
                 lease.is_gone();
-                // It would be there all the same where the reply is to another try.
+                // The token may be stored anyway, if this reply belongs to a second attempt.
                 self.shared.voids.add(lease.token().clone());
                 Taken::Another(Bytes::new())
             }
             Err(fault) => {
-                // These say that it was not put there. (It holds nobody up, so it may be asked for again.)
+                // These faults mean that the token was not stored. Unlike a refused fill, a refused claim makes nobody
+                // wait, so the next request may claim at once.
                 if let StoreError::Reply { .. } | StoreError::BreakerOpen = fault {
                     lease.is_gone();
                 }
@@ -740,7 +747,7 @@ impl<S: Store> ReadThrough<S> {
         Standing { times: entry.times(), stale_for: entry.stale_for(&self.policy).longest() }
     }
 
-    /// Whether an entry past its freshness may be served while it is loaded anew.
+    /// Whether a stale entry may be served while it is reloaded.
     fn may_revalidate<T: Stored>(&self, entry: &T) -> bool {
         let (times, window) = (entry.times(), entry.stale_for(&self.policy).while_revalidate);
         times.age(self.clock.now_ms()) < times.ttl.saturating_add(window)
@@ -750,15 +757,15 @@ impl<S: Store> ReadThrough<S> {
         !self.policy.refreshes_inline && after_reply::can_load()
     }
 
-    /// Whether to load a fresh entry anew before it ends: the nearer its end and the longer its load
-    /// took, the likelier (`XFetch`: Vattani et al., Optimal Probabilistic Cache Stampede Prevention,
-    /// VLDB '15). So it is mostly one reader that does, a little before all of them would have to.
+    /// Whether to reload a fresh entry before it expires. The closer its end and the longer its load took, the likelier
+    /// (`XFetch`: Vattani et al., Optimal Probabilistic Cache Stampede Prevention, VLDB '15). So usually a single
+    /// reader reloads it, shortly before all of them would have to.
     ///
-    /// But never before the last tenth of its life, so that it costs hardly more loads however many
-    /// readers there are, and not when it would end meanwhile: then another loads too.
+    /// Only in the last tenth of the TTL, so that even many readers cause few additional loads. And only if the entry
+    /// outlives the load, because another request would load too once it has expired.
     fn is_due(&self, times: Times, left: Duration) -> bool {
         let scale = times.load_cost.as_secs_f64() * self.policy.early_refresh;
-        // No random number that there is gets further than this, so most hits need none.
+        // No random number gives more than this, so most hits need none.
         let furthest = scale * f64::from(RANDOM_BITS) * std::f64::consts::LN_2;
         times.load_cost >= EARLY_REFRESH_FROM
             && (times.load_cost..=times.ttl / 10).contains(&left)
@@ -766,7 +773,7 @@ impl<S: Store> ReadThrough<S> {
             && left.as_secs_f64() <= scale * -random().ln()
     }
 
-    /// Loads, and sees to what becomes of the load.
+    /// Loads, and handles the result.
     async fn load<L: Loaded, E: fmt::Display, R>(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -790,7 +797,7 @@ impl<S: Store> ReadThrough<S> {
         self.settle(key, plan, done, budget).await
     }
 
-    /// Loads, within the time that there is for it, and keeps the lease alive meanwhile.
+    /// Runs a load within its limit, and renews the lease meanwhile.
     async fn run<L, E>(
         &self,
         lease: &mut Option<Lease<S>>,
@@ -798,8 +805,8 @@ impl<S: Store> ReadThrough<S> {
         load: impl Future<Output = Result<L, E>>,
         part: Part,
     ) -> Done<L, E> {
-        // The age of an answer counts from before it was asked for (RFC 9111 §4.2.3): what changes
-        // while it is on its way is already older than the answer says.
+        // The age of a response counts from before its request (RFC 9111 §4.2.3), since the data may change while the
+        // response is on its way.
         let started_at_ms = self.clock.now_ms();
         let loading = tokio::time::timeout(limit, load);
         let loading = async {
@@ -812,10 +819,10 @@ impl<S: Store> ReadThrough<S> {
         Done { started_at_ms, loaded }
     }
 
-    /// How long a load may take: as long as the policy says, and so that there is time left to answer.
+    /// How long a load may take: the policy's limit, or less so that the request has time left to answer.
     ///
-    /// An early refresh is optional: it takes twice as long as the load before it at most, and a little, and no
-    /// longer than the entry is fresh, which is the answer then.
+    /// An early refresh is optional. It may take a little more than twice as long as the previous load, and no longer
+    /// than the entry stays fresh, because the entry is the answer if the refresh fails.
     fn load_limit<T: Stored>(&self, load: &Load<S, T>, until_end: Option<Duration>) -> Duration {
         let until_end = until_end.map_or(Duration::MAX, |left| left / MARGIN * (MARGIN - 1));
         let limit = self.policy.load_limit.min(until_end);
@@ -828,8 +835,8 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// The status of the answer where a load gave nothing better than the entry that stands. `None`: it did, or the
-    /// entry is too old.
+    /// The status if the load failed and the existing entry is served instead. `None`: the load succeeded, or the entry
+    /// is too old to serve.
     fn stood_in<L: Loaded, E: fmt::Display>(
         &self,
         standing: Standing,
@@ -840,7 +847,7 @@ impl<S: Store> ReadThrough<S> {
         let is_early = reason == Reason::Early;
         let failure = done.failure(is_early)?;
         let now_ms = self.clock.now_ms();
-        // If it was fresh when it was chosen, it is answered whatever the refresh does.
+        // An early refresh started from a fresh entry, which is served whatever happened to the refresh.
         if !is_early && !standing.may_stand_in(now_ms) {
             return None;
         }
@@ -852,7 +859,7 @@ impl<S: Store> ReadThrough<S> {
         Some(CacheStatus::StoodIn { status: failure.status, ttl })
     }
 
-    /// What becomes of a load, where no entry stands in for it.
+    /// Stores the result of a load, or passes it on unstored, when no existing entry is served instead.
     async fn settle<L: Loaded, E: fmt::Display, R>(
         &self,
         key: &CacheKey,
@@ -892,7 +899,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Stores the entry. `Err`: it is not stored, as far as is known, and why if that is known.
+    /// Stores the entry. `Err`: it is not stored, or that is unknown; with the reason, if that is known.
     async fn keep<T: Stored>(
         &self,
         key: &CacheKey,
@@ -904,7 +911,8 @@ impl<S: Store> ReadThrough<S> {
         if plan.expected().is_none() {
             return Err(match plan.right {
                 Right::Nothing(why) => why,
-                // The lease has gone while its holder was loading: withdrawn, or by others.
+                // The lease was lost during the load: this process withdrew it after a refusal, or something removed
+                // it.
                 _ if self.shared.refusals.forbid(self.clock.now_ms()) => {
                     Some(NotStored::FillRefused)
                 }
@@ -945,7 +953,7 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Puts into an entry, which is to live for so long, the ids of its tags. `Err`: it may not be stored.
+    /// Sets the ids of the tags in an entry that is about to be stored for `life`. `Err`: it may not be stored.
     async fn tag<T: Stored>(
         &self,
         key: &CacheKey,
@@ -964,13 +972,13 @@ impl<S: Store> ReadThrough<S> {
                 self.pass(key, plan, mark::life_of(NotStored::Tags), budget).await;
                 Err(Some(NotStored::Tags))
             }
-            // The lease is released, for another to load.
+            // Dropping the lease releases it, so that another request loads.
             Err(why) => Err(Some(why)),
         }
     }
 
-    /// Gives up the right to fill a key, since there is nothing to fill it with: who waits for it, and
-    /// who comes within this life, loads at once. Otherwise they would queue up, each as a holder.
+    /// Replaces the lease by a pass, because this load gave nothing to store. Waiting requests, and those that arrive
+    /// within `life`, load at once. Without the pass they would queue up and take the lease one after another.
     async fn pass<T>(
         &self,
         key: &CacheKey,
@@ -996,10 +1004,11 @@ impl<S: Store> ReadThrough<S> {
         }
     }
 
-    /// Takes back what the store does not let be replaced by a script, though it answers: it may be full, or not
-    /// grant the right. Others would wait in vain for a lease to end, or be given what is gone.
+    /// Overwrites the value under `key` after the store refused a conditional write: it may be full, or forbid scripts.
+    /// Otherwise others would wait in vain for a lease to expire.
     ///
-    /// What it puts there holds no answer, so that whatever it replaces, it is never wrong. Whether it did.
+    /// It writes a pass, which is safe whatever it replaces, and if that fails it deletes the key. Returns whether
+    /// either succeeded.
     pub(crate) async fn withdraw(&self, key: &CacheKey, budget: &mut Budget<'_>) -> bool {
         let pass = mark::new_pass(self.clock.now_ms());
         let put = self.shared.store.put(key, Expected::Anything, pass, SHORT_LIFE);
@@ -1015,12 +1024,12 @@ impl<S: Store> ReadThrough<S> {
 }
 
 impl<S: Store> ReadThrough<S> {
-    /// Tells of a fault of the store, here where it is handled, and says its word.
+    /// Reports and logs a fault of the store where it is handled, and returns its word.
     pub(crate) fn tell(&self, fault: &StoreError, consequence: &str) -> FaultWord {
         let word = fault.word(self.shared.store.name());
         record(|report| {
             report.faults += 1;
-            // What failed tells more than that it was not asked after that.
+            // The fault itself says more than the open breaker after it.
             if report.fault.is_none() || !matches!(fault, StoreError::BreakerOpen) {
                 report.fault = Some(word);
             }
@@ -1040,7 +1049,7 @@ impl<S: Store, T> Plan<S, T> {
         Self::Load(Box::new(Load::new(reason, right)))
     }
 
-    /// The entry is the answer, and is loaded anew after the reply.
+    /// Serves the entry, and reloads it after the reply.
     fn after_reply(reason: Reason, entry: T, ttl: i64, fingerprint: Bytes) -> Self {
         let status = CacheStatus::Hit { ttl, refreshes: true };
         let purpose = Purpose::Refresh(reason);
@@ -1055,7 +1064,7 @@ impl Standing {
 }
 
 impl<L: Loaded, E: fmt::Display> Done<L, E> {
-    /// Why it gives no answer that takes the place of an entry that stands.
+    /// Why the result may not replace an existing entry. `None`: it may.
     fn failure(&self, is_fresh: bool) -> Option<Failure> {
         let what = match &self.loaded {
             Some(Ok(loaded)) => return loaded.failure(is_fresh),
@@ -1067,7 +1076,7 @@ impl<L: Loaded, E: fmt::Display> Done<L, E> {
 }
 
 impl<T: Stored> Seen<T> {
-    /// The tags of an entry.
+    /// The tags of the entry, if one was found.
     fn stamps(&self) -> &[Stamp] {
         match self {
             Self::Fresh { entry, .. } | Self::Stale { entry, .. } => entry.stamps(),
@@ -1075,7 +1084,7 @@ impl<T: Stored> Seen<T> {
         }
     }
 
-    /// The same with an entry that is of no use, since one of its tags is dead.
+    /// The same after one of the entry's tags was invalidated: the entry may only be replaced.
     fn dead(self) -> Self {
         match self {
             Self::Fresh { fingerprint, .. } | Self::Stale { fingerprint, .. } => {
@@ -1087,7 +1096,7 @@ impl<T: Stored> Seen<T> {
 }
 
 impl Right {
-    /// Whether what was seen is the entry that may be replaced.
+    /// Whether `seen` is the entry that may be replaced.
     fn is_entry<T>(&self, seen: &Seen<T>) -> bool {
         let (Seen::Fresh { fingerprint, .. } | Seen::Stale { fingerprint, .. }) = seen else {
             return false;
@@ -1101,12 +1110,12 @@ impl<S: Store, T> Load<S, T> {
         Self { right, reason, standing: None, lease: None, stamps: Stamps::default() }
     }
 
-    /// To load what stands under the key anew.
+    /// A load that replaces the entry `standing`.
     fn refresh(reason: Reason, standing: T, right: Right, lease: Option<Lease<S>>) -> Self {
         Self { standing: Some(standing), lease, ..Self::new(reason, right) }
     }
 
-    /// What must be under the key for a fill; `None`: nothing may be stored.
+    /// What the key must hold for a fill. `None`: nothing may be stored.
     fn expected(&self) -> Option<Expected<'_>> {
         match &self.right {
             Right::Lease(_) if self.lease.as_ref().is_none_or(Lease::has_gone) => None,
@@ -1116,7 +1125,7 @@ impl<S: Store, T> Load<S, T> {
         }
     }
 
-    /// The token is replaced, or nobody waits for it to be.
+    /// Skips the release of the lease: its token was replaced, or no request waits for it any more.
     fn is_over(&mut self) {
         if let Some(lease) = &mut self.lease {
             lease.is_gone();
@@ -1139,7 +1148,7 @@ impl Reason {
 }
 
 impl NotStored {
-    /// What a fault of the store means for the response that it should have stored.
+    /// Why a fault of the store left the response unstored.
     pub(crate) fn of(fault: &StoreError, word: FaultWord) -> Self {
         match fault {
             StoreError::Reply { .. } => Self::FillRefused,
@@ -1149,14 +1158,15 @@ impl NotStored {
 }
 
 impl Wait {
-    /// Why a request loads that has waited, or has not.
+    /// Why a request loads, depending on whether it has waited.
     fn reason(&self) -> Reason {
         if self.has_begun() { Reason::GaveUp } else { Reason::Miss }
     }
 }
 
 impl Budget<'_> {
-    /// Where it is not the first look, it tells what is under a key by its [`Found::Foreign`] too.
+    /// Looks up an entry and checks its tags. Only a repeated lookup reliably reports [`Found::Foreign`], because
+    /// [`Store::get_many`] need not.
     async fn look<S: Store, T: Stored>(
         &mut self,
         core: &ReadThrough<S>,
@@ -1165,7 +1175,7 @@ impl Budget<'_> {
         is_again: bool,
     ) -> Result<Seen<T>, StoreError> {
         let limit = core.shared.store.get_limit();
-        // What an entry without tags does not come to is on the heap.
+        // On the heap: an entry without tags does not need it.
         let Some(tagging) = tagging else {
             let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
             if seen.stamps().is_empty() {
@@ -1180,7 +1190,7 @@ impl Budget<'_> {
             let keys: Vec<_> = [key].into_iter().chain(tagging.keys()).collect();
             let store = &core.shared.store;
             let (seen, found) = if is_again {
-                // Whoever waits mostly finds no entry yet, and so needs no tags.
+                // A waiting request usually finds no entry yet, and then needs no tags.
                 let seen = self.spend_within(limit, pin!(core.look::<T>(key))).await?;
                 if let Seen::Pass | Seen::Vacant(_) = seen {
                     return Ok(seen);
@@ -1195,7 +1205,7 @@ impl Budget<'_> {
         .await
     }
 
-    /// What was seen, if its tags are alive.
+    /// What was seen, with its tags checked.
     async fn alive<S: Store, T: Stored>(
         &mut self,
         core: &ReadThrough<S>,
@@ -1207,7 +1217,7 @@ impl Budget<'_> {
     }
 }
 
-/// An entry that is fresh for so long is the answer.
+/// The status of an entry that stays fresh for `left`.
 fn hit(left: Duration) -> CacheStatus {
     CacheStatus::Hit { ttl: whole_seconds(left), refreshes: false }
 }
@@ -1220,7 +1230,7 @@ fn fingerprint(value: &Bytes) -> Bytes {
     value.slice(..value.len().min(FINGERPRINT_BYTES))
 }
 
-/// Seconds of freshness left, rounded down; negative where it is over.
+/// Seconds of freshness left, rounded down; negative if the entry is stale.
 fn ttl_left(times: Times, now_ms: u64) -> i64 {
     let age = times.age(now_ms);
     if let Some(left) = times.ttl.checked_sub(age) {
@@ -1230,20 +1240,20 @@ fn ttl_left(times: Times, now_ms: u64) -> i64 {
     -whole_seconds(over) - i64::from(over.subsec_nanos() > 0)
 }
 
-/// How long the announcement of a refresh lives without a sign of life: no longer than a lease, and no longer than
-/// the load may take, so that none is left when the next refresh is due.
+/// How long an announcement lives without a renewal: no longer than a lease, nor than the load should take, so that it
+/// has expired by the time of the next refresh.
 fn announcement_life(standing: Times, lease: Duration) -> Duration {
     twice_the_load(standing).min(lease)
 }
 
-/// Twice as long as the load of an entry took, and a little.
+/// A little more than twice as long as the load of the entry took.
 fn twice_the_load(standing: Times) -> Duration {
     standing.load_cost.saturating_mul(2).saturating_add(Wait::LONGEST_PAUSE)
 }
 
-/// A number above 0, and 1 at most.
+/// A random number above 0 and at most 1.
 pub(crate) fn random() -> f64 {
-    // The two numbers are exact as floating point numbers: they have no more bits than its mantissa.
+    // Both numbers have no more bits than the mantissa of an `f64`, so the conversion is exact.
     #[expect(clippy::cast_precision_loss)]
     let (number, end) =
         ((Uuid::new_v4().as_u128() >> (128 - RANDOM_BITS)) as f64, (1_u64 << RANDOM_BITS) as f64);

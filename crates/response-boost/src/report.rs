@@ -1,4 +1,4 @@
-//! What caches did for a request, for whoever wants to log or measure it.
+//! What the caches did for a request, to log or measure it.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,64 +13,68 @@ tokio::task_local! {
     static RECORDER: Watching;
 }
 
-/// A recorder, and the one around it.
+/// A recorder, and the recorder around it.
 #[derive(Clone)]
 struct Watching {
     recorder: Recorder,
     outer: Option<Arc<Watching>>,
 }
 
-/// What caches did for one request, and how long it waited for what. `None`: not at all.
+/// What the caches did for one request, and how long the request waited for each part. `None`: it did not wait for that
+/// part.
 ///
-/// What goes on at the same time adds up ([`ValueCache::get_or_load_many`](crate::ValueCache::get_or_load_many)), and
-/// the status is that of the cache that was last done: the outermost.
+/// The times of parts that run concurrently add up
+/// ([`ValueCache::get_or_load_many`](crate::ValueCache::get_or_load_many)). If several caches took part, the status is
+/// that of the last one to finish: the outermost.
 ///
-/// A part that was given up counts as long as it was waited for. What runs beside a request, such as
-/// a probe, is not in its report. What was done after the reply is not in the times of the request, and known only when
-/// it is over: see [`AfterReplyLayer`](crate::AfterReplyLayer). Without that layer no request waits for it, and the next
-/// one of the same cache that has a recorder tells of it.
+/// A part that was cancelled counts until then. Work beside the request, such as a probe of the connection, is not
+/// reported. Work after the reply does not count towards the times of the request, and is reported only when it is
+/// done: see [`AfterReplyLayer`](crate::AfterReplyLayer). Without that layer no request waits for the work, so the next
+/// request of the same cache that has a recorder reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// What became of the request. `None`: it has no key, or it is not answered.
+    /// The outcome of the request. `None`: it has no key, or it got no answer.
     pub status: Option<CacheStatus>,
-    /// For a connection to the store to be opened.
+    /// Time spent opening a connection to the store.
     pub connect: Option<Duration>,
-    /// For the store's replies.
+    /// Time spent waiting for replies of the store.
     pub command: Option<Duration>,
-    /// For another's fill.
+    /// Time spent waiting for another request's load.
     pub wait: Option<Duration>,
-    /// For the service inside.
+    /// Time spent in the inner service.
     pub load: Option<Duration>,
-    /// What the load took that this request was spared: its answer is one that was kept.
+    /// How long the load of the served entry took, which this request was spared.
     pub saved: Option<Duration>,
-    /// How often a load was made after the reply.
+    /// How many loads ran after the reply to refresh an entry.
     pub refreshes: u32,
-    /// For the service inside, in an audit.
+    /// Time spent in the inner service for audits, after the reply.
     pub audit: Option<Duration>,
-    /// How many hits were loaded again after the reply and compared with the entry
+    /// How many hits the cache loaded again after the reply, to compare them with the entry
     /// ([`Policy::with_audit`](crate::Policy::with_audit)).
     pub audited: u32,
-    /// How many entries differed from the service's response and were gone or replaced after the grace, as they should.
+    /// How many entries differed from the service's response, but were gone or replaced after the grace period, as they
+    /// should be.
     pub audit_raced: u32,
-    /// How many entries differed and still stood after the grace: an invalidation was lost. The cache removed them.
+    /// How many entries differed and were still stored after the grace period, because an invalidation was lost. The
+    /// cache removed them.
     pub audit_stale: u32,
-    /// For the service inside, after the reply.
+    /// Time spent in the inner service to refresh entries, after the reply.
     pub refresh: Option<Duration>,
-    /// For all that was left to do after the reply.
+    /// Time spent on all work after the reply.
     pub after_reply: Option<Duration>,
-    /// How often the store could not do what it was asked, or was not asked after a fault.
+    /// How often a call to the store failed, or was skipped after a fault.
     pub faults: u32,
-    /// The last of these.
+    /// The last fault.
     pub fault: Option<FaultWord>,
 }
 
-/// Collects a [`Report`] of what caches do while a future runs. Clones share it.
+/// Collects a [`Report`] of what caches do while a future runs. Clones share the report.
 ///
-/// Recorders nest: each one hears of all that happens below it.
+/// Recorders nest: each one records everything within its future.
 ///
-/// It is apart from the request and from the response, so that there is something to tell also where
-/// there is no response. Without one nothing is collected.
+/// It is separate from request and response, because a request that gets no response has a report too. Without a
+/// recorder, nothing is collected.
 ///
 /// ```
 /// use response_boost::Recorder;
@@ -86,7 +90,7 @@ pub struct Report {
 pub struct Recorder(Arc<Mutex<Report>>);
 
 impl Recorder {
-    /// `future`, the caches in which tell this recorder what they do.
+    /// Runs `future`, and records what its caches do.
     pub fn watch<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         let recorder = self.clone();
         async move {
@@ -95,14 +99,14 @@ impl Recorder {
         }
     }
 
-    /// What there is to tell so far.
+    /// The report so far.
     #[must_use]
     pub fn report(&self) -> Report {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Tells the recorders of the current request, if it has any.
+/// Changes the reports of all recorders around the current request.
 pub(crate) fn record(change: impl Fn(&mut Report)) {
     let _ = RECORDER.try_with(|innermost| {
         let mut next = Some(innermost);
@@ -113,8 +117,8 @@ pub(crate) fn record(change: impl Fn(&mut Report)) {
     });
 }
 
-/// `work`, which is done for the current request when that has its answer: its recorders are told of the load and of
-/// the faults, and no times are added to those of the request.
+/// Runs `work` after the reply to the current request, and adds loads and faults of `work` to the reports of that
+/// request. It does not change the times of the request itself.
 pub(crate) fn afterwards<F: Future>(work: F) -> impl Future<Output = F::Output> + use<F> {
     let of_request = RECORDER.try_with(Clone::clone).ok();
     async move {
@@ -127,7 +131,7 @@ pub(crate) fn afterwards<F: Future>(work: F) -> impl Future<Output = F::Output> 
     }
 }
 
-/// What was done by work whose request was over by then, until another request tells of it.
+/// A report of work whose request was already over. Another request will report it.
 #[derive(Debug, Default)]
 pub(crate) struct Untold {
     is_some: AtomicBool,
@@ -135,7 +139,7 @@ pub(crate) struct Untold {
 }
 
 impl Untold {
-    /// `work`, which no request waits for.
+    /// Runs `work`, for which no request waits, and records it.
     pub(crate) async fn watch(&self, work: impl Future<Output = ()>) {
         let own = Recorder::default();
         own.watch(work).await;
@@ -146,7 +150,7 @@ impl Untold {
         }
     }
 
-    /// Tells the recorders of the current request; where it has none, another will.
+    /// Adds it to the reports of the current request. If the request has no recorder, a later one will.
     pub(crate) fn tell(&self) {
         if self.is_some.load(Ordering::Acquire) && RECORDER.try_with(|_| ()).is_ok() {
             self.is_some.store(false, Ordering::Relaxed);
@@ -159,7 +163,7 @@ impl Untold {
 }
 
 impl Report {
-    /// The report of work after a reply, as the report of a request has it: no times are those of the request.
+    /// The report of work after a reply, in the form in which a request reports it: a load counts as a refresh.
     fn of_work(self) -> Self {
         let Self { load, audit, audited, audit_raced, audit_stale, faults, fault, .. } = self;
         Self {
@@ -175,7 +179,7 @@ impl Report {
         }
     }
 
-    /// Adds what work after a reply has done.
+    /// Adds a report of work after a reply.
     fn add(&mut self, done: &Self) {
         for (sum, part) in [(&mut self.refresh, done.refresh), (&mut self.audit, done.audit)] {
             if let Some(part) = part {
@@ -191,16 +195,16 @@ impl Report {
     }
 }
 
-/// A part of a report that is waited for.
+/// The field of a report for the time of one part.
 pub(crate) type Part = fn(&mut Report) -> &mut Option<Duration>;
 
-/// `future`, and how long it was waited for told as this part.
+/// Runs `future`, and adds the time it took to this part.
 pub(crate) async fn timed<F: Future>(part: Part, future: F) -> F::Output {
     let _timer = Timer { part, started: Instant::now() };
     future.await
 }
 
-/// Tells its time at its end, also where what it times is cancelled.
+/// Records its time when it is dropped, so that cancelled parts count too.
 struct Timer {
     part: Part,
     started: Instant,

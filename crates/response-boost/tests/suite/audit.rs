@@ -1,4 +1,5 @@
-//! Audits of hits, over a real Redis: they find and heal a lost invalidation, and do not count a late one as lost.
+//! Audits of hits, against a real Redis: they detect and repair a lost invalidation, and do not count a late one as
+//! lost.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ fn key_of(path: &str) -> CacheKey {
     Namespace::parse("contract").unwrap().key([path])
 }
 
-/// A service whose response is its version, and a cache before it.
+/// A service that responds with its version, and a cache in front of it.
 struct Process {
     cache: Cache,
     version: Arc<AtomicU32>,
@@ -42,12 +43,12 @@ impl Process {
         Self { cache, version, content_type: "text/plain", is_frozen: true }
     }
 
-    /// Writes a new version, and invalidates nothing.
+    /// Writes a new version without invalidating the entry.
     fn write(&self, version: u32) {
         self.version.store(version, Ordering::SeqCst);
     }
 
-    /// The response, and what is known once all is done that was left to do.
+    /// The response, and the report once the work after the reply is done.
     async fn get(&self, path: &str) -> (String, Report) {
         let (version, content_type) = (Arc::clone(&self.version), self.content_type);
         let service = self.cache.layer(service_fn(move |_: Request<()>| {
@@ -98,7 +99,7 @@ async fn a_lost_invalidation_is_found_and_healed_each_time() {
         assert_eq!((body.as_str(), report.audited, report.refreshes), ("1", 1, 0));
         found += report.audit_stale;
     }
-    // The grace is over for all of them.
+    // By now the grace period of every suspect is over.
     tokio::time::sleep(GRACE).await;
     let (_, report) = process.get("/another").await;
     found += report.audit_stale;
@@ -122,13 +123,13 @@ async fn a_suspect_is_not_audited_again_within_its_grace() {
     }
     let not = || ("1".to_owned(), 0, false);
     assert_eq!(audits, [("1".to_owned(), 1, true), not(), not()]);
-    // Another entry of the key is another matter.
+    // A new entry under the same key is not a suspect.
     redis.command::<()>(&["DEL", key_of("/").as_str()]);
     assert_eq!(process.get("/").await.0, "2");
     assert_eq!(process.get("/").await.1.audited, 1);
 }
 
-/// The entry that is looked for is the one that is removed: another may come under its key at any time.
+/// The audit removes only the entry that it suspected, because another one may be stored under the key at any time.
 #[tokio::test]
 async fn an_entry_that_has_replaced_the_suspect_stays() {
     let redis = RedisServer::start().await;
@@ -146,7 +147,7 @@ async fn an_entry_that_has_replaced_the_suspect_stays() {
     let (body, report) = process.get("/").await;
     assert_eq!((body.as_str(), report.audit_raced, report.audit_stale), ("2", 1, 0));
     assert!(redis.command::<bool>(&["EXISTS", key.as_str()]));
-    // Nothing comes between the look and the removal: they are one command.
+    // Check and removal are one command, so no other command comes between them.
     let commands = commands.until_now(&redis);
     let removals = commands.iter().filter(|line| line.contains(r#""DEL""#)).count();
     let looks = commands.iter().filter(|line| line.contains(r#"] "GET""#)).count();
@@ -159,7 +160,7 @@ async fn a_removed_suspect_leaves_room_for_the_next_load_to_be_stored() {
     let process = Process::new(&redis, policy(Duration::ZERO));
     process.get("/").await;
     process.write(2);
-    // Each looks for the suspects first, but not for its own.
+    // Each request checks the suspects before its own audit adds one.
     assert_eq!(process.get("/").await.1.audited, 1);
     let mut found = process.get("/").await.1.audit_stale;
     assert_eq!(found, 1);
@@ -227,7 +228,7 @@ async fn an_invalidation_of_a_tag_is_not_lost_either() {
     assert_eq!(process.get("/").await.1.audited, 1);
     process.cache.invalidate_tag(&tag).await.unwrap();
     tokio::time::sleep(GRACE).await;
-    // The entry is still there, dead.
+    // The entry is still stored, but its tag is gone.
     let (body, report) = process.get("/another").await;
     assert_eq!((body.as_str(), report.audit_raced, report.audit_stale), ("2", 1, 0));
     assert_eq!(process.get("/").await.0, "2");
@@ -275,7 +276,7 @@ async fn values_are_audited_too() {
     assert_eq!(get(2).await, 2);
 }
 
-/// Writes while hits are audited, and invalidates each a while later, as a stream does. `AUDIT_HITS` is how many.
+/// Audits `AUDIT_HITS` hits while the data changes. Each change is invalidated after a delay, as by a stream.
 #[tokio::test]
 async fn a_stream_that_is_behind_raises_no_alarm() {
     let (hits, behind) = match std::env::var("AUDIT_HITS") {
@@ -284,7 +285,7 @@ async fn a_stream_that_is_behind_raises_no_alarm() {
     };
     let redis = RedisServer::start().await;
     let grace = 5 * behind;
-    // A suspect is not audited, so the writes go to one of many keys, each of a process of its own.
+    // Suspects are not audited, so the writes are spread over many keys, each with a process of its own.
     let processes: Vec<_> = (0..50).map(|_| Process::new(&redis, policy(grace))).collect();
     let paths: Vec<String> = (0..processes.len()).map(|number| format!("/{number}")).collect();
     let (mut audited, mut raced, mut writes) = (0, 0, 0);
@@ -294,7 +295,7 @@ async fn a_stream_that_is_behind_raises_no_alarm() {
         if rest.is_some_and(|rest: Instant| rest.elapsed() >= grace + behind) {
             break;
         }
-        // What is due is invalidated before the next request, however busy the machine is.
+        // Invalidates what is due before the next request, however busy the machine is.
         pending.retain(|(written, number)| {
             let is_due = written.elapsed() >= behind;
             if is_due {

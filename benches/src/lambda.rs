@@ -124,6 +124,23 @@ impl Lambda {
         Ok(number)
     }
 
+    /// So many environments of one program, each of which asks for its first event.
+    pub(crate) fn idle(program: &Program, environments: usize) -> Result<Self> {
+        let mut lambda = Self::new()?;
+        for _ in 0..environments {
+            lambda.start(program)?;
+        }
+        let mut idle = 0;
+        while idle < environments {
+            let turns = lambda.turns(PATIENCE)?;
+            if turns.is_empty() {
+                return Err(format!("an environment does not start: {}", lambda.output(0)).into());
+            }
+            idle += turns.len();
+        }
+        Ok(lambda)
+    }
+
     /// Waits until an environment does something, and returns what the environments did; nothing after `patience`.
     pub(crate) fn turns(&mut self, patience: Duration) -> Result<Vec<(usize, Turn)>> {
         let mut turns = Vec::new();

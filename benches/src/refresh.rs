@@ -119,22 +119,6 @@ fn program(places: &Places, redis: &Redis, dynamodb: &DynamoDb) -> Program {
         .with("WARM_UP", "true")
 }
 
-fn start(program: &Program, environments: usize) -> Result<Lambda> {
-    let mut lambda = Lambda::new()?;
-    for _ in 0..environments {
-        lambda.start(program)?;
-    }
-    let mut idle = 0;
-    while idle < environments {
-        let turns = lambda.turns(PATIENCE)?;
-        if turns.is_empty() {
-            return Err(format!("an environment does not start: {}", lambda.output(0)).into());
-        }
-        idle += turns.len();
-    }
-    Ok(lambda)
-}
-
 /// Requests one user at a steady rate. Each event goes to an idle environment, as on Lambda.
 fn drive(
     places: &Places,
@@ -149,7 +133,7 @@ fn drive(
         NOTHING_EXPIRES => program.with("CACHE_TTL_SECONDS", "86400"),
         _ => program.with("CACHE_REFRESH", refresh),
     };
-    let mut lambda = start(&program, case.environments)?;
+    let mut lambda = Lambda::idle(&program, case.environments)?;
     let mut environments = Environments::new(case.environments);
     let event = event(1)?;
 
@@ -197,7 +181,7 @@ fn cut_off(places: &Places) -> Result<CutOff> {
     let program = program(places, &redis, &dynamodb)
         // The first entry must still be in its window when all entries are stored.
         .with("CACHE_STALE_WHILE_REVALIDATE_SECONDS", "3600");
-    let mut lambda = start(&program, CUT_OFF_ENVIRONMENTS)?;
+    let mut lambda = Lambda::idle(&program, CUT_OFF_ENVIRONMENTS)?;
     let mut environments = Environments::new(CUT_OFF_ENVIRONMENTS);
     let events = (1..=CUT_OFF as u64).map(event).collect::<Result<Vec<_>>>()?;
     let mut ask_all = |time_left| -> Result<Seen> {

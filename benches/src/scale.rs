@@ -52,18 +52,7 @@ fn run(places: &Places, environments: usize, keys: u64) -> Result<Figures> {
     let program = program
         .with("REDIS_CONNECT_TIMEOUT_MS", "10000")
         .with("REDIS_RESPONSE_TIMEOUT_MS", "10000");
-    let mut lambda = Lambda::new()?;
-    for _ in 0..environments {
-        lambda.start(&program)?;
-    }
-    let mut idle = 0;
-    while idle < environments {
-        let turns = lambda.turns(PATIENCE)?;
-        if turns.is_empty() {
-            return Err(format!("an environment does not start: {}", lambda.output(0)).into());
-        }
-        idle += turns.len();
-    }
+    let mut lambda = Lambda::idle(&program, environments)?;
     let events = (1..=keys).map(event).collect::<Result<Vec<_>>>()?;
     let mut next = 0;
     let mut choose = || {
@@ -77,7 +66,7 @@ fn run(places: &Places, environments: usize, keys: u64) -> Result<Figures> {
         given.insert(number, lambda.give(number, choose())?);
     }
     let mut first = Calls::default();
-    idle = 0;
+    let mut idle = 0;
     while idle < environments {
         for (number, turn) in lambda.turns(PATIENCE)? {
             idle += usize::from(matches!(turn, Turn::Idle(_)));

@@ -3,6 +3,7 @@
 mod audit;
 mod axum;
 mod claims;
+mod documents;
 mod environment;
 mod examples;
 mod guarantee;

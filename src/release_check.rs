@@ -15,7 +15,7 @@ use crate::aws::{self, CallError};
 use crate::config::ReleaseCheckConfig;
 
 /// How long a version may take to serve a user from the cache. Its first environment may find the cache slow.
-const CACHE_PATIENCE: Duration = Duration::from_secs(20);
+const CACHE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause before the next request. By then the breaker has closed again.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The largest possible id, which no user has.
@@ -75,7 +75,7 @@ impl Reply {
 
 /// Checks the new version.
 pub async fn check(config: &ReleaseCheckConfig) -> Result<(), Unfit> {
-    let ends_at = Instant::now() + CACHE_PATIENCE;
+    let ends_at = Instant::now() + CACHE_TIMEOUT;
     for (user, statuses) in [(config.user, &[200, 404][..]), (UNKNOWN_USER, &[404])] {
         loop {
             let path = format!("/users/{user}");

@@ -34,13 +34,13 @@ pub struct Batch {
 /// The reply that tells Lambda which records were not processed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    batch_item_failures: Vec<Failure>,
+pub struct BatchResponse {
+    batch_item_failures: Vec<BatchItemFailure>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Failure {
+struct BatchItemFailure {
     item_identifier: String,
 }
 
@@ -96,7 +96,7 @@ pub async fn invalidate<S: Store>(
     store: &Arc<S>,
     key_of: impl Fn(UserId) -> CacheKey,
     time_left: Duration,
-) -> Result<Outcome, Unreportable> {
+) -> Result<BatchResponse, Unreportable> {
     let started = Instant::now();
     let ends_at = started + time_left;
     // For each key, the first record that concerns it and that record's number.
@@ -175,10 +175,10 @@ pub async fn invalidate<S: Store>(
         );
     }
     let Some((_, number)) = first_undone else {
-        return Ok(Outcome::default());
+        return Ok(BatchResponse::default());
     };
     let item_identifier = number.ok_or(Unreportable)?;
-    Ok(Outcome { batch_item_failures: vec![Failure { item_identifier }] })
+    Ok(BatchResponse { batch_item_failures: vec![BatchItemFailure { item_identifier }] })
 }
 
 async fn delete(store: &impl Store, key: &CacheKey, ends_at: Instant) -> Result<(), StoreError> {

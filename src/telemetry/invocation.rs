@@ -15,7 +15,7 @@ use lambda_runtime::LambdaInvocation;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, error_span};
 
-use super::metrics::{Line, Lines, Outcome, in_milliseconds};
+use super::metrics::{Lines, Outcome, RequestLine, in_milliseconds};
 use super::{Label, LogFormat, LogSettings};
 use response_boost::{CacheStatus, Recorder, Report};
 
@@ -234,7 +234,7 @@ impl Drop for Record {
             Some(_) => "INFO",
         };
         let Shared { format, service, lines, .. } = &*self.telemetry.shared;
-        let line = Line {
+        let line = RequestLine {
             level,
             service,
             request_id,
@@ -259,7 +259,7 @@ impl Drop for Record {
 }
 
 /// Writes the line as text, with the same names.
-fn log(line: &Line<'_>) {
+fn log(line: &RequestLine<'_>) {
     let Report { status, connect, command, wait, load, saved, faults, fault, .. } = &line.report;
     let in_milliseconds = |time: &Option<_>| time.map(in_milliseconds);
     macro_rules! log {

@@ -25,7 +25,7 @@ pub(super) struct JsonLine;
 /// The members in order. The names of our own events' fields are known, so those fields are on the top level; fields of
 /// libraries may have any name.
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     timestamp: String,
     level: &'a str,
     message: String,
@@ -58,7 +58,7 @@ where
         let (own, fields) =
             if is_own { (found.fields, Map::new()) } else { (Map::new(), found.fields) };
         let (request_id, trace_id) = invocation::current_ids();
-        let line = Line {
+        let line = LogLine {
             timestamp: timestamp(),
             level: metadata.level().as_str(),
             message: found.message,

@@ -71,7 +71,7 @@ impl Outcome {
 
 /// Everything that a line says about a request.
 #[derive(Debug)]
-pub(super) struct Line<'a> {
+pub(super) struct RequestLine<'a> {
     pub(super) level: &'static str,
     pub(super) service: &'a Label,
     pub(super) request_id: &'a str,
@@ -110,7 +110,7 @@ impl Lines {
     }
 
     /// The line with its line break; empty if it could not be written.
-    pub(super) fn write(&mut self, line: &Line<'_>) -> &[u8] {
+    pub(super) fn write(&mut self, line: &RequestLine<'_>) -> &[u8] {
         self.buffer.clear();
         if self.emf.format(line, &mut self.buffer).is_err() {
             self.buffer.clear();
@@ -119,7 +119,7 @@ impl Lines {
     }
 }
 
-impl Entry for Line<'_> {
+impl Entry for RequestLine<'_> {
     fn write<'a>(&'a self, writer: &mut impl EntryWriter<'a>) {
         let Report { status, connect, command, wait, load, saved, faults, fault, .. } =
             &self.report;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     /// A line with every member, each as long as possible.
-    fn longest(service: &Label, status: Option<CacheStatus>) -> Line<'_> {
+    fn longest(service: &Label, status: Option<CacheStatus>) -> RequestLine<'_> {
         // As many digits as a time can have.
         let total = Duration::from_micros(999_999);
         let time = Some(total);
@@ -281,7 +281,7 @@ mod tests {
         report.wait = time.filter(|_| !refreshes);
         (report.faults, report.fault) =
             (12, Some(response_boost::StoreError::Timeout("late".into()).word("redis")));
-        Line {
+        RequestLine {
             level: "ERROR",
             service,
             request_id: "8476a536-e9f4-11e8-9739-2dfe598c3fcd",

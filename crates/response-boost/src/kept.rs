@@ -40,7 +40,7 @@ pub(crate) trait Loaded: Sized {
 
     /// Why the load counts as failed, so that an existing entry is served instead and not replaced. `None`: it
     /// succeeded.
-    fn failure(&self, is_fresh: bool) -> Option<Failure>;
+    fn failure(&self, is_fresh: bool) -> Option<LoadFailure>;
 
     /// Decides whether and how the result is stored, if no stale entry is served instead.
     fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self>;
@@ -90,7 +90,7 @@ impl Times {
 }
 
 /// A load that failed.
-pub(crate) struct Failure {
+pub(crate) struct LoadFailure {
     /// The status of the response, if the service sent one.
     pub(crate) status: Option<StatusCode>,
     pub(crate) what: String,

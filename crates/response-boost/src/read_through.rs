@@ -23,7 +23,7 @@ use crate::audit::{Audit, Suspect, Suspicions};
 use crate::budget::Budget;
 use crate::clock::{Clock, whole_ms};
 use crate::faults::Faults;
-use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
+use crate::kept::{Content, LoadFailure, Loaded, Settled, Stored, Times};
 use crate::lease::{Lease, Voids};
 use crate::mark::{self, SHORT_LIFE};
 use crate::refusals::Refusals;
@@ -1036,7 +1036,7 @@ impl<S: Store> ReadThrough<S> {
         });
         if let Some(untold) = self.shared.faults.is_news(fault, consequence, self.clock.now_ms()) {
             let cause = std::error::Error::source(fault).map(ToString::to_string);
-            let breaker_open_ms = self.shared.store.closed_for().map(whole_ms);
+            let breaker_open_ms = self.shared.store.breaker_open_for().map(whole_ms);
             let untold = Some(untold).filter(|&untold| untold > 0);
             warn!(fault = word.to_string(), error = %fault, cause, breaker_open_ms, untold, "{consequence}");
         }
@@ -1065,13 +1065,13 @@ impl Standing {
 
 impl<L: Loaded, E: fmt::Display> Done<L, E> {
     /// Why the result may not replace an existing entry. `None`: it may.
-    fn failure(&self, is_fresh: bool) -> Option<Failure> {
+    fn failure(&self, is_fresh: bool) -> Option<LoadFailure> {
         let what = match &self.loaded {
             Some(Ok(loaded)) => return loaded.failure(is_fresh),
             Some(Err(error)) => error.to_string(),
             None => "cut off at its limit".to_owned(),
         };
-        Some(Failure { status: None, what })
+        Some(LoadFailure { status: None, what })
     }
 }
 

@@ -28,7 +28,7 @@ use redis::{Cmd, Pipeline, Value};
 
 #[cfg(feature = "iam")]
 pub use self::iam::{AwsCredentials, IamName, IamSettings, InvalidIamName, MissingVariable};
-use self::node::Again;
+use self::node::Resend;
 use self::router::Router;
 #[cfg(feature = "tls")]
 pub use self::settings::{InvalidCa, InvalidClientCertificate};
@@ -120,8 +120,8 @@ impl Store for RedisStore {
         // A lease that reappeared after its deletion would let its holder store a response loaded before the
         // invalidation. Any other replacement is harmless: on the second attempt, the value to replace is gone.
         let is_claim = mark::token_of(&value).is_some();
-        let again = if is_claim { Again::Forbidden } else { Again::Allowed };
-        match self.run(script, key, (&value, life, start), again).await? {
+        let resend = if is_claim { Resend::Forbidden } else { Resend::Allowed };
+        match self.run(script, key, (&value, life, start), resend).await? {
             Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected_reply()),
         }
@@ -137,7 +137,7 @@ impl Store for RedisStore {
     }
 
     async fn stamp(&self, key: &CacheKey, id: Bytes, life: Duration) -> Result<Bytes, StoreError> {
-        match self.run(&STAMP, key, (&id, life, b""), Again::Forbidden).await? {
+        match self.run(&STAMP, key, (&id, life, b""), Resend::Forbidden).await? {
             Value::BulkString(id) => Ok(id.into()),
             _ => Err(unexpected_reply()),
         }
@@ -147,8 +147,8 @@ impl Store for RedisStore {
         Some(self.router.limit())
     }
 
-    fn closed_for(&self) -> Option<Duration> {
-        self.router.closed_for()
+    fn breaker_open_for(&self) -> Option<Duration> {
+        self.router.breaker_open_for()
     }
 
     fn name(&self) -> &'static str {
@@ -213,13 +213,13 @@ impl RedisStore {
         script: &Script,
         key: &CacheKey,
         (value, life, start): (&Bytes, Duration, &[u8]),
-        again: Again,
+        resend: Resend,
     ) -> Result<Value, StoreError> {
         let run = async |command: &str, script: &str| {
             let mut run = Cmd::new();
             run.arg(command).arg(script).arg(1).arg(key.as_str());
             run.arg(&value[..]).arg(whole_ms(life)).arg(start);
-            self.router.write(key.as_str(), run, again).await
+            self.router.write(key.as_str(), run, resend).await
         };
         if let Some(hash) = script.hash.get() {
             match run("EVALSHA", hash).await {
@@ -248,8 +248,8 @@ impl RedisStore {
             .arg(whole_ms(life))
             .arg(condition);
         // As in `put`: a value written where nothing was must not reappear after its deletion.
-        let again = if condition.is_some() { Again::Forbidden } else { Again::Allowed };
-        match self.router.write(key.as_str(), set, again).await? {
+        let resend = if condition.is_some() { Resend::Forbidden } else { Resend::Allowed };
+        match self.router.write(key.as_str(), set, resend).await? {
             Value::Okay => Ok(true),
             Value::Nil => Ok(false),
             _ => Err(unexpected_reply()),

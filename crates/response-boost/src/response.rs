@@ -11,7 +11,7 @@ use http_body::Body;
 use crate::body::{self, CachedBody, Collected};
 use crate::clock::whole_ms;
 use crate::freshness::{self, StaleFor};
-use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
+use crate::kept::{Content, LoadFailure, Loaded, Settled, Stored, Times};
 use crate::read_through::ReadThrough;
 use crate::stamps::Stamp;
 use crate::{CacheKey, DecodeError, Entry, NotStored, Policy, Tag, tag};
@@ -61,7 +61,7 @@ impl<B: Body> Loaded for Response<Collected<B>> {
     /// gone. A stale entry is also replaced by a 200 that may not be stored: the service has not failed (RFC 5861 §4),
     /// it forbids storing. After anything else (429, 401, 500, a redirect, a truncated body) the entry is the better
     /// answer.
-    fn failure(&self, is_fresh: bool) -> Option<Failure> {
+    fn failure(&self, is_fresh: bool) -> Option<LoadFailure> {
         let status = self.status();
         let what = match self.body() {
             Collected::Whole(..) => return None,
@@ -70,7 +70,7 @@ impl<B: Body> Loaded for Response<Collected<B>> {
             Collected::Passed(..) if [404, 410].contains(&status.as_u16()) => return None,
             Collected::Passed(..) => status.to_string(),
         };
-        Some(Failure { status: Some(status), what })
+        Some(LoadFailure { status: Some(status), what })
     }
 
     fn settled(self, started_at_ms: u64, load_cost: Duration) -> Settled<Self> {

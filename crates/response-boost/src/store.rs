@@ -97,7 +97,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// How long the store will still reject calls after a fault ([`StoreError::BreakerOpen`]); for the log.
-    fn closed_for(&self) -> Option<Duration> {
+    fn breaker_open_for(&self) -> Option<Duration> {
         None
     }
 
@@ -153,7 +153,7 @@ mod sealed {
             life: Duration,
         ) -> Boxed<'a, Bytes>;
         fn dyn_get_limit(&self) -> Option<Duration>;
-        fn dyn_closed_for(&self) -> Option<Duration>;
+        fn dyn_breaker_open_for(&self) -> Option<Duration>;
         fn dyn_name(&self) -> &'static str;
     }
 
@@ -193,8 +193,8 @@ mod sealed {
             self.get_limit()
         }
 
-        fn dyn_closed_for(&self) -> Option<Duration> {
-            self.closed_for()
+        fn dyn_breaker_open_for(&self) -> Option<Duration> {
+            self.breaker_open_for()
         }
 
         fn dyn_name(&self) -> &'static str {
@@ -234,8 +234,8 @@ impl Store for dyn DynStore {
         self.dyn_get_limit()
     }
 
-    fn closed_for(&self) -> Option<Duration> {
-        self.dyn_closed_for()
+    fn breaker_open_for(&self) -> Option<Duration> {
+        self.dyn_breaker_open_for()
     }
 
     fn name(&self) -> &'static str {
@@ -275,8 +275,8 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).get_limit()
     }
 
-    fn closed_for(&self) -> Option<Duration> {
-        (**self).closed_for()
+    fn breaker_open_for(&self) -> Option<Duration> {
+        (**self).breaker_open_for()
     }
 
     fn name(&self) -> &'static str {
@@ -399,6 +399,9 @@ mod tests {
         assert_eq!(store.get(&key).await.unwrap(), Found::Value(value));
         store.delete(&key).await.unwrap();
         assert_eq!(store.get(&key).await.unwrap(), Found::Nothing);
-        assert_eq!((store.name(), store.get_limit(), store.closed_for()), ("memory", None, None));
+        assert_eq!(
+            (store.name(), store.get_limit(), store.breaker_open_for()),
+            ("memory", None, None)
+        );
     }
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::clock::whole_ms;
 use crate::entry::{self, AnyVersion, VERSION, key_hash};
 use crate::freshness::StaleFor;
-use crate::kept::{Content, Failure, Loaded, Settled, Stored, Times};
+use crate::kept::{Content, LoadFailure, Loaded, Settled, Stored, Times};
 use crate::stamps::{self, Stamp};
 use crate::{CacheKey, DecodeError, Keep, NotStored, Policy, Tag, tag};
 
@@ -161,9 +161,9 @@ impl<T: DeserializeOwned> Loaded for LoadedValue<T> {
     type Passed = Result<Option<T>, CutOff>;
 
     /// A value that may not be stored does not replace a fresh entry. `None` does, because the value is gone.
-    fn failure(&self, is_fresh: bool) -> Option<Failure> {
+    fn failure(&self, is_fresh: bool) -> Option<LoadFailure> {
         let why = self.stored.as_ref().err().filter(|_| is_fresh && self.value.is_some())?;
-        Some(Failure { status: None, what: format!("not to be stored: {why}") })
+        Some(LoadFailure { status: None, what: format!("not to be stored: {why}") })
     }
 
     fn settled(self, load_started_at_ms: u64, load_cost: Duration) -> Settled<Self> {

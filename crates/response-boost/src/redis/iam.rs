@@ -33,9 +33,10 @@ pub struct IamSettings {
     provider: Arc<Provider>,
 }
 
-type Failure = Box<dyn Error + Send + Sync>;
-type Provider =
-    dyn Fn() -> Pin<Box<dyn Future<Output = Result<AwsCredentials, Failure>> + Send>> + Send + Sync;
+type BoxError = Box<dyn Error + Send + Sync>;
+type Provider = dyn Fn() -> Pin<Box<dyn Future<Output = Result<AwsCredentials, BoxError>> + Send>>
+    + Send
+    + Sync;
 
 /// The credentials that sign a token, and their region.
 ///
@@ -160,7 +161,7 @@ impl IamSettings {
         provider: impl Fn() -> F + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = Result<AwsCredentials, Failure>> + Send + 'static,
+        F: Future<Output = Result<AwsCredentials, BoxError>> + Send + 'static,
     {
         let provider = Arc::new(move || Box::pin(provider()) as Pin<Box<_>>);
         Self { user, cache, is_serverless: true, service: "elasticache", provider }
@@ -187,7 +188,7 @@ impl IamSettings {
 
     /// Signs a new token.
     pub(super) async fn token(&self) -> Result<String, RedisError> {
-        let failed = |what, error: Failure| {
+        let failed = |what, error: BoxError| {
             RedisError::from((ErrorKind::AuthenticationFailed, what, error.to_string()))
         };
         let provided = (self.provider)().await;
@@ -196,7 +197,7 @@ impl IamSettings {
             .map_err(|error| failed("the token could not be signed", error))
     }
 
-    fn sign(&self, credentials: AwsCredentials, time: SystemTime) -> Result<String, Failure> {
+    fn sign(&self, credentials: AwsCredentials, time: SystemTime) -> Result<String, BoxError> {
         let AwsCredentials { access_key_id, secret_access_key, session_token, region } =
             credentials;
         let mut url = Url::parse(&format!("http://{}/", self.cache.0))?;
@@ -242,7 +243,7 @@ mod tests {
 
     fn iam(user: &str, cache: &str, is_serverless: bool) -> IamSettings {
         let name = |text| IamName::parse(text).unwrap();
-        let nobody = async || Err::<AwsCredentials, Failure>("nobody is asked".into());
+        let nobody = async || Err::<AwsCredentials, BoxError>("nobody is asked".into());
         let serverless = IamSettings::new(name(user), name(cache), nobody);
         if is_serverless { serverless } else { serverless.without_serverless() }
     }

@@ -59,12 +59,12 @@ pub(super) struct Command {
     /// Set for several commands.
     all: Option<Box<Pipeline>>,
     pub(super) reads: bool,
-    pub(super) again: Again,
+    pub(super) resend: Resend,
 }
 
 /// Whether a command may run twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
+pub(super) enum Resend {
     Allowed,
     /// A late second run would do harm, as with a lease that reappears after its deletion.
     Forbidden,
@@ -72,19 +72,19 @@ pub(super) enum Again {
 
 /// How long to wait for a connection, and then for a reply.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     pub(super) connect: Duration,
     pub(super) response: Duration,
 }
 
 impl Command {
-    pub(super) fn new(cmd: Cmd, reads: bool, again: Again) -> Self {
-        Self { cmd, all: None, reads, again }
+    pub(super) fn new(cmd: Cmd, reads: bool, resend: Resend) -> Self {
+        Self { cmd, all: None, reads, resend }
     }
 
     /// Several commands that read.
     pub(super) fn all(all: Pipeline) -> Self {
-        Self { all: Some(Box::new(all)), ..Self::new(Cmd::new(), true, Again::Allowed) }
+        Self { all: Some(Box::new(all)), ..Self::new(Cmd::new(), true, Resend::Allowed) }
     }
 
     /// The command, or the first of several.
@@ -97,7 +97,7 @@ impl Command {
     }
 }
 
-impl Patience {
+impl Timeouts {
     fn whole(self) -> Duration {
         self.connect.saturating_add(self.response)
     }
@@ -124,40 +124,43 @@ impl Node {
     }
 
     /// How long the breaker stays open; `None` if it is closed.
-    pub(super) fn closed_for(&self) -> Option<Duration> {
+    pub(super) fn breaker_open_for(&self) -> Option<Duration> {
         self.state().breaker.open_for(self.shared.clock.now_ms())
     }
 
     /// Opens the connection if it is not open.
-    pub(super) async fn open(self: &Arc<Self>, patience: Duration) -> Result<Link, StoreError> {
-        let link = self.link(patience, None).await;
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        connect_timeout: Duration,
+    ) -> Result<Link, StoreError> {
+        let link = self.link(connect_timeout, None).await;
         link.map(|(link, _)| link).map_err(|failed| self.judge(None, &failed))
     }
 
     /// Sends a command and waits for its reply.
     ///
     /// If a connection that was already open turns out to be closed, sends the command again over a new one: a server
-    /// may close an idle or frozen connection, which is not a fault. So a command may run twice, unless [`Again`]
+    /// may close an idle or frozen connection, which is not a fault. So a command may run twice, unless [`Resend`]
     /// forbids it.
     pub(super) async fn exchange(
         self: &Arc<Self>,
         command: &Command,
         is_asking: bool,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Result<Value, Failed> {
         let mut exchange = Exchange::new(self, command);
         let started = exchange.started;
-        let first = self.try_once(command, is_asking, patience, &mut exchange).await;
+        let first = self.try_once(command, is_asking, timeouts, &mut exchange).await;
         let reply = match first {
             Err(failed)
-                if failed.was_open && command.again == Again::Allowed && failed.is_closed() =>
+                if failed.was_open && command.resend == Resend::Allowed && failed.is_closed() =>
             {
                 self.throw_away(&failed);
                 // Boxed: a retry is rare, and would enlarge the future of every request.
                 let mut retry =
-                    Box::pin(self.try_once(command, is_asking, patience, &mut exchange));
+                    Box::pin(self.try_once(command, is_asking, timeouts, &mut exchange));
                 // Both attempts together get the time of one.
-                let left = patience.whole().saturating_sub(started.elapsed());
+                let left = timeouts.whole().saturating_sub(started.elapsed());
                 let reply = self.shared.timers.within_running_time(left, retry.as_mut()).await;
                 drop(retry);
                 reply.unwrap_or_else(|| Err(exchange.timed_out()))
@@ -206,18 +209,18 @@ impl Node {
         self: &Arc<Self>,
         command: &Command,
         is_asking: bool,
-        patience: Patience,
+        timeouts: Timeouts,
         exchange: &mut Exchange<'_>,
     ) -> Result<Value, Failed> {
-        let (link, was_open) = self.link(patience.connect, Some(command)).await?;
+        let (link, was_open) = self.link(timeouts.connect, Some(command)).await?;
         exchange.link = Some(link.clone());
-        let whole = patience.whole().saturating_sub(exchange.started.elapsed());
-        let silence = if is_large(command.first()) { whole } else { patience.response };
+        let whole = timeouts.whole().saturating_sub(exchange.started.elapsed());
+        let silence = if is_large(command.first()) { whole } else { timeouts.response };
         let limit = ReplyLimit { silence, whole };
         let reply =
             link.send(&self.shared, &command.cmd, command.all.as_deref(), is_asking, limit).await;
         reply.map_err(|error| {
-            let is_slow = error.is_timeout() && link.has_received_within(patience.response);
+            let is_slow = error.is_timeout() && link.has_received_within(timeouts.response);
             Failed { error, link: Some(link), was_open, is_slow }
         })
     }
@@ -225,7 +228,7 @@ impl Node {
     /// The open connection or a new one, and whether it was already open.
     async fn link(
         self: &Arc<Self>,
-        patience: Duration,
+        connect_timeout: Duration,
         asked_for: Option<&Command>,
     ) -> Result<(Link, bool), Failed> {
         let opening = {
@@ -257,13 +260,17 @@ impl Node {
             }
         };
         // Boxed, for the same reason as the retry in `exchange`.
-        Box::pin(self.opened_by(opening, patience)).await.map(|link| (link, false))
+        Box::pin(self.opened_by(opening, connect_timeout)).await.map(|link| (link, false))
     }
 
     /// Waits for the outcome of an attempt.
-    async fn opened_by(&self, mut opening: Opening, patience: Duration) -> Result<Link, Failed> {
+    async fn opened_by(
+        &self,
+        mut opening: Opening,
+        connect_timeout: Duration,
+    ) -> Result<Link, Failed> {
         let opened = pin!(opening.wait_for(Option::is_some));
-        let opened = self.shared.timers.within_running_time(patience, opened);
+        let opened = self.shared.timers.within_running_time(connect_timeout, opened);
         let outcome = timed(|report| &mut report.connect, opened).await;
         let outcome = outcome.and_then(Result::ok).and_then(|outcome| outcome.clone());
         outcome.unwrap_or_else(|| Err(timed_out("no connection"))).map_err(Failed::to_connect)
@@ -382,8 +389,8 @@ impl Probe {
     /// Sends a command that no request waits for, to learn whether the server is back.
     pub(super) async fn send(mut self, command: &Command) -> Result<Value, Failed> {
         let response = self.node.shared.settings.response_timeout;
-        let patience = Patience { connect: ATTEMPT_LIMIT, response };
-        let reply = self.node.exchange(command, false, patience).await;
+        let timeouts = Timeouts { connect: ATTEMPT_LIMIT, response };
+        let reply = self.node.exchange(command, false, timeouts).await;
         match &reply {
             Err(failed) if failed.verdict(command.reads, false).opens => {
                 let fault = self.node.judge(Some(command), failed);

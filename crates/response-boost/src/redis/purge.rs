@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::{Cmd, Value};
 use tokio::task::JoinSet;
 
-use super::node::{ATTEMPT_LIMIT, Again, Command, Node, Patience};
+use super::node::{ATTEMPT_LIMIT, Command, Node, Resend, Timeouts};
 use super::{RedisStore, unexpected_reply};
 use crate::{Namespace, StoreError};
 
@@ -81,8 +81,8 @@ async fn remove(node: &Arc<Node>, keys: Vec<Vec<u8>>) -> Result<u64, StoreError>
 }
 
 async fn ask(node: &Arc<Node>, cmd: Cmd) -> Result<Value, StoreError> {
-    let command = Command::new(cmd, false, Again::Allowed);
-    let patience = Patience { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
-    let reply = node.exchange(&command, false, patience).await;
+    let command = Command::new(cmd, false, Resend::Allowed);
+    let timeouts = Timeouts { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
+    let reply = node.exchange(&command, false, timeouts).await;
     reply.map_err(|failed| node.judge(Some(&command), &failed))
 }

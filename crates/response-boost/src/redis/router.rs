@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker};
 use super::fault::{Failed, Redirection, is_host, timed_out};
-use super::node::{ATTEMPT_LIMIT, Again, Command, Node, Patience};
+use super::node::{ATTEMPT_LIMIT, Command, Node, Resend, Timeouts};
 use super::settings::{Address, RedisSettings};
 use super::shared::Shared;
 use super::unexpected_reply;
@@ -57,7 +57,7 @@ impl Router {
     ///
     /// While the server fails, the command is refused at once, or sent as a probe that no request waits for.
     pub(super) async fn read(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
-        self.read_by(key, Command::new(cmd, true, Again::Allowed)).await
+        self.read_by(key, Command::new(cmd, true, Resend::Allowed)).await
     }
 
     /// Runs commands that read keys of one server, sent in one write, and returns an array of replies. `None`: the
@@ -115,19 +115,19 @@ impl Router {
         self: &Arc<Self>,
         key: &str,
         cmd: Cmd,
-        again: Again,
+        resend: Resend,
     ) -> Result<Value, StoreError> {
         let node = self.node_of(key);
         if !node.is_trusted() {
             return Err(StoreError::BreakerOpen);
         }
-        let command = Command::new(cmd, false, again);
+        let command = Command::new(cmd, false, resend);
         self.ask(node, &command, Instant::now()).await
     }
 
     /// Runs a command that is sent even while the server fails.
     pub(super) async fn insist(self: &Arc<Self>, key: &str, cmd: Cmd) -> Result<Value, StoreError> {
-        let command = Command::new(cmd, false, Again::Allowed);
+        let command = Command::new(cmd, false, Resend::Allowed);
         self.ask(self.node_of(key), &command, Instant::now()).await
     }
 
@@ -137,9 +137,9 @@ impl Router {
     }
 
     /// How long the breakers stay open; `None` if none is.
-    pub(super) fn closed_for(&self) -> Option<Duration> {
+    pub(super) fn breaker_open_for(&self) -> Option<Duration> {
         let nodes = self.routes().nodes.clone();
-        nodes.iter().chain([&self.endpoint]).filter_map(|node| node.closed_for()).max()
+        nodes.iter().chain([&self.endpoint]).filter_map(|node| node.breaker_open_for()).max()
     }
 
     /// Opens the connection to the endpoint if it is not open. It waits no longer than a request would.
@@ -152,7 +152,7 @@ impl Router {
         if !self.shared.settings.is_cluster {
             return Ok(vec![Arc::clone(&self.endpoint)]);
         }
-        let unhurried = Patience { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
+        let unhurried = Timeouts { connect: ATTEMPT_LIMIT, response: ATTEMPT_LIMIT };
         let ranges = self.slots_from(&self.endpoint, unhurried).await?;
         self.know(&ranges);
         let routes = self.routes();
@@ -172,7 +172,7 @@ impl Router {
         command: &Command,
         started: Instant,
     ) -> Result<Value, StoreError> {
-        match node.exchange(command, false, self.patience()).await {
+        match node.exchange(command, false, self.timeouts()).await {
             Ok(reply) => Ok(reply),
             // Sending them one by one shows which one the server rejects.
             Err(Failed { error, link: Some(_), .. })
@@ -220,7 +220,7 @@ impl Router {
                 return Err(StoreError::BreakerOpen);
             }
             node = next;
-            match node.exchange(command, is_ask, self.patience()).await {
+            match node.exchange(command, is_ask, self.timeouts()).await {
                 Err(again) if again.is_unsettled() => failed = again,
                 Err(other) => return Err(self.judge(&node, command, &other)),
                 Ok(reply) => return Ok(reply),
@@ -262,9 +262,9 @@ impl Router {
         self.shared.background.spawn(2 * ATTEMPT_LIMIT, Box::pin(work));
     }
 
-    fn patience(&self) -> Patience {
+    fn timeouts(&self) -> Timeouts {
         let RedisSettings { connect_timeout, response_timeout, .. } = self.shared.settings;
-        Patience { connect: connect_timeout, response: response_timeout }
+        Timeouts { connect: connect_timeout, response: response_timeout }
     }
 
     /// The node that has a key, as far as is known.
@@ -336,12 +336,12 @@ impl Router {
     async fn slots_from(
         &self,
         node: &Arc<Node>,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Result<Vec<Range>, StoreError> {
         let mut cmd = Cmd::new();
         cmd.arg("CLUSTER").arg("SLOTS");
-        let command = Command::new(cmd, false, Again::Allowed);
-        let reply = node.exchange(&command, false, patience).await;
+        let command = Command::new(cmd, false, Resend::Allowed);
+        let reply = node.exchange(&command, false, timeouts).await;
         let reply = reply.map_err(|failed| node.judge(Some(&command), &failed))?;
         let Value::Array(ranges) = reply else { return Err(unexpected_reply()) };
         let ranges = ranges.iter().map(|range| Range::of(range, &node.address));
@@ -404,7 +404,7 @@ impl Look {
     async fn run(mut self) {
         let router = Arc::clone(&self.router);
         for node in router.informants() {
-            match router.slots_from(&node, router.patience()).await {
+            match router.slots_from(&node, router.timeouts()).await {
                 Ok(ranges) => {
                     router.know(&ranges);
                     self.has_succeeded = true;

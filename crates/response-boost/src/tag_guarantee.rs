@@ -16,6 +16,7 @@ use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use test_peers::PATIENCE;
 use test_peers::cluster::{Cluster, Shape};
+use test_peers::peer::Peer;
 use test_peers::redis::RedisServer;
 use tower::{ServiceExt as _, service_fn};
 use tower_layer::Layer as _;
@@ -249,7 +250,8 @@ fn key_of(path: &str) -> usize {
 }
 
 fn environment(peer: &Peer, world: &World, number: usize) -> TestCache {
-    let settings = peer.settings();
+    let settings = RedisSettings::parse(&peer.url()).unwrap();
+    let settings = if peer.is_cluster() { settings.with_cluster() } else { settings };
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let policy = Policy::new(Duration::from_millis(150))
         .with_deadline(PATIENCE)
@@ -361,9 +363,9 @@ impl World {
         let version = self.tags[number].current.fetch_add(1, Ordering::SeqCst) + 1;
         delay().await;
         if below(8) == 0 && self.flaw != Flaw::WallClock {
-            peer.delete(&tag(number).changes());
+            peer.delete(tag(number).changes().as_str());
             for key in tag(number).keys() {
-                peer.delete(&key);
+                peer.delete(key.as_str());
             }
         } else {
             // A reply may be lost or a connection closed; then the caller must retry.
@@ -377,8 +379,8 @@ impl World {
     /// Disturbances besides invalidations: evictions, and keys that get other tags.
     async fn disturb(&self, peer: &Peer) {
         match below(4) {
-            0 => peer.delete(&tag(0).changes()),
-            1 | 2 => peer.delete(&tag(below(TAGS)).key_for(&namespace().key(["0"]))),
+            0 => peer.delete(tag(0).changes().as_str()),
+            1 | 2 => peer.delete(tag(below(TAGS)).key_for(&namespace().key(["0"])).as_str()),
             _ => {}
         }
         self.tag_of[below(KEYS)].store(below(TAGS) as u64, Ordering::SeqCst);
@@ -386,40 +388,9 @@ impl World {
     }
 }
 
-/// The server that the processes share.
-enum Peer {
-    Server(RedisServer),
-    Cluster(Box<Cluster>),
-}
-
-impl Peer {
-    async fn cluster() -> Self {
-        let shape = Shape { primaries: 3, has_replicas: false, is_tls: false };
-        Self::Cluster(Box::new(Cluster::of(shape).await))
-    }
-
-    fn settings(&self) -> RedisSettings {
-        match self {
-            Self::Server(server) => RedisSettings::parse(&server.url()).unwrap(),
-            Self::Cluster(cluster) => RedisSettings::parse(&cluster.url(0)).unwrap().with_cluster(),
-        }
-    }
-
-    fn nodes(&self) -> &[RedisServer] {
-        match self {
-            Self::Server(server) => std::slice::from_ref(server),
-            Self::Cluster(cluster) => &cluster.nodes,
-        }
-    }
-
-    /// Deletes a key by hand, as an operator would.
-    fn delete(&self, key: &CacheKey) {
-        let node = match self {
-            Self::Server(server) => server,
-            Self::Cluster(cluster) => &cluster.nodes[cluster.primary_of(key.as_str())],
-        };
-        node.command::<()>(&["DEL", key.as_str()]);
-    }
+async fn cluster() -> Peer {
+    let shape = Shape { primaries: 3, has_replicas: false, is_tls: false };
+    Peer::Cluster(Box::new(Cluster::of(shape).await))
 }
 
 async fn run(peer: Peer, by: By, flaw: Flaw) -> Seen {
@@ -494,12 +465,12 @@ async fn no_answer_that_names_its_tags_is_older_than_an_invalidation_before_it()
 
 #[tokio::test]
 async fn no_answer_is_older_than_an_invalidation_of_a_tag_before_it_in_a_cluster() {
-    assert_holds(Peer::cluster().await, By::Request).await;
+    assert_holds(cluster().await, By::Request).await;
 }
 
 #[tokio::test]
 async fn no_answer_that_names_its_tags_is_older_than_an_invalidation_before_it_in_a_cluster() {
-    assert_holds(Peer::cluster().await, By::Answer).await;
+    assert_holds(cluster().await, By::Answer).await;
 }
 
 #[tokio::test]

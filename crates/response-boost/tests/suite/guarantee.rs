@@ -21,6 +21,7 @@ use response_boost::{
 };
 use test_peers::PATIENCE;
 use test_peers::cluster::{Cluster, Shape};
+use test_peers::peer::Peer;
 use test_peers::redis::RedisServer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -254,8 +255,9 @@ where
 }
 
 fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
+    let settings = RedisSettings::parse(&peer.url()).unwrap();
+    let settings = if peer.is_cluster() { settings.with_cluster() } else { settings };
     // A busy machine is not a fault of Redis.
-    let settings = peer.settings();
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let policy = Policy::new(Duration::from_millis(150))
         .with_deadline(PATIENCE)
@@ -338,7 +340,7 @@ impl World {
         let version = self.keys[number].current.fetch_add(1, Ordering::SeqCst) + 1;
         delay().await;
         if below(4) == 0 {
-            peer.delete(&key(number));
+            peer.delete(key(number).as_str());
         } else {
             // Its connection may be closed twice; then the caller must retry.
             while cache.invalidate(&key(number)).await.is_err() {}
@@ -375,39 +377,6 @@ impl Loads {
         };
         let (status, version) = load.await;
         Response::builder().status(status).body(version.into()).unwrap()
-    }
-}
-
-/// The server that the processes share.
-enum Peer {
-    Server(RedisServer),
-    Cluster(Box<Cluster>),
-}
-
-impl Peer {
-    fn settings(&self) -> RedisSettings {
-        match self {
-            Self::Server(server) => RedisSettings::parse(&server.url()).unwrap(),
-            Self::Cluster(cluster) => {
-                RedisSettings::parse(&cluster.nodes[0].url()).unwrap().with_cluster()
-            }
-        }
-    }
-
-    fn nodes(&self) -> &[RedisServer] {
-        match self {
-            Self::Server(server) => std::slice::from_ref(server),
-            Self::Cluster(cluster) => &cluster.nodes,
-        }
-    }
-
-    /// Deletes a key by hand, as an operator would.
-    fn delete(&self, key: &CacheKey) {
-        let node = match self {
-            Self::Server(server) => server,
-            Self::Cluster(cluster) => &cluster.nodes[cluster.primary_of(key.as_str())],
-        };
-        node.command::<()>(&["DEL", key.as_str()]);
     }
 }
 

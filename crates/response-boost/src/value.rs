@@ -167,8 +167,11 @@ where
     /// Creates a cache that stores values in `store`, under keys of `namespace`, by the rules of `policy`.
     #[must_use]
     pub fn new(store: S, policy: Policy, namespace: Namespace) -> Self {
-        let core = Arc::new(ReadThrough::new(store, policy, Clock::default()));
-        let namespace = Arc::new(namespace);
+        Self::of(ReadThrough::new(store, policy, Clock::default()), namespace)
+    }
+
+    pub(crate) fn of(core: ReadThrough<S>, namespace: Namespace) -> Self {
+        let (core, namespace) = (Arc::new(core), Arc::new(namespace));
         Self { core, namespace, deadline: None, tags_of: None, value: PhantomData }
     }
 

@@ -236,7 +236,7 @@ where
         // Not an `async fn`: the signature must promise `Send`, because the compiler fails to prove it for a `dyn
         // DynStore`.
         async move {
-            let ends_at_ms = Deadline::left_of(self.deadline, self.core.clock.now_ms());
+            let ends_at_ms = Deadline::left_of(self.deadline, &self.core.clock);
             let answer = self.core.answer(&key, tagging.as_deref(), ends_at_ms, load).await;
             let (value, status) = match answer.map_err(ValueError::Load)? {
                 Answer::Cacheable { entry, status, refresh, .. } => {

@@ -106,40 +106,44 @@ impl<S: Store> Cache<S> {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        match self {
-            Self::Responses(layer) => {
-                let service = service_fn(move |_: Request| {
-                    let loaded = load();
-                    async move { Ok::<_, Infallible>(loaded.await) }
-                });
-                let mut request = Request::default();
-                request.extensions_mut().insert(key.clone());
-                if let Some(deadline) = deadline {
-                    request.extensions_mut().insert(deadline);
+        // On the heap: it is large, and many tests wait for it.
+        Box::pin(async move {
+            match self {
+                Self::Responses(layer) => {
+                    let service = service_fn(move |_: Request| {
+                        let loaded = load();
+                        async move { Ok::<_, Infallible>(loaded.await) }
+                    });
+                    let mut request = Request::default();
+                    request.extensions_mut().insert(key.clone());
+                    if let Some(deadline) = deadline {
+                        request.extensions_mut().insert(deadline);
+                    }
+                    let response = layer.layer(service).oneshot(request).await.unwrap();
+                    let (parts, body) = response.into_parts();
+                    Answer {
+                        status: parts.status.as_u16(),
+                        body: text(body).await,
+                        cache_status: parts.headers["cache-status"].to_str().unwrap().to_owned(),
+                    }
                 }
-                let response = layer.layer(service).oneshot(request).await.unwrap();
-                let (parts, body) = response.into_parts();
-                Answer {
-                    status: parts.status.as_u16(),
-                    body: text(body).await,
-                    cache_status: parts.headers["cache-status"].to_str().unwrap().to_owned(),
+                Self::Values(values) => {
+                    let recorder = Recorder::default();
+                    let load = move || value_of(load());
+                    let values = values.until(deadline);
+                    let asked = values.get_or_load(key, load);
+                    let (status, body) = match recorder.watch(asked).await {
+                        Ok(Some(value)) => (200, value),
+                        Ok(None) => (404, String::new()),
+                        Err(ValueError::Load(Failed { status, body })) => (status, body),
+                        Err(_) => (503, String::new()),
+                    };
+                    let cache_status = recorder.report().status.map(|status| status.to_string());
+                    Answer { status, body, cache_status: cache_status.unwrap_or_default() }
                 }
             }
-            Self::Values(values) => {
-                let recorder = Recorder::default();
-                let load = move || value_of(load());
-                let values = values.until(deadline);
-                let asked = values.get_or_load(key, load);
-                let (status, body) = match recorder.watch(asked).await {
-                    Ok(Some(value)) => (200, value),
-                    Ok(None) => (404, String::new()),
-                    Err(ValueError::Load(Failed { status, body })) => (status, body),
-                    Err(_) => (503, String::new()),
-                };
-                let cache_status = recorder.report().status.map(|status| status.to_string());
-                Answer { status, body, cache_status: cache_status.unwrap_or_default() }
-            }
-        }
+        })
+        .await
     }
 
     pub(crate) async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {

@@ -247,7 +247,9 @@ async fn a_refresh_that_fails_costs_no_client_anything_and_is_not_tried_again_fo
     origin.is_down.store(false, Ordering::SeqCst);
     wait_for("the failure to be forgotten", || (!is_announced(&redis)).then_some(())).await;
     process.get().await;
-    assert!(process.get().await.cache_status.starts_with("hit; ttl=0"));
+    // A whole second may be left, if the refresh took less than a millisecond.
+    let fresh = process.get().await.cache_status;
+    assert!(["hit; ttl=0", "hit; ttl=1"].contains(&&*fresh), "{fresh}");
 }
 
 async fn what_was_loaded_before_an_invalidation_is_not_stored_by_a_refresh(kind: Kind) {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::Extensions;
 
 use crate::after_reply;
-use crate::clock::whole_ms;
+use crate::clock::{Clock, whole_ms};
 
 /// The time by which the whole request must be answered; an extension of the request.
 ///
@@ -60,9 +60,9 @@ impl Deadline {
 
     /// The given deadline, otherwise that of the invocation, in milliseconds since the Unix epoch. A past deadline
     /// counts as no deadline, as in [`of`](Self::of).
-    pub(crate) fn left_of(given: Option<Self>, now_ms: u64) -> Option<u64> {
+    pub(crate) fn left_of(given: Option<Self>, clock: &Clock) -> Option<u64> {
         let given = given.or_else(after_reply::deadline).map(|deadline| deadline.at_ms);
-        given.filter(|&at_ms| at_ms > now_ms)
+        given.filter(|&at_ms| at_ms > clock.now_ms())
     }
 
     /// The time left until the deadline. A past deadline counts as no deadline, as in [`of`](Self::of).
@@ -72,8 +72,8 @@ impl Deadline {
 
     /// The deadline of a request, in milliseconds since the Unix epoch. A past deadline counts as no deadline: `cargo
     /// lambda watch` sends past deadlines, although the request still has time.
-    pub(crate) fn of(request: &Extensions, now_ms: u64) -> Option<u64> {
+    pub(crate) fn of(request: &Extensions, clock: &Clock) -> Option<u64> {
         let given = Self::of_request(request).map(|deadline| deadline.at_ms);
-        given.filter(|&at_ms| at_ms > now_ms)
+        given.filter(|&at_ms| at_ms > clock.now_ms())
     }
 }

@@ -144,9 +144,12 @@ pub(crate) fn join(metadata: &impl Serialize, content: &[u8]) -> Bytes {
 }
 
 /// Splits what [`join`] has joined.
-pub(crate) fn split(bytes: &Bytes) -> Result<(&[u8], Bytes), DecodeError> {
+pub(crate) fn split(bytes: &Bytes) -> Result<(&str, Bytes), DecodeError> {
     let line_end = bytes.iter().position(|&byte| byte == b'\n').ok_or(DecodeError::NoMetadata)?;
-    Ok((&bytes[..line_end], bytes.slice(line_end + 1..)))
+    // Checked as a whole, which is faster than each of its strings by itself.
+    let line = std::str::from_utf8(&bytes[..line_end]);
+    let line = line.map_err(|error| DecodeError::Metadata(error.into()))?;
+    Ok((line, bytes.slice(line_end + 1..)))
 }
 
 /// The field that all versions have.
@@ -218,16 +221,16 @@ impl Entry {
     /// It accepts any bytes without a panic, and the error shows none of them.
     pub fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
         let (line, body) = split(bytes)?;
-        let metadata: Metadata<'_> = match serde_json::from_slice(line) {
+        let metadata: Metadata<'_> = match serde_json::from_str(line) {
             Ok(Metadata { version: VERSION, key: written_for, .. })
-                if written_for != key_hash(key) =>
+                if !is_key_hash(written_for, key) =>
             {
                 return Err(DecodeError::OtherKey);
             }
             Ok(metadata @ Metadata { version: VERSION | VERSION_WITHOUT_KEY, .. }) => metadata,
             Ok(Metadata { version, .. }) => return Err(DecodeError::Version(version)),
             Err(error) => {
-                return Err(match serde_json::from_slice(line) {
+                return Err(match serde_json::from_str(line) {
                     Ok(AnyVersion { version })
                         if ![VERSION, VERSION_WITHOUT_KEY].contains(&version) =>
                     {
@@ -298,14 +301,22 @@ pub(crate) fn key_hash(key: &CacheKey) -> String {
     hash(key.as_str().as_bytes())
 }
 
+/// Whether this is the [`key_hash`] of the key. Each hit asks this, so it allocates nothing.
+pub(crate) fn is_key_hash(written: &str, key: &CacheKey) -> bool {
+    written.bytes().eq(hash_digits(key.as_str().as_bytes()))
+}
+
 /// The first 128 bits of the SHA-256, in hex.
 fn hash(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
+    hash_digits(bytes).map(char::from).collect()
+}
 
-    Sha256::digest(bytes).iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
+fn hash_digits(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    let hash = Sha256::digest(bytes);
+    (0..32).map(move |number| {
+        let byte = hash[number / 2];
+        let digit = if number % 2 == 0 { byte >> 4 } else { byte & 0xf };
+        b"0123456789abcdef"[usize::from(digit)]
     })
 }
 

@@ -63,6 +63,7 @@ pub struct CacheKey(String);
 
 impl Namespace {
     const MAX_LEN: usize = 64;
+    const ROOM_FOR_PARTS: usize = 32;
 
     /// Parses a namespace.
     pub fn parse(text: &str) -> Result<Self, InvalidNamespace> {
@@ -82,7 +83,10 @@ impl Namespace {
 
     /// The key for these parts in this namespace.
     pub fn key<P: AsRef<str>>(&self, parts: impl IntoIterator<Item = P>) -> CacheKey {
-        parts.into_iter().fold(CacheKey(self.0.clone()), |key, part| key.with_part(part.as_ref()))
+        // Most keys fit, so they are allocated once.
+        let mut key = String::with_capacity(self.0.len() + Self::ROOM_FOR_PARTS);
+        key.push_str(&self.0);
+        parts.into_iter().fold(CacheKey(key), |key, part| key.with_part(part.as_ref()))
     }
 
     /// The key for a path in this namespace, without the query: `<namespace>:path:<path>`, the same as `key(["path",

@@ -32,10 +32,18 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+// For a module that unit tests and integration tests share.
+#[cfg(all(test, feature = "cluster"))]
+extern crate self as response_boost;
+
 mod after_reply;
 mod audit;
 mod body;
 mod budget;
+#[cfg(all(test, feature = "cluster"))]
+#[path = "../tests/suite/caches.rs"]
+#[allow(dead_code, reason = "the suite of integration tests uses more of it")]
+mod caches;
 mod clock;
 mod conditional;
 mod deadline;

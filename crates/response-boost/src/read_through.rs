@@ -414,12 +414,11 @@ impl<S: Store> ReadThrough<S> {
 
     /// Classifies what a lookup found.
     fn seen<T: Stored>(&self, key: &CacheKey, found: Found) -> Seen<T> {
+        let now_ms = self.clock.now_ms();
         let value = match found {
             Found::Nothing => return Seen::Vacant(Vacancy::Nothing),
             Found::Foreign => return Seen::Vacant(Vacancy::Foreign),
-            Found::Value(value) if mark::is_pass(&value, self.clock.now_ms()) => {
-                return Seen::Pass;
-            }
+            Found::Value(value) if mark::is_pass(&value, now_ms) => return Seen::Pass,
             Found::Value(value) if mark::token_of(&value).is_some() => {
                 return Seen::Vacant(Vacancy::Lease(value));
             }
@@ -430,7 +429,6 @@ impl<S: Store> ReadThrough<S> {
             Ok(entry) => entry,
             Err(error) => {
                 // After a release that changed a type, this happens for every key, so the log is limited.
-                let now_ms = self.clock.now_ms();
                 if let Some(untold) = self.shared.undecodable.is_new(error.to_string(), now_ms) {
                     let untold = Some(untold).filter(|&untold| untold > 0);
                     warn!(%error, untold, "what is kept under the key is no entry; replacing it");
@@ -438,7 +436,6 @@ impl<S: Store> ReadThrough<S> {
                 return Seen::Vacant(Vacancy::Other(fingerprint));
             }
         };
-        let now_ms = self.clock.now_ms();
         let left = entry.times().fresh_for(now_ms);
         match Some(left).filter(|left| !left.is_zero()) {
             Some(left) => Seen::Fresh { entry, left, fingerprint },

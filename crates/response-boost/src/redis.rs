@@ -157,8 +157,9 @@ impl Store for RedisStore {
 }
 
 fn get(key: &CacheKey) -> Cmd {
-    let mut get = Cmd::new();
-    get.arg("GET").arg(key.as_str());
+    const NAME: &str = "GET";
+    let mut get = Cmd::with_capacity(2, NAME.len() + key.as_str().len());
+    get.arg(NAME).arg(key.as_str());
     get
 }
 

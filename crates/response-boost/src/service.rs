@@ -102,7 +102,7 @@ where
             if is_head {
                 *request.method_mut() = Method::GET;
             }
-            let ends_at_ms = Deadline::of(request.extensions(), core.clock.now_ms());
+            let ends_at_ms = Deadline::of(request.extensions(), &core.clock);
             let preconditions = Preconditions::of(request.method(), request.headers());
             let collects = Arc::clone(&core);
             let load = async move {

@@ -167,8 +167,11 @@ where
     /// Creates a cache that stores values in `store`, under keys of `namespace`, by the rules of `policy`.
     #[must_use]
     pub fn new(store: S, policy: Policy, namespace: Namespace) -> Self {
-        let core = Arc::new(ReadThrough::new(store, policy, Clock::default()));
-        let namespace = Arc::new(namespace);
+        Self::of(ReadThrough::new(store, policy, Clock::default()), namespace)
+    }
+
+    pub(crate) fn of(core: ReadThrough<S>, namespace: Namespace) -> Self {
+        let (core, namespace) = (Arc::new(core), Arc::new(namespace));
         Self { core, namespace, deadline: None, tags_of: None, value: PhantomData }
     }
 
@@ -233,7 +236,7 @@ where
         // Not an `async fn`: the signature must promise `Send`, because the compiler fails to prove it for a `dyn
         // DynStore`.
         async move {
-            let ends_at_ms = Deadline::left_of(self.deadline, self.core.clock.now_ms());
+            let ends_at_ms = Deadline::left_of(self.deadline, &self.core.clock);
             let answer = self.core.answer(&key, tagging.as_deref(), ends_at_ms, load).await;
             let (value, status) = match answer.map_err(ValueError::Load)? {
                 Answer::Cacheable { entry, status, refresh, .. } => {

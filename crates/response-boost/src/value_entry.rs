@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::whole_ms;
-use crate::entry::{self, AnyVersion, VERSION, key_hash};
+use crate::entry::{self, AnyVersion, VERSION, is_key_hash, key_hash};
 use crate::freshness::StaleFor;
 use crate::kept::{Content, LoadFailure, Loaded, Settled, Stored, Times};
 use crate::stamps::{self, Stamp};
@@ -48,23 +48,27 @@ impl<T: DeserializeOwned> Stored for ValueEntry<T> {
     fn decode(key: &CacheKey, bytes: &Bytes) -> Result<Self, DecodeError> {
         let (line, json) = entry::split(bytes)?;
         let metadata: Metadata<'_> =
-            serde_json::from_slice(line).map_err(|error| match serde_json::from_slice(line) {
+            serde_json::from_str(line).map_err(|error| match serde_json::from_str(line) {
                 Ok(AnyVersion { version }) if version != VERSION => DecodeError::Version(version),
                 _ => DecodeError::Metadata(error.into()),
             })?;
         if metadata.version != VERSION {
             return Err(DecodeError::Version(metadata.version));
         }
-        if metadata.key != key_hash(key) {
+        if !is_key_hash(metadata.key, key) {
             return Err(DecodeError::OtherKey);
         }
         if metadata.value_bytes != json.len() {
             let expected = metadata.value_bytes;
             return Err(DecodeError::BodyLength { expected, found: json.len() });
         }
-        let value = if json.is_empty() { None } else { Some(serde_json::from_slice(&json)) };
-        // The text of the error may quote the value.
-        let value = value.transpose().map_err(|_| DecodeError::Value)?;
+        let value = if json.is_empty() {
+            None
+        } else {
+            let text = std::str::from_utf8(&json).map_err(|_| DecodeError::Value)?;
+            // The text of the error may quote the value.
+            Some(serde_json::from_str(text).map_err(|_| DecodeError::Value)?)
+        };
         let times = Times {
             load_started_at_ms: metadata.load_started_at_ms,
             load_cost: Duration::from_millis(metadata.load_cost_ms),

@@ -5,6 +5,7 @@
 #![allow(clippy::missing_panics_doc, clippy::must_use_candidate, clippy::new_without_default)]
 
 pub mod cluster;
+pub mod peer;
 pub mod proxy;
 pub mod redis;
 pub mod tls;

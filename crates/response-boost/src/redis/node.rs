@@ -110,7 +110,11 @@ impl Node {
 
     /// What a request may do now. A caller that gets `RefusedButProbe` must send a probe.
     pub(super) fn admit(&self) -> Admission {
-        self.state().breaker.admit(self.shared.clock.now_ms())
+        let mut state = self.state();
+        if state.breaker.is_closed() {
+            return Admission::Ask;
+        }
+        state.breaker.admit(self.shared.clock.now_ms())
     }
 
     /// Whether requests may call this server.
@@ -214,7 +218,9 @@ impl Node {
     ) -> Result<Value, Failed> {
         let (link, was_open) = self.link(timeouts.connect, Some(command)).await?;
         exchange.link = Some(link.clone());
-        let whole = timeouts.whole().saturating_sub(exchange.started.elapsed());
+        // An open connection takes no time, and needs no look at the clock.
+        let opened_in = if was_open { Duration::ZERO } else { exchange.started.elapsed() };
+        let whole = timeouts.whole().saturating_sub(opened_in);
         let silence = if is_large(command.first()) { whole } else { timeouts.response };
         let limit = ReplyLimit { silence, whole };
         let reply =
@@ -448,8 +454,7 @@ impl<'a> Exchange<'a> {
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         let response = self.node.shared.settings.response_timeout;
-        let was_given_time = self.started.elapsed() * 2 >= response;
-        if !self.is_over && was_given_time {
+        if !self.is_over && self.started.elapsed() * 2 >= response {
             self.node.judge(Some(self.command), &self.timed_out());
         }
     }

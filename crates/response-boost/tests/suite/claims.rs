@@ -1,24 +1,21 @@
 //! A claim that reaches Redis late, after an invalidation, over a lost connection: the store must not send it again.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http::Response;
 use response_boost::{
-    CacheKey, Expected, Found, Policy, RedisSettings, RedisStore, ResponseCacheLayer, Store,
-    StoreError,
+    CacheKey, Expected, Found, Policy, RedisSettings, RedisStore, Store, StoreError,
 };
 use test_peers::cluster::{Cluster, Shape};
 use test_peers::proxy::{Mode, Proxy};
 use test_peers::redis::RedisServer;
 use test_peers::{PATIENCE, wait_for};
 use tokio::sync::Notify;
-use tower::{Layer as _, ServiceExt as _, service_fn};
 
+use crate::caches::{Body, Cache, Kind, for_both};
 use crate::environment::key;
 
 /// A store that resends a claim over another connection if its own was lost, like the cluster client of the redis
@@ -53,6 +50,7 @@ impl Store for Resending {
 
 /// The number of responses that are older than an invalidation before them.
 async fn too_old<S: Store>(
+    kind: Kind,
     store: impl Fn(RedisSettings) -> S,
     is_cluster: bool,
     rounds: usize,
@@ -75,16 +73,12 @@ async fn too_old<S: Store>(
         let name = round.to_string();
         let key = key(&name);
         // A new cache for each request, so no breaker is open.
-        let cache = || {
-            let key_of =
-                |request: &Request<()>| Some(crate::environment::key(&request.uri().path()[1..]));
-            ResponseCacheLayer::new(store(settings.clone()), policy.clone(), key_of)
-        };
+        let cache = || Cache::new(kind, store(settings.clone()), policy.clone());
         let version = Arc::new(AtomicU64::new(1));
         let (loads, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let service = service_fn({
+        let load = {
             let (version, loads, go_on) = (version.clone(), loads.clone(), go_on.clone());
-            move |_: Request<()>| {
+            move || {
                 let (version, loads, go_on) = (version.clone(), loads.clone(), go_on.clone());
                 async move {
                     let read = version.load(Ordering::SeqCst);
@@ -92,22 +86,15 @@ async fn too_old<S: Store>(
                         loads.notify_one();
                         go_on.notified().await;
                     }
-                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(read.to_string()))))
+                    Response::new(Body::from(read.to_string()))
                 }
             }
-        });
-        let ask = async |cache: ResponseCacheLayer<_, _>| {
-            let request = Request::builder().uri(format!("/{name}")).body(()).unwrap();
-            let body = cache.layer(service.clone()).oneshot(request).await.unwrap().into_body();
-            body.collect().await.unwrap().to_bytes()
         };
+        let ask = async |cache: Cache<_>| cache.ask(&key, None, load.clone()).await.body;
         let holder = cache();
         // A process that has never stored anything would renew its first lease at once.
-        let other = service_fn(async |_: Request<()>| {
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"other"))))
-        });
-        let request = Request::builder().uri(format!("/other-{name}")).body(()).unwrap();
-        holder.clone().layer(other).oneshot(request).await.unwrap();
+        let other = || async { Response::new(Body::from("other")) };
+        holder.ask(&crate::environment::key(&format!("other-{name}")), None, other).await;
         proxy.set(Mode::ClaimLate(Duration::from_millis(40)));
         let invalidate = async {
             loads.notified().await;
@@ -128,19 +115,22 @@ async fn too_old<S: Store>(
     found
 }
 
+for_both!(
+    a_claim_that_arrives_after_an_invalidation_lets_nothing_old_be_kept,
+    with_a_claim_that_is_sent_again_it_does_not_hold,
+);
+
 // `CLAIM_ROUNDS` sets the number of rounds.
-#[tokio::test]
-async fn a_claim_that_arrives_after_an_invalidation_lets_nothing_old_be_kept() {
+async fn a_claim_that_arrives_after_an_invalidation_lets_nothing_old_be_kept(kind: Kind) {
     let rounds = std::env::var("CLAIM_ROUNDS").map_or(30, |rounds| rounds.parse().unwrap());
-    assert_eq!(too_old(RedisStore::new, false, rounds).await, 0);
-    assert_eq!(too_old(RedisStore::new, true, rounds).await, 0);
+    assert_eq!(too_old(kind, RedisStore::new, false, rounds).await, 0);
+    assert_eq!(too_old(kind, RedisStore::new, true, rounds).await, 0);
 }
 
-#[tokio::test]
-async fn with_a_claim_that_is_sent_again_it_does_not_hold() {
+async fn with_a_claim_that_is_sent_again_it_does_not_hold(kind: Kind) {
     let resending = |settings: RedisSettings| Resending {
         store: RedisStore::new(settings.clone()),
         spare: RedisStore::new(settings),
     };
-    assert!(too_old(resending, true, 20).await > 0);
+    assert!(too_old(kind, resending, true, 20).await > 0);
 }

@@ -6,7 +6,6 @@
 //! run collects.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,18 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, LocalBoxFuture, Shared, join_all};
 use http::Response;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use response_boost::{
-    CacheKey, Expected, Found, Namespace, Policy, Recorder, RedisSettings, RedisStore,
-    ResponseCacheLayer, Store, StoreError, ValueCache,
+    CacheKey, Expected, Found, Namespace, Policy, RedisSettings, RedisStore, Store, StoreError,
 };
 use test_peers::PATIENCE;
 use test_peers::cluster::{Cluster, Shape};
+use test_peers::peer::Peer;
 use test_peers::redis::RedisServer;
-use tower::{Layer as _, ServiceExt as _, service_fn};
 
-type Request = http::Request<()>;
-type Body = Full<Bytes>;
+use crate::caches::{Body, Cache, Kind, for_both};
 
 const KEYS: usize = 12;
 /// The number of processes with one request at a time, and of concurrent requests in the one that has several.
@@ -179,83 +176,13 @@ async fn delay() {
 }
 
 fn key(number: usize) -> CacheKey {
-    namespace().key([number.to_string()])
+    Namespace::parse("guarantee").unwrap().key([number.to_string()])
 }
 
-fn namespace() -> Namespace {
-    Namespace::parse("guarantee").unwrap()
-}
-
-fn number(request: &Request) -> usize {
-    request.uri().path()[1..].parse().unwrap()
-}
-
-/// The kind of cache: of responses or of values.
-#[derive(Clone, Copy)]
-enum Kind {
-    Responses,
-    Values,
-}
-
-#[derive(Clone)]
-enum TestCache {
-    Responses(ResponseCacheLayer<Slow, fn(&Request) -> Option<CacheKey>>),
-    Values(ValueCache<u64, Slow>),
-}
-
-impl TestCache {
-    /// The version under a key, and the status of the request. `None`: its load failed.
-    async fn read(&self, world: &Arc<World>, loads: &Loads, key: usize) -> Option<(u64, String)> {
-        let (world, loads) = (Arc::clone(world), loads.clone());
-        match self {
-            Self::Responses(layer) => {
-                let service = service_fn(move |request: Request| {
-                    let (world, loads) = (Arc::clone(&world), loads.clone());
-                    async move { Ok::<_, Infallible>(loads.load(world, number(&request)).await) }
-                });
-                let mut request = Request::default();
-                *request.uri_mut() = format!("/{key}").parse().unwrap();
-                let (parts, body) =
-                    layer.layer(service).oneshot(request).await.unwrap().into_parts();
-                if parts.status != 200 {
-                    return None;
-                }
-                let status = parts.headers["cache-status"].to_str().unwrap().to_owned();
-                Some((version(body).await, status))
-            }
-            Self::Values(values) => {
-                let load = async move || {
-                    let (parts, body) = loads.load(world, key).await.into_parts();
-                    let version = version(body).await;
-                    if parts.status == 200 { Ok(Some(version)) } else { Err(parts.status) }
-                };
-                let recorder = Recorder::default();
-                let value = recorder.watch(values.get_or_load(self::key(key), load)).await;
-                let status = recorder.report().status.map(|status| status.to_string());
-                Some((value.ok()?.unwrap(), status.unwrap()))
-            }
-        }
-    }
-
-    async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
-        match self {
-            Self::Responses(layer) => layer.invalidate(key).await,
-            Self::Values(values) => values.invalidate(key).await,
-        }
-    }
-}
-
-async fn version<B: http_body::Body<Data = Bytes>>(body: B) -> u64
-where
-    B::Error: std::fmt::Debug,
-{
-    let body = body.collect().await.unwrap().to_bytes();
-    std::str::from_utf8(&body).unwrap().parse().unwrap()
-}
-
-fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
+fn environment(peer: &Peer, world: &Arc<World>) -> Cache<Slow> {
+    let settings = RedisSettings::parse(&peer.url()).unwrap();
+    let settings = if peer.is_cluster() { settings.with_cluster() } else { settings };
     // A busy machine is not a fault of Redis.
-    let settings = peer.settings();
     let settings = settings.with_connect_timeout(PATIENCE).with_response_timeout(PATIENCE);
     let policy = Policy::new(Duration::from_millis(150))
         .with_deadline(PATIENCE)
@@ -268,15 +195,7 @@ fn environment(peer: &Peer, world: &Arc<World>) -> TestCache {
         .with_early_refresh(50.0)
         .unwrap();
     let (flaw, kind, world) = (world.flaw, world.kind, Arc::clone(world));
-    let store = Slow { store: RedisStore::new(settings), flaw, world };
-    match kind {
-        Kind::Responses => {
-            TestCache::Responses(ResponseCacheLayer::new(store, policy, |request| {
-                Some(key(number(request)))
-            }))
-        }
-        Kind::Values => TestCache::Values(ValueCache::new(store, policy, namespace())),
-    }
+    Cache::new(kind, Slow { store: RedisStore::new(settings), flaw, world }, policy)
 }
 
 impl World {
@@ -311,15 +230,25 @@ impl World {
     }
 
     /// Sends one request, and compares the response with what had been invalidated before it.
-    async fn read(self: &Arc<Self>, cache: &TestCache, loads: &Loads, key: usize) {
+    async fn read(self: &Arc<Self>, cache: &Cache<Slow>, loads: &Loads, key: usize) {
         let floor = self.keys[key].invalidated.load(Ordering::SeqCst);
-        let answer = cache.read(self, loads, key);
+        let load = {
+            let (world, loads) = (Arc::clone(self), loads.clone());
+            move || {
+                let (world, loads) = (Arc::clone(&world), loads.clone());
+                async move { loads.load(world, key).await }
+            }
+        };
+        let at = self::key(key);
+        let answer = cache.ask(&at, None, load);
         // Some clients disconnect, usually during a load.
         let patience = if below(20) == 0 { 1 + below(40) } else { u128::from(u64::MAX) };
         let patience = Duration::from_millis(u64::try_from(patience).unwrap());
-        let Ok(Some((version, status))) = tokio::time::timeout(patience, answer).await else {
+        let Ok(answer) = tokio::time::timeout(patience, answer).await else { return };
+        if answer.status != 200 {
             return;
-        };
+        }
+        let (version, status): (u64, _) = (answer.body.parse().unwrap(), answer.cache_status);
         // Only a response has an HTTP status.
         let status = status.replace("; fwd-status=503", "");
         let mut seen = self.seen.lock().unwrap();
@@ -331,14 +260,14 @@ impl World {
     }
 
     /// Changes a key once and invalidates it, by the library or by hand.
-    async fn write(&self, cache: &TestCache, peer: &Peer) {
+    async fn write(&self, cache: &Cache<Slow>, peer: &Peer) {
         // Some keys are rarely changed, so that their entries live until they expire.
         let among = if below(20) == 0 { KEYS } else { KEYS / 3 };
         let number = usize::try_from(below(among as u128)).unwrap();
         let version = self.keys[number].current.fetch_add(1, Ordering::SeqCst) + 1;
         delay().await;
         if below(4) == 0 {
-            peer.delete(&key(number));
+            peer.delete(key(number).as_str());
         } else {
             // Its connection may be closed twice; then the caller must retry.
             while cache.invalidate(&key(number)).await.is_err() {}
@@ -375,39 +304,6 @@ impl Loads {
         };
         let (status, version) = load.await;
         Response::builder().status(status).body(version.into()).unwrap()
-    }
-}
-
-/// The server that the processes share.
-enum Peer {
-    Server(RedisServer),
-    Cluster(Box<Cluster>),
-}
-
-impl Peer {
-    fn settings(&self) -> RedisSettings {
-        match self {
-            Self::Server(server) => RedisSettings::parse(&server.url()).unwrap(),
-            Self::Cluster(cluster) => {
-                RedisSettings::parse(&cluster.nodes[0].url()).unwrap().with_cluster()
-            }
-        }
-    }
-
-    fn nodes(&self) -> &[RedisServer] {
-        match self {
-            Self::Server(server) => std::slice::from_ref(server),
-            Self::Cluster(cluster) => &cluster.nodes,
-        }
-    }
-
-    /// Deletes a key by hand, as an operator would.
-    fn delete(&self, key: &CacheKey) {
-        let node = match self {
-            Self::Server(server) => server,
-            Self::Cluster(cluster) => &cluster.nodes[cluster.primary_of(key.as_str())],
-        };
-        node.command::<()>(&["DEL", key.as_str()]);
     }
 }
 
@@ -461,29 +357,15 @@ async fn run_on(peer: Peer, kind: Kind, flaw: Flaw, are_closed: bool) -> Seen {
     std::mem::take(&mut *seen)
 }
 
-#[tokio::test]
-async fn no_answer_is_older_than_an_invalidation_before_it() {
-    assert_holds(&run(Kind::Responses, Flaw::None).await);
-}
-
-#[tokio::test]
-async fn no_value_is_older_than_an_invalidation_before_it() {
-    assert_holds(&run(Kind::Values, Flaw::None).await);
-}
-
-async fn run_in_a_cluster(kind: Kind) -> Seen {
-    run_on(Peer::Cluster(Box::new(Cluster::start().await)), kind, Flaw::None, false).await
-}
-
-#[tokio::test]
-async fn no_answer_is_older_than_an_invalidation_before_it_in_a_cluster() {
-    assert_holds(&run_in_a_cluster(Kind::Responses).await);
-}
-
-#[tokio::test]
-async fn no_value_is_older_than_an_invalidation_before_it_in_a_cluster() {
-    assert_holds(&run_in_a_cluster(Kind::Values).await);
-}
+for_both!(
+    no_answer_is_older_than_an_invalidation_before_it,
+    no_answer_is_older_than_an_invalidation_before_it_in_a_cluster,
+    nor_in_a_cluster_whose_connections_are_closed,
+    without_the_check_of_the_token_it_does_not_hold,
+    without_the_check_of_the_token_at_a_renewal_it_does_not_hold,
+    with_reads_that_lag_behind_it_does_not_hold,
+    with_loads_that_are_shared_in_a_process_it_does_not_hold,
+);
 
 fn assert_holds(seen: &Seen) {
     println!("{seen:?}");
@@ -491,39 +373,35 @@ fn assert_holds(seen: &Seen) {
     assert_eq!(seen.missing(), None, "{seen:?}");
 }
 
-#[tokio::test]
-async fn nor_in_a_cluster_whose_connections_are_closed() {
+async fn no_answer_is_older_than_an_invalidation_before_it(kind: Kind) {
+    assert_holds(&run(kind, Flaw::None).await);
+}
+
+async fn no_answer_is_older_than_an_invalidation_before_it_in_a_cluster(kind: Kind) {
+    let cluster = Peer::Cluster(Box::new(Cluster::start().await));
+    assert_holds(&run_on(cluster, kind, Flaw::None, false).await);
+}
+
+async fn nor_in_a_cluster_whose_connections_are_closed(kind: Kind) {
     let shape = Shape { primaries: 1, has_replicas: false, is_tls: false };
-    let cluster = Cluster::of(shape).await;
-    let seen = run_on(Peer::Cluster(Box::new(cluster)), Kind::Responses, Flaw::None, true).await;
+    let cluster = Peer::Cluster(Box::new(Cluster::of(shape).await));
+    let seen = run_on(cluster, kind, Flaw::None, true).await;
     assert_eq!(seen.too_old, 0, "{seen:?}");
     assert!(seen.answers > 1_000, "{seen:?}");
 }
 
-#[tokio::test]
-async fn without_the_check_of_the_token_it_does_not_hold() {
-    for kind in [Kind::Responses, Kind::Values] {
-        assert!(run(kind, Flaw::NoTokenCheck).await.too_old > 0);
-    }
+async fn without_the_check_of_the_token_it_does_not_hold(kind: Kind) {
+    assert!(run(kind, Flaw::NoTokenCheck).await.too_old > 0);
 }
 
-#[tokio::test]
-async fn without_the_check_of_the_token_at_a_renewal_it_does_not_hold() {
-    for kind in [Kind::Responses, Kind::Values] {
-        assert!(run(kind, Flaw::NoRenewalCheck).await.too_old > 0);
-    }
+async fn without_the_check_of_the_token_at_a_renewal_it_does_not_hold(kind: Kind) {
+    assert!(run(kind, Flaw::NoRenewalCheck).await.too_old > 0);
 }
 
-#[tokio::test]
-async fn with_reads_that_lag_behind_it_does_not_hold() {
-    for kind in [Kind::Responses, Kind::Values] {
-        assert!(run(kind, Flaw::EventualReads).await.too_old > 0);
-    }
+async fn with_reads_that_lag_behind_it_does_not_hold(kind: Kind) {
+    assert!(run(kind, Flaw::EventualReads).await.too_old > 0);
 }
 
-#[tokio::test]
-async fn with_loads_that_are_shared_in_a_process_it_does_not_hold() {
-    for kind in [Kind::Responses, Kind::Values] {
-        assert!(run(kind, Flaw::SharedLoads).await.too_old > 0);
-    }
+async fn with_loads_that_are_shared_in_a_process_it_does_not_hold(kind: Kind) {
+    assert!(run(kind, Flaw::SharedLoads).await.too_old > 0);
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod axum;
+mod caches;
 mod claims;
 mod documents;
 mod environment;

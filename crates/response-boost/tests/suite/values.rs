@@ -1,11 +1,11 @@
-//! Values over a real Redis: what is stored, what a load may return, errors, many keys at once.
+//! Values over a real Redis: what is stored, what a load may return, errors, many keys at once. What holds of responses
+//! and values alike is tested elsewhere, for both (see `caches`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use response_boost::{
     AfterReplyLayer, CacheStatus, Deadline, Keep, Namespace, NotStored, Policy, Recorder,
     RedisSettings, RedisStore, ValueCache, ValueError,
@@ -244,39 +244,6 @@ async fn past_its_freshness_a_value_is_returned_at_once_and_loaded_anew() {
     })
     .await;
     assert_eq!(ask(&users, no_load).await.0, Ok(Some(ada)));
-}
-
-#[tokio::test]
-async fn of_many_processes_one_loads() {
-    let redis = RedisServer::start().await;
-    let loads = Arc::new(AtomicUsize::new(0));
-    let processes: Vec<_> = (0..20).map(|_| users(&redis, policy())).collect();
-    let each = processes.iter().map(|users| {
-        let loads = Arc::clone(&loads);
-        ask(users, async move || {
-            loads.fetch_add(1, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            Ok(Some(manas()))
-        })
-    });
-    for (value, _) in join_all(each).await {
-        assert_eq!(value, Ok(Some(manas())));
-    }
-    assert_eq!(loads.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn a_panic_and_a_cancelled_call_leave_no_lease() {
-    let redis = RedisServer::start().await;
-    let users = users(&redis, policy());
-    let panics = users.clone();
-    let load = async || -> Loaded { panic!("in a load") };
-    assert!(tokio::spawn(async move { ask(&panics, load).await }).await.is_err());
-    assert_eq!(ask(&users, async || Ok(Some(manas()))).await.0, Ok(Some(manas())));
-    users.invalidate(KEY).await.unwrap();
-    let hangs = ask(&users, std::future::pending::<Loaded>);
-    assert!(tokio::time::timeout(Duration::from_millis(50), hangs).await.is_err());
-    assert_eq!(ask(&users, async || Ok(Some(manas()))).await.0, Ok(Some(manas())));
 }
 
 #[tokio::test]

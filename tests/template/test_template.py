@@ -361,6 +361,7 @@ class OneChoice(unittest.TestCase):
             ("RedisUrl", ["", "redis://cache:6379", "valkeys://cache.example:6379/2"],
              ["rediss://user:password@cache:6379", "redis://:password@cache", "http://cache", "cache:6379"]),
             ("CacheNamespace", ["users", "a.b:c-d_e"], ["", "a b", "a*", "~x", "x" * 65]),
+            ("CacheClientMaxAgeSeconds", ["", "0", "31536000"], ["-1", "1.5", "1m"]),
             ("PreviousVersion", ["none", "12"], ["", "live", "$LATEST"]),
             ("JwtIssuer", ["", "https://a.example"], ["http://a.example"]),
             ("AlarmEmail", ["", "oncall@example.org"], ["oncall"]),

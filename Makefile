@@ -54,7 +54,7 @@ sam-local: ## serves the template on http://localhost:3000 (PORT), with Valkey, 
 deploy: ## deploys the stack of CONFIG (default or prod, from samconfig.toml), with additional PARAMETERS
 	@scripts/deploy.sh
 
-rollback: ## moves all requests of CONFIG to the previous version (or VERSION), in seconds
+rollback: ## moves all requests of CONFIG to the release before (or VERSION), in seconds
 	@scripts/rollback.sh
 
 cache-off: ## lets every request of CONFIG bypass the cache; builds nothing

@@ -30,6 +30,7 @@ fi
 
 sam build --parameter-overrides "Architecture=$architecture"
 python3 scripts/parameters.py "$config" .aws-sam/build "$file" ${given[@]+"${given[@]}"} >/dev/null
+deployed previous "$file"
 # CloudFormation may leave resources behind, whether the deployment succeeds or not.
 status=0
 sam deploy "${stack[@]}" ${prefix[@]+"${prefix[@]}"} --no-confirm-changeset ${ROLE_ARN:+--role-arn "$ROLE_ARN"} \

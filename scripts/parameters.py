@@ -5,7 +5,8 @@ usage: parameters.py CONFIG BUILD FILE [Name=Value ...]
 They are all parameters of the template: its defaults, then what CONFIG in samconfig.toml sets, then what is
 given. A parameter that is left out would keep the value that the stack has, whatever the template says by now.
 They are also written into FILE, as YAML for `sam deploy --parameter-overrides file://FILE`, which takes empty
-values; with - for FILE they are not. Two of them are computed unless they are set:
+values; with - for FILE they are not. Two of them are computed unless they are set (and PreviousVersion by stack.py,
+which sees the stack):
 
 - InvalidationMaxAgeSeconds: what was stored before a change has ended after CacheTtlSeconds and the longer of
   CacheStaleIfErrorSeconds and CacheStaleWhileRevalidateSeconds together, so that long the change is worth retrying.
@@ -29,7 +30,8 @@ except ImportError:  # Python before 3.11
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAM = "UsersFunction/bootstrap"
 # Parameters that do not change a version, only how requests move to it.
-NOT_OF_A_VERSION = {"ReleaseId", "ReservedConcurrency", "DeploymentType", "DeploymentAlarms", "DeploymentByCodeDeploy"}
+NOT_OF_A_VERSION = {"ReleaseId", "PreviousVersion", "ReservedConcurrency", "DeploymentType", "DeploymentAlarms",
+                    "DeploymentByCodeDeploy"}
 # Resources whose replacement changes the function, such as a subnet in another zone.
 RESOURCES_OF_A_VERSION = {"FirstSubnet", "SecondSubnet", "FunctionSecurityGroup"}
 

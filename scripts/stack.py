@@ -8,9 +8,10 @@ usage: stack.py CONFIG COMMAND [ARGUMENT ...]
                         before a deployment with the parameters in FILE, of which these were asked for by hand: what
                         stands in its way
   moved                 the version that the stack takes for live, if somebody has moved the alias
+  previous FILE         writes into FILE, the parameters of a deployment, which version was live before its release
   left                  after a deployment or a deletion: what CloudFormation could not delete
   tables                the tables that outlive it
-  rollback [VERSION]    the alias back to VERSION, or to the version before
+  rollback [VERSION]    the alias back to VERSION, or to the version that was live before the release
   set NAME=VALUE ...    an update by a few parameters, without a build, alarms and CodeDeploy
   prune                 deletes the versions that get no requests
   credentials           those that AWS tools find, whatever kind of profile has them, as lines for a shell
@@ -23,6 +24,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
 
@@ -38,6 +40,9 @@ DELETIONS = {
     "AWS::EC2::RouteTable": "aws ec2 delete-route-table --route-table-id",
     "AWS::EC2::VPC": "aws ec2 delete-vpc --vpc-id",
 }
+
+# What a release consists of, in Lambda's description of a version.
+PARTS_OF_A_RELEASE = ["CodeSha256", "Environment", "MemorySize", "Timeout", "TracingConfig", "VpcConfig"]
 
 
 class Stack:
@@ -117,13 +122,18 @@ class Stack:
     def alias(self):
         return self.client("lambda").get_alias(FunctionName=self.function(), Name="live")
 
+    def live(self):
+        """The version that gets the requests; None before the first deployment."""
+        if self.described() is None or "UsersFunction" not in self.outputs():
+            return None
+        return self.alias()["FunctionVersion"]
+
     def moved(self):
         """The version that CloudFormation considers live, if the alias points to another one."""
-        described = self.described()
-        if described is None or "UsersFunction" not in self.outputs():
+        live = self.live()
+        if live is None:
             return None
         believed = {arn.rsplit(":", 1)[1] for arn in self.resources("AWS::Lambda::Version")}
-        live = self.alias()["FunctionVersion"]
         return None if live in believed or not believed else max(believed, key=int)
 
 
@@ -174,7 +184,7 @@ def check(stack, file, *given):
 
     before, after = stack.parameters(), json.loads(pathlib.Path(file).read_text())
     changed = {parameter: (before[parameter], value) for parameter, value in after.items()
-               if parameter in before and before[parameter] != value and parameter != "ReleaseId"}
+               if parameter in before and before[parameter] != value and parameter not in ["ReleaseId", "PreviousVersion"]}
     for parameter, (old, new) in changed.items():
         say(f"{parameter} changes from {old or 'nothing'} to {new or 'nothing'}")
     # A parameter that was given once and is left out now must not open an API that somebody has closed.
@@ -193,6 +203,17 @@ def check(stack, file, *given):
 
 def moved(stack):
     print(stack.moved() or "")
+
+
+def previous(stack, file):
+    path = pathlib.Path(file)
+    before, after = stack.parameters(), json.loads(path.read_text())
+    if after["ReleaseId"] == before.get("ReleaseId"):
+        # No release: the version that is live stays, and so does the one before it.
+        after["PreviousVersion"] = before.get("PreviousVersion", "none")
+    else:
+        after["PreviousVersion"] = stack.live() or "none"
+    path.write_text(json.dumps(after, indent=2) + "\n")
 
 
 def left(stack):
@@ -222,6 +243,34 @@ def tables(stack):
             "To delete it, too, with all users:", *delete_table(table))
 
 
+def release_of(version):
+    """What a version runs, whether its cache is on or off."""
+    parts = {part: version.get(part) for part in PARTS_OF_A_RELEASE}
+    variables = (parts.pop("Environment") or {}).get("Variables", {})
+    return parts, {name: value for name, value in variables.items() if name != "CACHE_ENABLED"}
+
+
+def version_before(stack, versions, live):
+    """The version that was live before the release of the version `live`.
+
+    Each version names the one that was live when it was deployed. So a version that failed its check, which Lambda
+    keeps, is never found. Versions of the same release are passed over: make cache-off and make cache-on publish one each.
+    """
+    by_hand = f"\nTo choose one by hand, out of {', '.join(versions)}: {stack.make('rollback')} VERSION=…"
+    version = live
+    while True:
+        named = re.search(r" after version (\d+)$", versions[version].get("Description", ""))
+        if not named:
+            raise Refused(f"nothing to roll back to: version {live} is live, and no other release was live before it"
+                          + (by_hand if len(versions) > 1 else ""))
+        version = named[1]
+        if version not in versions:
+            raise Refused(f"nothing to roll back to: version {live} is live, and version {version}, which was live "
+                          f"before, is deleted (make prune)" + (by_hand if len(versions) > 1 else ""))
+        if release_of(versions[version]) != release_of(versions[live]):
+            return version
+
+
 def rollback(stack, version=None):
     function, alias = stack.function(), stack.alias()
     functions = stack.client("lambda")
@@ -238,12 +287,9 @@ def rollback(stack, version=None):
             say(f"Stopped the deployment; all requests go to version {live} again, and CloudFormation rolls back.")
             return
     pages = functions.get_paginator("list_versions_by_function").paginate(FunctionName=function)
-    versions = [each["Version"] for page in pages for each in page["Versions"] if each["Version"] != "$LATEST"]
+    versions = {each["Version"]: each for page in pages for each in page["Versions"] if each["Version"] != "$LATEST"}
     if version is None:
-        before = [each for each in versions if int(each) < int(live)]
-        if not before:
-            raise Refused(f"version {live} is live, and none is left from before it")
-        version = max(before, key=int)
+        version = version_before(stack, versions, live)
     elif version not in versions:
         raise Refused(f"VERSION is {version}; {function} has: {', '.join(versions)}")
     functions.update_alias(FunctionName=function, Name="live", FunctionVersion=version,
@@ -260,7 +306,7 @@ def set_parameters(stack, *settings):
         raise Refused(f"the alias was moved by hand (make rollback), and this would send all requests to the release of "
                       f"version {moved_from} again\nCheck out the sources that are to be live, then:\n"
                       f"  {stack.make('deploy')} PARAMETERS='{' '.join(settings)}'")
-    changes = dict(setting.split("=", 1) for setting in settings)
+    changes = {**dict(setting.split("=", 1) for setting in settings), "PreviousVersion": stack.live() or "none"}
     unknown = changes.keys() - before.keys()
     if unknown:
         raise Refused(f"the stack {stack.name} has no parameter {', '.join(sorted(unknown))}; "
@@ -300,8 +346,8 @@ def credentials(stack):
         print(f"export {name}={shlex.quote(value)}")
 
 
-COMMANDS = {"outputs": outputs, "output": output, "check": check, "moved": moved, "left": left, "tables": tables,
-            "rollback": rollback, "set": set_parameters, "prune": prune, "credentials": credentials}
+COMMANDS = {"outputs": outputs, "output": output, "check": check, "moved": moved, "previous": previous, "left": left,
+            "tables": tables, "rollback": rollback, "set": set_parameters, "prune": prune, "credentials": credentials}
 
 
 def main(config, command, *arguments):

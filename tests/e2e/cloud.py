@@ -1,9 +1,10 @@
 """A small AWS for the scripts: CloudFormation, S3, Lambda and CodeDeploy, over HTTP.
 
-It models what matters to a deployment: parameters that keep their value, versions, an alias that CodeDeploy refuses to
-move if somebody else has moved it, alarms that stop a release, states that allow no update, a bucket that stacks share.
-Of a template it reads the parameters, the table and where the programs are; it creates no resources. It records any
-other request, and replies with an empty success.
+It models what matters to a deployment: parameters that keep their value, versions that keep their configuration, an
+alias that CodeDeploy refuses to move if somebody else has moved it, alarms that stop a release, states that allow no
+update, a bucket that stacks share. Of a template it reads the parameters, the table, where the programs are, and of the
+users function the variables and the description of its versions; it creates no resources. It records any other request,
+and replies with an empty success.
 """
 
 import http.server
@@ -33,13 +34,25 @@ class Stack:
     def __init__(self, name, template, parameters):
         self.name, self.template, self.parameters = name, template, parameters
         self.status, self.events, self.outputs = "CREATE_COMPLETE", [], {}
-        self.versions, self.live, self.believed, self.weights = ["1"], "1", "1", {}
+        self.versions, self.weights = {}, {}
+        self.live = self.believed = self.publish(template, parameters)
         self.extra_resources = []
         self.event(name, "AWS::CloudFormation::Stack", "CREATE_IN_PROGRESS")
 
     def event(self, logical, kind, status, physical="", reason=""):
         self.events.append({"LogicalResourceId": logical, "ResourceType": kind, "ResourceStatus": status,
                             "PhysicalResourceId": physical or logical, "ResourceStatusReason": reason})
+
+    def publish(self, template, parameters):
+        """Publishes a version, which keeps the function's configuration of this moment, and returns its number."""
+        version = str(len(self.versions) + 1)
+        self.versions[version] = {"Version": version, **configuration(template, parameters)}
+        return version
+
+    def release(self, **changes):
+        """A release by a few parameters, as make deploy makes it."""
+        self.parameters = {**self.parameters, "ReleaseId": f"{len(self.versions)}", "PreviousVersion": self.live, **changes}
+        self.live = self.believed = self.publish(self.template, self.parameters)
 
     @property
     def function(self):
@@ -269,13 +282,13 @@ class Cloud:
                 stopped = "The Lambda function alias version does not match the current version in AppSpec file"
             elif by_code_deploy and self.alarm and values["DeploymentAlarms"] == "true":
                 stopped = "One or more alarms have been activated"
-            stack.versions.append(str(int(stack.versions[-1]) + 1))
+            version = stack.publish(template, values)
             if stopped:
                 stack.event("UsersFunctionAliaslive", "AWS::Lambda::Alias", "UPDATE_FAILED", reason=stopped)
                 stack.status = "UPDATE_ROLLBACK_COMPLETE"
                 stack.event(name, "AWS::CloudFormation::Stack", stack.status)
                 return
-            stack.live = stack.believed = stack.versions[-1]
+            stack.live = stack.believed = version
         stack.template, stack.parameters, stack.status = template, values, "UPDATE_COMPLETE"
         stack.event(name, "AWS::CloudFormation::Stack", stack.status)
 
@@ -299,7 +312,7 @@ class Cloud:
                 stack.live, stack.weights = asked["FunctionVersion"], {}
             reply = {"Name": "live", "FunctionVersion": stack.live, "RoutingConfig": {"AdditionalVersionWeights": stack.weights}}
         elif rest[:1] == ["versions"]:
-            reply = {"Versions": [{"Version": version} for version in ["$LATEST", *stack.versions]]}
+            reply = {"Versions": [{"Version": "$LATEST"}, *stack.versions.values()]}
         else:
             self.calls.append((service, f"{method} {path}", asked))
             reply = {}
@@ -320,6 +333,17 @@ class Cloud:
         else:
             self.calls.append((service, action, asked))
         return 200, "application/x-amz-json-1.1", json.dumps(reply).encode()
+
+
+def configuration(template, parameters):
+    """The configuration of the users function, out of a template of this repository or what SAM makes of it."""
+    described = re.search(r"VersionDescription:\s+(?:!Sub|Fn::Sub:)\s+(.*)\n", template)[1]
+    description = re.sub(r"\$\{(\w+)\}", lambda name: parameters[name[1]], described)
+    variables = {name: parameters[value] for name, value in re.findall(r"\b([A-Z_]{4,}):\s+(?:!Ref|Ref:) (\w+)\n", template)
+                 if value in parameters}
+    program = re.search(r"CodeUri: (s3:\S+)", template)[1]
+    return {"Description": description, "CodeSha256": program, "MemorySize": int(parameters["MemorySize"]),
+            "Environment": {"Variables": variables}}
 
 
 def pairs(kind, values):

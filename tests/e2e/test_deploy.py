@@ -233,7 +233,7 @@ class Scripts(Harness):
 
     def test_a_release_is_rolled_back_by_hand_and_the_next_one_goes_live(self):
         stack = self.stands("CacheTtlSeconds=60")
-        stack.versions, stack.live, stack.believed = ["1", "2"], "2", "2"
+        stack.release(MemorySize="512")
         self.assertIn("version 1; before it was 2", self.made("rollback"))
         self.assertEqual(stack.live, "1")
         # Even a version that was rolled back can be deployed again, without CodeDeploy, which would refuse.
@@ -245,6 +245,59 @@ class Scripts(Harness):
         self.made("rollback", "VERSION=2")
         self.assertEqual(stack.live, "2")
         self.assertIn("VERSION is 9; response-boost-UsersFunction has: 1, 2, 3, 4", self.refused("rollback", "VERSION=9"))
+
+    def test_a_rollback_passes_over_the_versions_that_turned_the_cache_off_and_on(self):
+        stack = self.stands()
+        self.deployed("PARAMETERS=CacheTtlSeconds=60")
+        self.made("cache-off")
+        self.made("cache-on")
+        self.assertEqual(stack.live, "4")
+        self.assertIn("version 1; before it was 4", self.made("rollback"))
+        self.assertEqual(stack.live, "1")
+
+    def test_a_rollback_passes_over_the_same_release_that_was_deployed_twice(self):
+        stack = self.stands()
+        self.deployed("PARAMETERS=CacheTtlSeconds=60")
+        self.made("cache-off")
+        # A deployment turns the cache on again.
+        self.deployed("PARAMETERS=CacheTtlSeconds=60")
+        self.deployed("PARAMETERS=CacheTtlSeconds=60", "NONCE=2")
+        self.assertEqual(stack.live, "5")
+        self.assertIn("version 1; before it was 5", self.made("rollback"))
+
+    def test_a_rollback_never_goes_to_a_version_that_failed(self):
+        stack = self.stands()
+        self.cloud.alarm = True
+        self.refused("deploy", "PARAMETERS=CacheTtlSeconds=60")
+        self.cloud.alarm = False
+        self.deployed("PARAMETERS=CacheTtlSeconds=30")
+        # A limit of the table makes no release, and does not change what was live before.
+        self.deployed("PARAMETERS=CacheTtlSeconds=30 TableMaxReadsPerSecond=5")
+        self.assertEqual((stack.live, list(stack.versions), stack.parameters["PreviousVersion"]), ("3", ["1", "2", "3"], "1"))
+        self.assertIn("version 1; before it was 3", self.made("rollback"))
+
+    def test_a_second_rollback_goes_one_release_further(self):
+        stack = self.stands()
+        stack.release(MemorySize="512")
+        stack.release(MemorySize="1024")
+        for version in ["2", "1"]:
+            self.made("rollback")
+            self.assertEqual(stack.live, version)
+        self.deployed()
+        self.assertIn("version 1; before it was 4", self.made("rollback"))
+
+    def test_a_rollback_to_nothing_is_refused(self):
+        stack = self.stands()
+        said = self.refused("rollback")
+        self.assertIn("nothing to roll back to: version 1 is live, and no other release was live before it\n", said)
+        self.assertNotIn("VERSION", said)
+        stack.release(MemorySize="512")
+        stack.release(MemorySize="1024")
+        del stack.versions["2"]
+        said = self.refused("rollback")
+        self.assertIn("nothing to roll back to: version 3 is live, and version 2, which was live before, is deleted", said)
+        self.assertIn("To choose one by hand, out of 1, 3: make rollback VERSION=…\n", said)
+        self.assertEqual(stack.live, "3")
 
     def test_a_rollback_stops_a_deployment_that_is_under_way(self):
         self.stands().weights = {"2": 0.1}
@@ -268,7 +321,8 @@ class Scripts(Harness):
 
     def test_turning_the_cache_off_does_not_bring_back_a_release_that_was_rolled_back(self):
         stack = self.stands()
-        stack.versions, stack.live, stack.believed = ["1", "2"], "1", "2"
+        stack.release()
+        stack.live = "1"
         for target, enabled in [("cache-off", "false"), ("cache-on", "true")]:
             said = self.refused(target)
             self.assertIn("send all requests to the release of version 2 again", said)

@@ -361,6 +361,8 @@ class OneChoice(unittest.TestCase):
             ("RedisUrl", ["", "redis://cache:6379", "valkeys://cache.example:6379/2"],
              ["rediss://user:password@cache:6379", "redis://:password@cache", "http://cache", "cache:6379"]),
             ("CacheNamespace", ["users", "a.b:c-d_e"], ["", "a b", "a*", "~x", "x" * 65]),
+            ("CacheClientMaxAgeSeconds", ["", "0", "31536000"], ["-1", "1.5", "1m"]),
+            ("PreviousVersion", ["none", "12"], ["", "live", "$LATEST"]),
             ("JwtIssuer", ["", "https://a.example"], ["http://a.example"]),
             ("AlarmEmail", ["", "oncall@example.org"], ["oncall"]),
             ("ReleaseId", ["0a1b"], ["", "a-b"]),
@@ -540,6 +542,9 @@ class OneChoice(unittest.TestCase):
         descriptions = {deployed(ReleaseId=release)["Resources"]["UsersFunction"]["Properties"]["Description"]
                         for release in ["one", "two"]}
         self.assertEqual(len(descriptions), 2)
+        # make rollback reads it there.
+        published, = of_type(deployed(PreviousVersion="7"), "AWS::Lambda::Version").values()
+        self.assertEqual(published["Description"], "release one, after version 7")
 
     def test_a_release_depends_on_what_reaches_the_users_function_and_on_nothing_else(self):
         """`make deploy` computes ReleaseId from these parameters, because CloudFormation would not see that they

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub(crate) fn compile() -> Result<Compile> {
 fn build(features: &[&str]) -> Result<Row> {
     let program = folder()?.join(format!("compile-{}", features.join("-")));
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let library = repository.join("crates/response-boost");
+    let library = repository.join("crates/response-boost").canonicalize()?;
     std::fs::create_dir_all(program.join("src"))?;
     std::fs::write(
         program.join("Cargo.toml"),
@@ -52,7 +52,7 @@ fn build(features: &[&str]) -> Result<Row> {
     std::fs::copy(repository.join("Cargo.lock"), program.join("Cargo.lock"))?;
     let cargo = |arguments: &[&str]| {
         let mut cargo = Command::new("cargo");
-        cargo.args(arguments).current_dir(&program).stderr(Stdio::null());
+        cargo.args(arguments).arg("--quiet").current_dir(&program);
         // A wrapper may bring what it has compiled before.
         cargo.env_remove("RUSTC_WRAPPER").env("CARGO_TARGET_DIR", program.join("target"));
         cargo

@@ -33,6 +33,7 @@ fn build(features: &[&str]) -> Result<Row> {
     let program = folder()?.join(format!("compile-{}", features.join("-")));
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let library = repository.join("crates/response-boost").canonicalize()?;
+    let library = library.to_str().ok_or("the path of the library is not UTF-8")?;
     std::fs::create_dir_all(program.join("src"))?;
     std::fs::write(
         program.join("Cargo.toml"),

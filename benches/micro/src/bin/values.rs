@@ -3,6 +3,7 @@
 //! `REDIS_URL=redis://127.0.0.1:6379 cargo run --release -p response-boost-micro --bin values`.
 
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::time::{Duration, Instant};
 
 use cached::macros::cached;
@@ -36,13 +37,13 @@ fn manas() -> User {
     User { id: 1, name: "Manas".into(), email: "manas@example.com".into(), age: 25 }
 }
 
-async fn load() -> Result<Option<User>, Infallible> {
-    Ok(Some(manas()))
+fn load() -> Ready<Result<Option<User>, Infallible>> {
+    ready(Ok(Some(manas())))
 }
 
 #[cached(ttl_secs = 3600)]
-async fn user(_id: u64) -> User {
-    manas()
+async fn user(id: u64) -> User {
+    User { id, ..manas() }
 }
 
 /// The time that a hit takes, in seconds.

@@ -42,6 +42,10 @@ fn load() -> Ready<Result<Option<User>, Infallible>> {
 }
 
 #[cached(ttl_secs = 3600)]
+#[allow(
+    clippy::unused_async,
+    reason = "a load would wait; the macro makes several functions of it"
+)]
 async fn user(id: u64) -> User {
     User { id, ..manas() }
 }

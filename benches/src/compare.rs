@@ -53,6 +53,9 @@ const BARE: &str = "floor: a bare lambda_http answer";
 const FLOOR: &str = "floor: one Redis GET passed through";
 const BIG_FLOOR: &str = "floor: the same with 1 MB";
 const HIT: &str = "response-boost: hit";
+const ONE_NODE: &str = "response-boost: hit, cluster of one node";
+const TLS: &str = "response-boost: hit, TLS";
+const TLS_NODE: &str = "response-boost: hit, TLS, cluster of one node";
 const MEMORY: &str = "response-boost: hit in the process";
 const BIG_HIT: &str = "response-boost: hit with 1 MB";
 const REDIS_PY: &str = "redis-py";
@@ -66,7 +69,9 @@ pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
     let redis = Redis::start()?;
     let certificates = Certificates::new()?;
     let tls = Redis::start_with_tls(&certificates);
-    let cluster = Cluster::start(None)?;
+    let tls_node = Cluster::start(1, Some(&certificates));
+    let cluster = Cluster::start(3, None)?;
+    let one_node = Cluster::start(1, None)?;
     let dynamodb = DynamoDb::start(None)?;
     let big = body(A_MEGABYTE);
     let mut connection = redis.connect()?;
@@ -104,20 +109,25 @@ pub(crate) fn compare(places: &Places, rounds: usize) -> Result<Comparison> {
     add("response-boost: miss, DynamoDB", missing, "; stored")?;
     let closed = format!("redis://127.0.0.1:{}", free_port()?);
     add("response-boost: bypass, breaker open", places.ours(&closed), "fwd=bypass")?;
-    match &tls {
-        Ok(tls) => {
+    match (&tls, &tls_node) {
+        (Ok(tls), Ok(node)) => {
             let ca_file = certificates.ca_file.to_string_lossy();
-            let encrypted = places.ours(&tls.tls_url()).with("REDIS_TLS_CA_FILE", ca_file);
-            add("response-boost: hit, TLS", encrypted, "; hit; ")?;
+            let encrypted = |url: &str| places.ours(url).with("REDIS_TLS_CA_FILE", &*ca_file);
+            add(TLS, encrypted(&tls.tls_url()), "; hit; ")?;
+            let clustered = encrypted(&node.nodes[0].tls_url()).with("REDIS_CLUSTER", "true");
+            add(TLS_NODE, clustered, "; hit; ")?;
         }
-        Err(error) => left_out.push(format!("TLS: {error}")),
+        (Err(error), _) | (_, Err(error)) => left_out.push(format!("TLS: {error}")),
     }
-    let clustered = places.ours(&cluster.nodes[0].url()).with("REDIS_CLUSTER", "true");
-    add("response-boost: hit, cluster", clustered, "; hit; ")?;
+    for (name, cluster) in [(ONE_NODE, &one_node), ("response-boost: hit, cluster", &cluster)] {
+        let clustered = places.ours(&cluster.nodes[0].url()).with("REDIS_CLUSTER", "true");
+        add(name, clustered, "; hit; ")?;
+    }
     add(BIG_FLOOR, places.floor(&redis.url(), "floor-big"), "Manas")?;
     add(BIG_HIT, ours.with("CACHE_NAMESPACE", "big"), "; hit; ")?;
     add("cached, Redis macro", places.cached(&redis.url()), "Manas")?;
     add("tower-http-cache, Redis backend", places.tower_http_cache(&redis.url()), "Manas")?;
+    add("hitbox, Redis backend", places.hitbox(&redis.url()), "Manas")?;
     for (name, module) in [
         (REDIS_PY, "redis_py"),
         (FASTAPI, "fastapi_aiocache"),
@@ -410,6 +420,17 @@ impl Comparison {
                 "×",
             ),
         ];
+        for (what, name, to) in [
+            ("a hit in a cluster of one node against one server", ONE_NODE, HIT),
+            ("the same over TLS", TLS_NODE, TLS),
+        ] {
+            // Without TLS in the redis-server there is nothing to compare.
+            if let Some(found) = self.ratio(name, to, p50) {
+                goals.push(at_most(what, 1.02, Some(found), "×"));
+                let cpu = self.ratio(name, to, |it| it.cpu.as_secs_f64());
+                goals.push(at_most(&format!("{what}, CPU"), 1.02, cpu, "×"));
+            }
+        }
         for (what, name) in [
             ("hit against FastAPI + aiocache", FASTAPI),
             ("the same, a cache object per request as in the demonstration", PER_REQUEST),

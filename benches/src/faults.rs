@@ -1,12 +1,14 @@
-//! What a client sees if Redis is killed, stops responding, or does not respond from the start.
+//! What a client sees if Redis is killed, stops responding, or does not respond from the start, and when an environment
+//! that is frozen between requests has hits again.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use rustix::process::Signal;
+use serde_json::{Map, Value, json};
 
 use crate::functions::{FLOOR_KEY, Places, USER, event};
 use crate::lambda::{One, Outcome, Program};
-use crate::peers::Redis;
+use crate::peers::{Certificates, Cluster, Redis, signal};
 use crate::report::{Table, median, millis};
 use crate::{Result, say};
 
@@ -15,7 +17,26 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many calls follow the first one.
 const CALLS: usize = 5;
 
-pub(crate) struct Faults(Vec<Row>);
+/// How long an environment is frozen after each reply, and how often that is tried.
+const FROZEN: Duration = Duration::from_secs(2);
+const TRIES: usize = 3;
+/// How many requests an environment gets to have a hit again.
+const MOST_REQUESTS: usize = 20;
+
+pub(crate) struct Faults {
+    rows: Vec<Row>,
+    recoveries: Vec<Recovery>,
+    left_out: Option<String>,
+}
+
+/// How an environment that is frozen between requests recovers from a hiccup of Redis.
+struct Recovery {
+    name: &'static str,
+    /// How many requests each try took, up to and including the first hit.
+    requests: Vec<usize>,
+    /// The slowest reply, that of the hiccup itself included.
+    slowest: Duration,
+}
 
 struct Row {
     name: &'static str,
@@ -44,11 +65,12 @@ enum Ended {
 type Function<'a> = (&'static str, Box<dyn Fn(&str) -> Program + 'a>);
 
 pub(crate) fn faults(places: &Places) -> Result<Faults> {
-    let functions: [Function<'_>; 4] = [
+    let functions: [Function<'_>; 5] = [
         ("response-boost", Box::new(|url| places.ours(url))),
         ("one Redis GET passed through", Box::new(|url| places.floor(url, FLOOR_KEY))),
         ("cached, Redis macro", Box::new(|url| places.cached(url))),
         ("tower-http-cache, Redis backend", Box::new(|url| places.tower_http_cache(url))),
+        ("hitbox, Redis backend", Box::new(|url| places.hitbox(url))),
     ];
     let mut rows = Vec::new();
     for (name, program) in functions {
@@ -66,7 +88,60 @@ pub(crate) fn faults(places: &Places) -> Result<Faults> {
             silent: from_the_start(&program)?,
         });
     }
-    Ok(Faults(rows))
+
+    let certificates = Certificates::new()?;
+    let one = vec![Redis::start()?];
+    let mut recoveries = vec![recover("one server", &places.ours(&one[0].url()), &one)?];
+    let mut left_out = None;
+    match Cluster::start(3, Some(&certificates)) {
+        Ok(Cluster { nodes }) => {
+            let program = places
+                .ours(&nodes[0].tls_url())
+                .with("REDIS_CLUSTER", "true")
+                .with("REDIS_TLS_CA_FILE", certificates.ca_file.to_string_lossy());
+            recoveries.push(recover("cluster of three, TLS", &program, &nodes)?);
+        }
+        Err(error) => left_out = Some(format!("TLS: {error}")),
+    }
+    Ok(Faults { rows, recoveries, left_out })
+}
+
+/// Counts the requests until a hit after Redis has stood still for one request, in an environment that is frozen between
+/// any two.
+fn recover(name: &'static str, program: &Program, servers: &[Redis]) -> Result<Recovery> {
+    say(&format!("faults: frozen, {name}"));
+    let event = event(1)?;
+    let (mut requests, mut slowest) = (Vec::new(), Duration::ZERO);
+    for _ in 0..TRIES {
+        let mut environment = One::start(program)?;
+        for _ in 0..5 {
+            environment.invoke(&event)?;
+        }
+        for server in servers {
+            server.stop()?;
+        }
+        slowest = slowest.max(environment.invoke(&event)?.0);
+        for server in servers {
+            server.resume()?;
+        }
+        let mut count = 0;
+        loop {
+            signal(environment.pid(), Signal::STOP)?;
+            std::thread::sleep(FROZEN);
+            signal(environment.pid(), Signal::CONT)?;
+            let (took, reply) = environment.invoke(&event)?;
+            slowest = slowest.max(took);
+            count += 1;
+            if String::from_utf8_lossy(&reply).contains("; hit; ") {
+                break;
+            }
+            if count == MOST_REQUESTS {
+                return Err(format!("{name}: no hit in {count} requests").into());
+            }
+        }
+        requests.push(count);
+    }
+    Ok(Recovery { name, requests, slowest })
 }
 
 /// Calls a function after a fault of a Redis that worked before.
@@ -162,17 +237,30 @@ impl Seen {
 }
 
 impl Faults {
-    pub(crate) fn table(&self) -> Table {
-        let mut table = Table::new(
+    pub(crate) fn tables(&self) -> [Table; 2] {
+        let mut faults = Table::new(
             "When Redis fails",
             &["function", "Redis is killed", "it stands still", "it is silent from the start"],
         );
-        for row in &self.0 {
+        for row in &self.rows {
             let seen = [&row.killed, &row.stopped, &row.silent].map(Seen::text);
-            table.row([row.name.to_owned()].into_iter().chain(seen));
+            faults.row([row.name.to_owned()].into_iter().chain(seen));
         }
-        table.note("The first call after it, then the median of those that follow.");
-        table
+        faults.note("The first call after it, then the median of those that follow.");
+        let mut recoveries = Table::new(
+            "After Redis stood still for one request",
+            &["Redis", "requests until a hit", "slowest reply"],
+        );
+        for Recovery { name, requests, slowest } in &self.recoveries {
+            let requests = requests.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            recoveries.row([(*name).to_owned(), requests, millis(slowest.as_secs_f64())]);
+        }
+        recoveries
+            .note("The environment is frozen for 2 s after each reply. One number for each try.");
+        if let Some(left_out) = &self.left_out {
+            recoveries.note(&format!("Left out: {left_out}."));
+        }
+        [faults, recoveries]
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -184,6 +272,15 @@ impl Faults {
             });
             (row.name.to_owned(), seen)
         };
-        Value::Object(self.0.iter().map(of).collect())
+        let recoveries = self.recoveries.iter().map(|it| {
+            let figures = json!({
+                "requests_until_a_hit": it.requests,
+                "slowest_s": it.slowest.as_secs_f64(),
+            });
+            (it.name.to_owned(), figures)
+        });
+        let mut figures: Map<_, _> = self.rows.iter().map(of).collect();
+        figures.insert("recoveries".to_owned(), Value::Object(recoveries.collect()));
+        Value::Object(figures)
     }
 }

@@ -51,6 +51,10 @@ impl Places {
         self.program("tower_http_cache").with("REDIS_URL", redis_url)
     }
 
+    pub(crate) fn hitbox(&self, redis_url: &str) -> Program {
+        self.program("hitbox").with("REDIS_URL", redis_url)
+    }
+
     pub(crate) fn python(&self, module: &str, redis_url: &str) -> Option<Program> {
         let packages = self.python_packages.as_ref()?.to_string_lossy();
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");

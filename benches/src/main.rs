@@ -5,10 +5,12 @@
 //! parts.
 
 mod compare;
+mod compile;
 mod counts;
 mod faults;
 mod functions;
 mod lambda;
+mod library;
 mod memory;
 mod peers;
 mod refresh;
@@ -27,7 +29,8 @@ use crate::report::Table;
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The parts that `BENCH_PARTS` accepts.
-const PARTS: [&str; 6] = ["compare", "counts", "memory", "scale", "faults", "refresh"];
+const PARTS: [&str; 8] =
+    ["compare", "counts", "memory", "scale", "faults", "refresh", "library", "compile"];
 
 fn main() -> ExitCode {
     let ended = run();
@@ -93,7 +96,7 @@ fn run() -> Result<Vec<String>> {
     }
     if is_wanted("faults") {
         let faults = faults::faults(&places)?;
-        tables.push(faults.table());
+        tables.extend(faults.tables());
         figures.insert("faults".to_owned(), faults.json());
     }
     if is_wanted("refresh") {
@@ -101,6 +104,16 @@ fn run() -> Result<Vec<String>> {
         goals.extend(refreshes.goals());
         tables.extend(refreshes.tables());
         figures.insert("refreshes".to_owned(), refreshes.json());
+    }
+    if is_wanted("library") {
+        let library = library::library(&places)?;
+        figures.insert("library".to_owned(), library.json());
+        tables.extend(library.into_tables());
+    }
+    if is_wanted("compile") {
+        let compile = compile::compile()?;
+        tables.push(compile.table());
+        figures.insert("compile".to_owned(), compile.json());
     }
     if !goals.is_empty() {
         let mut table = Table::new("Goals", &["figure", "goal", "found", "met"]);

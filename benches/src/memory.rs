@@ -92,7 +92,7 @@ pub(crate) fn sizes(places: &Places, rounds: usize) -> Result<Sizes> {
     let certificates = Certificates::new()?;
     let redis = Redis::start()?;
     let tls = Redis::start_with_tls(&certificates);
-    let cluster = Cluster::start(Some(&certificates));
+    let cluster = Cluster::start(3, Some(&certificates));
     let dynamodb = DynamoDb::start(Some(&certificates))?;
     let mut kept = vec![redis.connect()?];
     let ca_file = certificates.ca_file.to_string_lossy().into_owned();

@@ -127,8 +127,12 @@ impl Redis {
 
     /// Suspends the server: its sockets stay open, but it does not respond.
     pub(crate) fn stop(&self) -> Result<()> {
-        let pid = i32::try_from(self.process.id())?;
-        Ok(kill_process(Pid::from_raw(pid).ok_or("no process")?, Signal::STOP)?)
+        signal(self.process.id(), Signal::STOP)
+    }
+
+    /// Lets it run again.
+    pub(crate) fn resume(&self) -> Result<()> {
+        signal(self.process.id(), Signal::CONT)
     }
 }
 
@@ -137,6 +141,12 @@ impl Drop for Redis {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid)?).ok_or("no process")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 fn tls_arguments(certificates: &Certificates) -> Vec<String> {
@@ -152,16 +162,19 @@ fn tls_arguments(certificates: &Certificates) -> Vec<String> {
     .collect()
 }
 
-/// Three primaries, with or without TLS.
+/// The number of slots in a cluster.
+const SLOTS: usize = 16_384;
+
+/// Primaries that share all slots, with or without TLS.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Redis>,
 }
 
 impl Cluster {
-    pub(crate) fn start(certificates: Option<&Certificates>) -> Result<Self> {
+    pub(crate) fn start(size: usize, certificates: Option<&Certificates>) -> Result<Self> {
         let mut nodes = Vec::new();
         let mut buses = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..size {
             let bus = free_port()?.to_string();
             let mut arguments: Vec<String> =
                 ["--cluster-enabled", "yes", "--cluster-port", &bus].map(Into::into).to_vec();
@@ -177,11 +190,10 @@ impl Cluster {
             nodes.push(Redis::start_with(free_port()?, tls_port, &arguments)?);
             buses.push(bus);
         }
-        for (node, [first, last]) in nodes.iter().zip([[0, 5460], [5461, 10922], [10923, 16383]]) {
-            let (first, last) = (first.to_string(), last.to_string());
-            node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])?;
-        }
         for (number, (node, bus)) in nodes.iter().zip(&buses).enumerate() {
+            let [first, after] = [number, number + 1].map(|number| number * SLOTS / size);
+            let (first, last) = (first.to_string(), (after - 1).to_string());
+            node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])?;
             let epoch = (number + 1).to_string();
             node.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch])?;
             let port = if certificates.is_some() { node.tls_port } else { node.port };
@@ -192,7 +204,7 @@ impl Cluster {
             for node in &nodes {
                 let (state, known): (String, String) =
                     (node.command(&["CLUSTER", "INFO"])?, node.command(&["CLUSTER", "NODES"])?);
-                if !state.contains("cluster_state:ok") || known.lines().count() != 3 {
+                if !state.contains("cluster_state:ok") || known.lines().count() != size {
                     return Ok(false);
                 }
             }

@@ -1,6 +1,8 @@
 //! Many environments that call one Redis at the same time.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -89,7 +91,7 @@ fn run(places: &Places, environments: usize, keys: u64) -> Result<Figures> {
                     given.insert(number, lambda.give(number, choose())?);
                 } else {
                     if connections == 0 {
-                        connections = field(&redis, "connected_clients")? as u64;
+                        connections = field(&redis, "connected_clients")?;
                     }
                     busy -= 1;
                 }
@@ -142,10 +144,13 @@ impl Calls {
 
 /// The processor time that Redis has used so far, in seconds.
 fn redis_cpu(redis: &Redis) -> Result<f64> {
-    Ok(field(redis, "used_cpu_sys")? + field(redis, "used_cpu_user")?)
+    Ok(field::<f64>(redis, "used_cpu_sys")? + field::<f64>(redis, "used_cpu_user")?)
 }
 
-fn field(redis: &Redis, name: &str) -> Result<f64> {
+fn field<T>(redis: &Redis, name: &str) -> Result<T>
+where
+    T: FromStr<Err: Error + Send + Sync + 'static>,
+{
     let info: String = redis.command(&["INFO"])?;
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     Ok(value.ok_or_else(|| format!("INFO has no {name}"))?.trim().parse()?)

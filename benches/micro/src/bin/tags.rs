@@ -70,12 +70,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .into_iter()
         .map(|mut times| {
             times.sort();
-            times[times.len() / 2].as_secs_f64() * 1e6
+            times[times.len() / 2].as_secs_f64()
         })
         .collect();
     for ((tags, by_request), median) in KINDS.into_iter().zip(&medians) {
         let whose = if by_request { "of the request" } else { "of the response" };
-        println!("{tags} tags {whose}: {median:.1} µs, {:.3}×", median / medians[0]);
+        let (case, ratio) = (format!("{tags} tags {whose}"), median / medians[0]);
+        println!("{}", serde_json::json!({ "case": case, "s": median, "ratio": ratio }));
     }
     Ok(())
 }

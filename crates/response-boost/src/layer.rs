@@ -133,23 +133,35 @@ impl<S: Store, K> ResponseCacheLayer<S, K> {
     /// # }
     /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
     /// ```
-    pub async fn invalidate(&self, key: &CacheKey) -> Result<(), StoreError> {
-        self.core.invalidate(key).await
+    // (These functions say that their futures are `Send`, because the compiler fails to prove it for a `dyn DynStore`.)
+    pub fn invalidate(
+        &self,
+        key: &CacheKey,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<S, K> {
+        let (core, key) = (Arc::clone(&self.core), key.clone());
+        async move { core.invalidate(&key).await }
     }
 
     /// Removes the responses stored under all of these keys. It tries every key, even if others fail.
     ///
     /// `Err` is the first fault: at least one old response may still be stored.
-    pub async fn invalidate_all<'a>(
+    pub fn invalidate_all<'a, I>(
         &self,
-        keys: impl IntoIterator<Item = &'a CacheKey>,
-    ) -> Result<(), StoreError> {
-        let mut done = Ok(());
-        for key in keys {
-            let removed = self.core.invalidate(key).await;
-            done = done.and(removed);
+        keys: I,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<'a, S, K, I>
+    where
+        I: IntoIterator<Item = &'a CacheKey>,
+    {
+        let core = Arc::clone(&self.core);
+        let keys: Vec<_> = keys.into_iter().cloned().collect();
+        async move {
+            let mut done = Ok(());
+            for key in &keys {
+                let removed = core.invalidate(key).await;
+                done = done.and(removed);
+            }
+            done
         }
-        done
     }
 
     /// Invalidates every response with this tag, however many they are, by two commands and one more for each further

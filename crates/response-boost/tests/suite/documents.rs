@@ -18,8 +18,8 @@ use ::axum::routing::get;
 use ::axum::{Extension, Router};
 use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION};
 use response_boost::{
-    CacheKey, Keep, MemoryStore, Namespace, Policy, RedisSettings, RedisStore, ResponseCacheLayer,
-    ValueCache,
+    CacheKey, DynStore, Keep, MemoryStore, Namespace, Policy, RedisSettings, RedisStore,
+    ResponseCacheLayer, ValueCache,
 };
 use serde::{Deserialize, Serialize};
 use test_peers::redis::RedisServer;
@@ -189,6 +189,20 @@ fn keys_are_made_as_the_comments_say() {
     let key = key_of(&request).unwrap().to_string();
     let start = "shop:path:/shoes:?page=2&sort=price:accept-language=de:authorization=#";
     assert!(key.starts_with(start), "{key}");
+}
+
+/// What the README says to do "on a clone of the layer", in a handler, which a server spawns.
+#[tokio::test]
+async fn a_handler_can_invalidate_with_a_store_chosen_at_run_time() {
+    let store: Arc<dyn DynStore> = Arc::new(MemoryStore::default());
+    let key_of: fn(&Request) -> Option<CacheKey> = |_| None;
+    let cache = ResponseCacheLayer::new(store, Policy::new(Duration::from_secs(30)), key_of);
+    let key = Namespace::parse("prices").unwrap().key(["7"]);
+    let handler = async move {
+        cache.invalidate(&key).await?;
+        cache.invalidate_all([&key]).await
+    };
+    tokio::spawn(handler).await.unwrap().unwrap();
 }
 
 /// docs/invalidation.md.

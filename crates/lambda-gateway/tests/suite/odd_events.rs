@@ -172,7 +172,10 @@ fn text(value: &Value) -> Option<String> {
 /// a stage or, by the route, a base path comes before it.
 fn is_asked(path: &str, event: &Value) -> bool {
     let context = &event["requestContext"];
-    let is_v2 = text(&context["http"]["method"]).is_some();
+    // An event that names a method in both places is payload 2.0 if the first one could be a method.
+    let could_be = |method: String| method.is_empty() || method.parse::<http::Method>().is_ok();
+    let is_v2 = text(&context["http"]["method"])
+        .is_some_and(|method| text(&event["httpMethod"]).is_none() || could_be(method));
     let [first, second] = if is_v2 { ["rawPath", "path"] } else { ["path", "rawPath"] };
     let asked = text(&event[first]).or_else(|| text(&event[second])).unwrap_or_default();
     let slash = if asked.starts_with('/') { "" } else { "/" };

@@ -112,9 +112,17 @@ fn repair_event(event: &mut Map<String, Value>) {
         for name in ["apiId", "domainName", "stage"] {
             change(members, name, text);
         }
-        change(members, "http", |mut http| {
-            change(http.as_object_mut()?, "method", text);
-            http.get("method").is_some().then_some(http)
+        change(members, "http", |http| {
+            let mut members = match http {
+                Value::Object(members) => members,
+                // Serde reads an object from a list of its members as well, and so `lambda_http` serves it.
+                Value::Array(members) if !needs_no_context => {
+                    Map::from_iter([("method".to_owned(), members.into_iter().next()?)])
+                }
+                _ => return None,
+            };
+            change(&mut members, "method", text);
+            members.contains_key("method").then_some(Value::Object(members))
         });
         Some(context)
     });

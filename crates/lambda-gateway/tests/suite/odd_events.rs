@@ -261,6 +261,17 @@ async fn an_odd_member_never_ends_in_an_error_nor_in_another_path_nor_worse_than
     );
 }
 
+/// `lambda_http` reads an object from a list of its members as well.
+#[tokio::test]
+async fn a_method_in_a_list_counts_beside_another_odd_member_too() {
+    let payload_2 = |event: &Value| event["requestContext"]["http"].is_object();
+    let mut event = kinds().into_iter().find(payload_2).unwrap();
+    event.as_object_mut().unwrap().remove("httpMethod");
+    event["requestContext"]["http"] = serde_json::json!([""]);
+    event["multiValueQueryStringParameters"] = true.into();
+    assert_eq!(check(&event).await, [true, true], "{event}");
+}
+
 // `PROPTEST_CASES` sets the number of cases.
 #[test]
 fn any_odd_members_together_do_no_more() {

@@ -171,11 +171,26 @@ fn text(value: &Value) -> Option<String> {
 /// Whether this is the path that the event requests, judged by its own members: the event's path, or the end of that if
 /// a stage or, by the route, a base path comes before it.
 fn is_asked(path: &str, event: &Value) -> bool {
+    let http = &event["requestContext"]["http"];
+    let could_be = |method: &str| method.is_empty() || method.parse::<http::Method>().is_ok();
+    let other = text(&event["httpMethod"]);
+    let payloads: &[bool] = match http {
+        // An event that names a method in both places is payload 2.0 if the first one could be a method.
+        Value::Object(members) => match members.get("method").and_then(text) {
+            Some(method) if other.is_none() || could_be(&method) => &[true],
+            _ => &[false],
+        },
+        // Serde reads an object from a list of its members as well.
+        Value::Array(_) if other.is_none() => &[true],
+        // It contradicts itself twice: either path is its own.
+        Value::Array(_) => &[true, false],
+        _ => &[false],
+    };
+    payloads.iter().any(|&is_v2| is_asked_of(path, event, is_v2))
+}
+
+fn is_asked_of(path: &str, event: &Value, is_v2: bool) -> bool {
     let context = &event["requestContext"];
-    // An event that names a method in both places is payload 2.0 if the first one could be a method.
-    let could_be = |method: String| method.is_empty() || method.parse::<http::Method>().is_ok();
-    let is_v2 = text(&context["http"]["method"])
-        .is_some_and(|method| text(&event["httpMethod"]).is_none() || could_be(method));
     let [first, second] = if is_v2 { ["rawPath", "path"] } else { ["path", "rawPath"] };
     let asked = text(&event[first]).or_else(|| text(&event[second])).unwrap_or_default();
     let slash = if asked.starts_with('/') { "" } else { "/" };
@@ -224,7 +239,8 @@ async fn check(event: &Value) -> [bool; 2] {
     let asked = asked.unwrap_or_else(|| panic!("lambda_http serves it: {event}\n{reply}"));
     let theirs = reflected(&theirs);
     assert_eq!(asked["body"], theirs["body"], "body of {event}");
-    let methods = [&event["requestContext"]["http"]["method"], &event["httpMethod"]].map(text);
+    let http = &event["requestContext"]["http"];
+    let methods = [http.get(0).unwrap_or(&http["method"]), &event["httpMethod"]].map(text);
     let or_get = |method: String| if method.is_empty() { "GET".to_owned() } else { method };
     match methods.map(|method| method.map(or_get)) {
         // It contradicts itself. `lambda_http` chooses by the types of members that have nothing to do with it.

@@ -166,7 +166,8 @@ async fn ask_until<S: Store>(
     let key = Namespace::parse("contract").unwrap().key(["lease"]);
     let started = Instant::now();
     let answered = tokio::time::timeout(PATIENCE, process.ask(&key, deadline, load)).await;
-    let caches::Answer { status, body, cache_status } = answered.expect("it waits in vain");
+    let caches::Answer { status, body, cache_status } =
+        answered.expect("no response within the limit");
     Answer { status, body, cache_status, took: started.elapsed() }
 }
 
